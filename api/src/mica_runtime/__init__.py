@@ -1,0 +1,5 @@
+"""What every Mica process needs: Kubernetes client, reflector, settings, logging, admin server and signals.
+
+One implementation of each, so that four components do not differ in their bugs. Not a place for decisions: nothing here
+knows what a slice is.
+"""

@@ -1,0 +1,46 @@
+"""Every name that crosses a process boundary: resources, labels, annotations, kinds, well-known objects.
+
+Declared once, so that a rename is one line and documentation can be checked against it. Nothing here can be configured.
+"""
+
+from typing import Final
+
+GROUP: Final = "mica.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+RESOURCE_NUMBER: Final = f"{GROUP}/vgpu-number"
+RESOURCE_CORES: Final = f"{GROUP}/vgpu-cores"
+RESOURCE_MEMORY: Final = f"{GROUP}/vgpu-memory-1Gi"
+RESOURCES: Final = (RESOURCE_NUMBER, RESOURCE_CORES, RESOURCE_MEMORY)
+
+SCHEDULER_NAME: Final = "mica-scheduler"
+"""Scheduler profile of slice pods and name of the Lease its replicas elect their leader with."""
+
+LABEL_SLICE: Final = f"{GROUP}/slice"
+LABEL_SLICE_VALUE: Final = "true"
+LABEL_INFERENCE_SERVICE: Final = f"{GROUP}/inference-service"
+
+ANNOTATION_REQUEST: Final = f"{GROUP}/request"
+ANNOTATION_ORIGINAL: Final = f"{GROUP}/original-resources"
+ALLOCATION_PREFIX: Final = f"alloc.{GROUP}/"
+
+ANNOTATION_NODE_POLICY: Final = f"{GROUP}/node-policy"
+ANNOTATION_GPU_POLICY: Final = f"{GROUP}/gpu-policy"
+ANNOTATION_USE_MODEL: Final = f"{GROUP}/use-gpu-model"
+ANNOTATION_AVOID_MODEL: Final = f"{GROUP}/avoid-gpu-model"
+ANNOTATION_USE_UUID: Final = f"{GROUP}/use-gpu-uuid"
+ANNOTATION_AVOID_UUID: Final = f"{GROUP}/avoid-gpu-uuid"
+
+ANNOTATION_POKE: Final = f"{GROUP}/poke"
+POKE_OBJECT: Final = "mica-poke"
+
+FINALIZER: Final = f"{GROUP}/cleanup"
+DEFAULT_POOL: Final = "default"
+
+CDI_KIND: Final = f"{GROUP}/slice"
+
+
+def allocation_annotation(index: int) -> str:
+    """Annotation that holds the decision for the app container at ``index`` of ``spec.containers``."""
+    return f"{ALLOCATION_PREFIX}c{index}"

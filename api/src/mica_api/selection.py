@@ -1,0 +1,113 @@
+"""Which nodes and cards a pod prefers or accepts, read from its annotations in Mica's or HAMi's spelling.
+
+Values only; how a policy turns into a choice is the extender's placement engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+from mica_api import names
+from mica_api.request import InvalidRequest
+
+Policy = Literal["binpack", "spread"]
+POLICIES: Final = ("binpack", "spread")
+
+_ALIASES: Final[Mapping[str, str]] = {
+    "hami.io/node-scheduler-policy": names.ANNOTATION_NODE_POLICY,
+    "hami.io/gpu-scheduler-policy": names.ANNOTATION_GPU_POLICY,
+    "nvidia.com/use-gputype": names.ANNOTATION_USE_MODEL,
+    "nvidia.com/nouse-gputype": names.ANNOTATION_AVOID_MODEL,
+    "nvidia.com/use-gpuuuid": names.ANNOTATION_USE_UUID,
+    "nvidia.com/nouse-gpuuuid": names.ANNOTATION_AVOID_UUID,
+    "volcano.sh/vgpu-use-gpuuuid": names.ANNOTATION_USE_UUID,
+    "volcano.sh/vgpu-nouse-gpuuuid": names.ANNOTATION_AVOID_UUID,
+}
+_SATISFIED: Final[Mapping[str, frozenset[str]]] = {
+    "nvidia.com/vgpu-mode": frozenset({"hami-core"}),
+    "volcano.sh/vgpu-mode": frozenset({"hami-core"}),
+    "nvidia.com/numa-bind": frozenset({"false"}),
+}
+_REFUSED: Final = frozenset(
+    {
+        "hami.io/device-scoring-weights",
+        "volcano.sh/vgpu-podgroup-policy",
+        "huawei.com/intra-bandwidth",
+        "nvidia.com/gpumem",
+        "nvidia.com/gpucores",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Policies (``None``: the pool's default) and card filters of a pod.
+
+    Models match as case-insensitive substrings, UUIDs exactly; an empty ``use`` accepts every card.
+    """
+
+    node_policy: Policy | None = None
+    gpu_policy: Policy | None = None
+    use_models: frozenset[str] = frozenset()
+    avoid_models: frozenset[str] = frozenset()
+    use_uuids: frozenset[str] = frozenset()
+    avoid_uuids: frozenset[str] = frozenset()
+
+    def accepts_model(self, model: str) -> bool:
+        """Whether a card of this model may be used."""
+        lowered = model.lower()
+        wanted = not self.use_models or any(part in lowered for part in self.use_models)
+        return wanted and not any(part in lowered for part in self.avoid_models)
+
+    def accepts_uuid(self, uuid: str) -> bool:
+        """Whether the card with this UUID may be used."""
+        return (not self.use_uuids or uuid in self.use_uuids) and uuid not in self.avoid_uuids
+
+
+def read_selection(annotations: Mapping[str, str]) -> Selection:
+    """Selection of a pod from its annotations. Raises InvalidRequest for a value or key that cannot be honoured."""
+    canonical = canonical_selection(annotations)
+    return Selection(
+        node_policy=_policy(canonical, names.ANNOTATION_NODE_POLICY),
+        gpu_policy=_policy(canonical, names.ANNOTATION_GPU_POLICY),
+        use_models=frozenset(s.lower() for s in _values(canonical, names.ANNOTATION_USE_MODEL)),
+        avoid_models=frozenset(s.lower() for s in _values(canonical, names.ANNOTATION_AVOID_MODEL)),
+        use_uuids=_values(canonical, names.ANNOTATION_USE_UUID),
+        avoid_uuids=_values(canonical, names.ANNOTATION_AVOID_UUID),
+    )
+
+
+def canonical_selection(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The selection annotations under their Mica names. Raises InvalidRequest when two spellings of one disagree."""
+    for key in sorted(annotations.keys() & _REFUSED):
+        raise InvalidRequest(f"annotation {key} is not enforced by Mica; remove it (amounts belong in resources.limits)")
+    for key, accepted in _SATISFIED.items():
+        if key in annotations and annotations[key].strip().lower() not in accepted:
+            raise InvalidRequest(f"annotation {key}: {annotations[key]!r} is not supported; only {sorted(accepted)}")
+    found: dict[str, str] = {}
+    for key, value in annotations.items():
+        name = _ALIASES.get(key, key)
+        if (name != key or name in _ALIASES.values()) and found.setdefault(name, value) != value:
+            raise InvalidRequest(f"annotation {name} is written twice with different values; keep one")
+    return found
+
+
+def _policy(annotations: Mapping[str, str], key: str) -> Policy | None:
+    value = annotations.get(key)
+    if value is None:
+        return None
+    lowered = value.strip().lower()
+    if lowered not in POLICIES:
+        raise InvalidRequest(f"annotation {key} is {value!r}; it must be one of {', '.join(POLICIES)}")
+    return cast("Policy", lowered)
+
+
+def _values(annotations: Mapping[str, str], key: str) -> frozenset[str]:
+    if key not in annotations:
+        return frozenset()
+    values = frozenset(part.strip() for part in annotations[key].split(",") if part.strip())
+    if not values:
+        raise InvalidRequest(f"annotation {key} is empty; list at least one value or remove it")
+    return values

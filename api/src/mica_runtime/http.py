@@ -1,0 +1,84 @@
+"""Serving HTTP: uvicorn inside the component's loop, and the admin surface that every component has.
+
+The admin surface is FastAPI, off every hot path: ``/livez`` (the loop turns), ``/readyz`` (named checks), ``/metrics``.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+ReadyChecks = Mapping[str, Callable[[], bool]]
+_GRACE_S: Final = 1
+
+
+def admin_app(*, component: str, registry: CollectorRegistry, ready: ReadyChecks) -> FastAPI:
+    """Admin application; a component adds its own routes to it."""
+    app = FastAPI(title=f"mica {component} admin", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/livez")
+    @app.get("/healthz")
+    async def livez() -> Response:
+        return Response("ok", media_type="text/plain")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        failing = [name for name, check in ready.items() if not check()]
+        body = {"ready": not failing, "waitingFor": failing}
+        return JSONResponse(body, status_code=503 if failing else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+class TlsFiles:
+    """Server certificate, its key, and, for mutual TLS, the authority that clients must be signed by."""
+
+    def __init__(self, directory: Path, *, client_ca: bool) -> None:
+        self.cert = directory / "tls.crt"
+        self.key = directory / "tls.key"
+        self.client_ca = directory / "ca.crt" if client_ca else None
+
+
+async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None) -> None:
+    """Serve an ASGI application until cancelled. A port that cannot be bound ends the process with the reason."""
+    options: dict[str, Any] = {}
+    if tls is not None:
+        options = {"ssl_certfile": str(tls.cert), "ssl_keyfile": str(tls.key)}
+        if tls.client_ca is not None:
+            options |= {"ssl_ca_certs": str(tls.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        loop="none",
+        http="httptools",
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+        server_header=False,
+        **options,
+    )
+    server = _Server(config)
+    await server.serve()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the process has one, in ``service``."""
+
+    def capture_signals(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()

@@ -1,0 +1,229 @@
+"""A local copy of one kind of object, kept by list and watch.
+
+Semantics of client-go's reflector: page through a list, then watch from its revision, and go on from the last event after a broken
+or silent stream; list again when the revision is gone (410). Objects are decoded by the caller's function, only into what it needs;
+one that cannot be decoded is logged and left out, it never stops the others. Not a queue: ``on_change`` runs in the loop and must not
+block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from mica_runtime.kube import ApiError, KubeError
+from mica_runtime.logging import get_logger
+
+T = TypeVar("T")
+
+_PAGE: Final = 500
+_SILENCE_S: Final = 70.0
+_BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_log = get_logger(__name__)
+
+
+class Source(Protocol):
+    """The part of the client that a reflector needs."""
+
+    async def request(self, method: str, path: str, *, params: Mapping[str, str] | None = None) -> bytes:
+        """Body of a list."""
+        ...
+
+    def stream_lines(self, path: str, *, params: Mapping[str, str], silence: float) -> AsyncIterator[bytes]:
+        """Lines of a watch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """One object that appeared (``old`` is None), changed, or went away (``new`` is None)."""
+
+    key: str
+    old: T | None
+    new: T | None
+
+
+class _Meta(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""
+
+
+class _Head(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+
+
+class _ListMeta(msgspec.Struct):
+    resourceVersion: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] = []
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _StatusCode(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+_decode_list: Final = msgspec.json.Decoder(_List).decode
+_decode_event: Final = msgspec.json.Decoder(_Event).decode
+_decode_head: Final = msgspec.json.Decoder(_Head).decode
+_decode_status: Final = msgspec.json.Decoder(_StatusCode).decode
+
+
+class _Expired(Exception):
+    """The watch's revision is gone; list again."""
+
+
+class Reflector(Generic[T]):
+    """Copy of the objects at ``path``; keys are ``namespace/name`` (``name`` for cluster-scoped kinds).
+
+    ``decode`` turns the JSON bytes of one object into a T. ``on_change`` sees every change in order, after the copy has it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        path: str,
+        decode: Callable[[bytes], T],
+        on_change: Callable[[Change[T]], None] | None = None,
+        params: Mapping[str, str] | None = None,
+        silence: float = _SILENCE_S,
+    ) -> None:
+        self._source = source
+        self._path = path
+        self._decode = decode
+        self._on_change = on_change
+        self._params = dict(params or {})
+        self._silence = silence
+        self._objects: dict[str, T] = {}
+        self._revisions: dict[str, str] = {}
+        self._synced = asyncio.Event()
+        self._revision = ""
+
+    @property
+    def objects(self) -> Mapping[str, T]:
+        """Read-only view of the copy."""
+        return MappingProxyType(self._objects)
+
+    @property
+    def synced(self) -> bool:
+        """Whether at least one list is complete."""
+        return self._synced.is_set()
+
+    async def wait_synced(self) -> None:
+        """Return once the first list is complete."""
+        await self._synced.wait()
+
+    async def run(self) -> None:
+        """Keep the copy until cancelled."""
+        failures = 0
+        while True:
+            try:
+                if not self._revision:
+                    self._revision = await self._list()
+                failures = 0
+                await self._watch()
+            except _Expired:
+                self._revision = ""
+            except (KubeError, msgspec.DecodeError) as error:
+                if isinstance(error, ApiError):
+                    self._revision = ""
+                delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)] * random.uniform(0.8, 1.2)
+                failures += 1
+                _log.warning("list or watch failed", path=self._path, error=str(error), retry_in_s=round(delay, 2))
+                await asyncio.sleep(delay)
+
+    async def _list(self) -> str:
+        seen: set[str] = set()
+        token = ""
+        while True:
+            params = {**self._params, "limit": str(_PAGE), **({"continue": token} if token else {})}
+            try:
+                page = _decode_list(await self._source.request("GET", self._path, params=params))
+            except ApiError as error:
+                if error.status == 410 and token:
+                    raise _Expired from error
+                raise
+            for raw in page.items:
+                seen.add(self._store(bytes(raw)))
+            token = page.metadata.continue_
+            if not token:
+                break
+        for key in [key for key in self._objects if key not in seen]:
+            self._remove(key)
+        self._synced.set()
+        return page.metadata.resourceVersion
+
+    async def _watch(self) -> None:
+        params = {
+            **self._params,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._revision,
+            "timeoutSeconds": str(random.randint(300, 600)),
+        }
+        async for line in self._source.stream_lines(self._path, params=params, silence=self._silence):
+            if line.strip():
+                self._revision = self._apply(_decode_event(line)) or self._revision
+
+    def _apply(self, event: _Event) -> str:
+        raw = bytes(event.object)
+        if event.type == "ERROR":
+            status = _decode_status(raw)
+            if status.code == 410:
+                raise _Expired
+            raise ApiError(status.code, "", status.message)
+        meta = _decode_head(raw).metadata
+        if event.type in ("ADDED", "MODIFIED"):
+            self._store(raw)
+        elif event.type == "DELETED":
+            self._remove(_key(meta))
+        return meta.resourceVersion
+
+    def _store(self, raw: bytes) -> str:
+        meta = _decode_head(raw).metadata
+        key = _key(meta)
+        if self._revisions.get(key) == meta.resourceVersion:
+            return key
+        try:
+            new = self._decode(raw)
+        except (ValueError, msgspec.DecodeError) as error:
+            _log.error("object cannot be read and is left out", path=self._path, key=key, error=str(error))
+            self._remove(key)
+            return key
+        old = self._objects.get(key)
+        self._objects[key] = new
+        self._revisions[key] = meta.resourceVersion
+        self._notify(Change(key, old, new))
+        return key
+
+    def _remove(self, key: str) -> None:
+        old = self._objects.pop(key, None)
+        self._revisions.pop(key, None)
+        if old is not None:
+            self._notify(Change(key, old, None))
+
+    def _notify(self, change: Change[T]) -> None:
+        if self._on_change is not None:
+            self._on_change(change)
+
+
+def _key(meta: _Meta) -> str:
+    return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name

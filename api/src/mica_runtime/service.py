@@ -1,0 +1,72 @@
+"""Life of a process: start, run its parts together, end within two seconds of SIGTERM.
+
+A part is a coroutine that runs until cancelled. When one of them ends or fails, the process ends: a half-running component would
+look alive and do nothing. Not a supervisor: Kubernetes restarts processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+import uvloop
+
+from mica_runtime import logging
+from mica_runtime.settings import SettingsError
+
+_GRACE_S: Final = 1.5
+
+
+class PartEnded(RuntimeError):
+    """A part of the process returned although it should run for ever."""
+
+
+async def run_parts(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run until SIGTERM or SIGINT, or until a part ends. Raises what a failing part raised, PartEnded if one returned."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stopped = asyncio.create_task(stop.wait())
+    tasks = [asyncio.create_task(part) for part in parts]
+    done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopped, *tasks):
+        task.cancel()
+    await asyncio.wait([stopped, *tasks], timeout=_GRACE_S)
+    for task in done - {stopped}:
+        task.result()
+        raise PartEnded(f"{task.get_coro()!r} returned")
+
+
+def main(component: str, start: Callable[[], Awaitable[None]]) -> None:
+    """Entry point of a component: exit code 0 after a signal, 2 for bad settings, 1 for anything else."""
+    logging.configure(component=component, level="info")
+    log = logging.get_logger(component)
+    try:
+        uvloop.run(_as_coroutine(start))
+    except (SettingsError, logging.UnknownLevel) as error:
+        log.error("bad settings", error=str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except Exception:
+        log.exception("component failed")
+        sys.exit(1)
+
+
+async def _as_coroutine(start: Callable[[], Awaitable[None]]) -> None:
+    await start()
+
+
+async def forever(action: Callable[[], Awaitable[None]], *, every: float, wake: asyncio.Event | None = None) -> None:
+    """Run ``action`` now, then every ``every`` seconds or when ``wake`` is set, until cancelled. Its errors are the caller's."""
+    wake = wake or asyncio.Event()
+    while True:
+        wake.clear()
+        await action()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wake.wait(), timeout=every)
