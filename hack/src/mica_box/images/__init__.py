@@ -1,0 +1,1 @@
+"""Images without a registry: bases, layers, archives, and their import into a box."""

@@ -1,0 +1,25 @@
+"""The `box` fixture: a whole cluster with a real node, Mica's images already imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mica_box.plan import Mode
+from mica_box.testing import RunningBox, running_box
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/tests/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.box)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def box() -> Iterator[RunningBox]:
+    """One box for the whole session; `box.images["mica"]` and friends are ready to be used in pods."""
+    with running_box("mica-e2e", mode=Mode.FULL, load_images=True) as running:
+        yield running
