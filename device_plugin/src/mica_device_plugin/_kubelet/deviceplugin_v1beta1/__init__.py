@@ -1,0 +1,1 @@
+"""Device plugin protocol v1beta1, generated."""

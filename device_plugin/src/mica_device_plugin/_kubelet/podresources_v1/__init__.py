@@ -1,0 +1,1 @@
+"""PodResources protocol v1, generated."""
