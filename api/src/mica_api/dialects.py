@@ -99,6 +99,19 @@ def dialect_of(container: str, limits: Mapping[str, str]) -> Dialect | None:
     return found[0] if found else None
 
 
+def match_expression(pod: str = "object") -> str:
+    """CEL expression: does the pod at ``pod`` name a resource of any dialect, in limits or requests of any container?
+
+    Cheap, and true for more than can be translated: what it lets through is answered in words by the webhook.
+    """
+    exact = ", ".join(f"'{name}'" for dialect in DIALECTS for name in dialect.resources)
+    prefixes = [f"k.startsWith('{prefix}')" for dialect in DIALECTS for prefix in dialect.refused_prefixes]
+    named = " || ".join([f"k in [{exact}]", *prefixes])
+    containers = f"({pod}.spec.containers + {pod}.spec.?initContainers.orValue([]))"
+    parts = [f"c.?resources.{kind}.orValue({{}}).exists(k, {named})" for kind in ("limits", "requests")]
+    return f"{containers}.exists(c, {' || '.join(parts)})"
+
+
 def translate(container: str, limits: Mapping[str, str]) -> ContainerRequest:
     """Request of one container in normal form. Raises InvalidRequest, with what to change."""
     dialect = dialect_of(container, limits)
