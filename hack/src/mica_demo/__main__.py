@@ -1,0 +1,73 @@
+"""`python -m mica_demo up|down`: the entry points of `make demo` and `make demo-down`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from mica_box import binaries, box
+from mica_box.cli import INTERRUPTED, terminated
+from mica_box.errors import BoxError
+from mica_box.images import catalogue
+from mica_box.kwok import add_kwok_nodes
+from mica_box.paths import Paths, paths_from
+from mica_box.plan import Mode
+from mica_box.progress import say, step
+from mica_box.simulated import default_sim_config
+from mica_box.testing import RunningBox
+from mica_box.versions import load_versions
+from mica_demo.install import install
+from mica_demo.shell import Shell
+from mica_demo.story import tell
+
+NAME = "demo"
+KWOK_NODES = 3
+
+
+def _up(paths: Paths) -> None:
+    start = time.monotonic()
+    versions = load_versions(paths.hack / "versions.toml")
+    programs = binaries.ensure(paths, versions)
+    the_box = box.up(paths, NAME, programs, mode=Mode.FULL, sim_config=default_sim_config())
+    running = RunningBox(the_box, catalogue.load(paths, versions, the_box))
+    with step("installing Mica"):
+        install(running)
+    add_kwok_nodes(the_box, KWOK_NODES)
+    shell = Shell(running.environment)
+    shell.quiet("kubectl delete minf --all; kubectl delete pods --all --now")
+    tell(running, shell, paths.hack.parent / "build" / "demo")
+    say(f"✓ demo ({time.monotonic() - start:.0f} s)")
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, 1 with a message, 2 for a wrong argument, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, terminated)
+    paths = paths_from(os.environ)
+    os.chdir(Path(__file__).resolve().parents[3])
+    try:
+        match argv:
+            case ["up"]:
+                _up(paths)
+            case ["down"]:
+                box.down(paths, NAME)
+                say("✓ the demo is gone (caches aside)")
+            case _:
+                print("usage: python -m mica_demo up|down", file=sys.stderr)
+                return 2
+    except BoxError as error:
+        print(f"mica: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"mica: {error}\n  what to do: mend it (is the disk full?), then run the same command again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mica: interrupted; run the same command again to go on, or `make demo-down`", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

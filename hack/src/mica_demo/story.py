@@ -1,0 +1,147 @@
+"""What the demo shows, chapter by chapter. Every line after a `$` is a command that a user can type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mica_box.testing import RunningBox
+from mica_demo.install import NAMESPACE, helm_command
+from mica_demo.shell import Shell
+
+_FORGED = '{"v":1,"uid":"x","node":"node1","gpus":[]}'
+
+
+def tell(box: RunningBox, shell: Shell, work: Path) -> None:
+    """Run all chapters; `work` is a folder for the manifests with this build's image names."""
+    manifests = Manifests(box, work)
+    _installed(box, shell)
+    _inventory(shell)
+    _slices(shell, manifests)
+    _refusals(shell, manifests)
+    _serving(shell, manifests)
+    _clean(shell)
+    shell.headline("The cluster stays up: try it yourself")
+    shell.say(f"  export KUBECONFIG={box.kubeconfig} PATH={box.box.plan.bin}:$PATH")
+    shell.say("  kubectl apply -f examples/serving/inference-service.yaml")
+    shell.say("  make demo-down   # removes the box and every trace of it")
+
+
+class Manifests:
+    """Manifests of the demo, written where the user can read them."""
+
+    def __init__(self, box: RunningBox, work: Path) -> None:
+        self._image = box.images["mica-test-gpu"]
+        self._work = work
+        work.mkdir(parents=True, exist_ok=True)
+
+    def pod(self, name: str, command: list[str], *, cores: int, memory_gib: int, **metadata: Any) -> str:
+        """Path of a pod manifest with a slice on the real node."""
+        limits = {
+            "mica.dev/vgpu-number": 1,
+            "mica.dev/vgpu-cores": cores,
+            "mica.dev/vgpu-memory-1Gi": memory_gib,
+        }
+        container = {"name": "app", "image": self._image, "command": command, "resources": {"limits": limits}}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, **metadata},
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 1,
+                "nodeSelector": {"kubernetes.io/hostname": "node1"},
+                "containers": [container],
+            },
+        }
+        path = self._work / f"{name}.json"
+        path.write_text(json.dumps(body, indent=2))
+        return str(path)
+
+
+def _installed(box: RunningBox, shell: Shell) -> None:
+    shell.headline("Install")
+    shell.show(" ".join(helm_command(box.images)) + " | head -4")
+    shell.show(f"kubectl -n {NAMESPACE} get pods")
+
+
+def _inventory(shell: Shell) -> None:
+    shell.headline("GPUs: two simulated ones on the real node, more on fake nodes")
+    shell.wait("the pool to be counted", lambda: shell.quiet("kubectl get vgpupool default -o jsonpath={.status.nodes}") == "4")
+    shell.show("kubectl get vgpunodes")
+    shell.show("kubectl get vgpupools")
+
+
+def _slices(shell: Shell, manifests: Manifests) -> None:
+    shell.headline("A slice: 20 % of one GPU and 3 GiB of its memory")
+    path = manifests.pod(
+        "first",
+        ["sh", "-c", "gpu-probe --fill && gpu-probe --spin 10 --kernel-us 1000 && gpu-probe --hold 3600"],
+        cores=20,
+        memory_gib=3,
+    )
+    shell.show(f"cat {path}")
+    shell.show(f"kubectl apply -f {path}")
+    shell.wait("the first pod to have measured its slice", lambda: shell.quiet("kubectl logs first").count("{") >= 2)
+    shell.say("Inside: the memory it sees, where allocation is refused (2 = CUDA_ERROR_OUT_OF_MEMORY), its share over 10 s:")
+    shell.show("kubectl logs first")
+    shell.show("kubectl get pod first -o yaml | grep -E 'alloc.mica.dev|schedulerName|nodeName'")
+
+    shell.headline("A second pod shares the card; a third does not fit, says why, and starts when the first is gone")
+    second = manifests.pod("second", ["gpu-probe", "--hold", "3600"], cores=70, memory_gib=40)
+    third = manifests.pod("third", ["gpu-probe", "--hold", "3600"], cores=95, memory_gib=78)
+    blocker = manifests.pod("other-card", ["gpu-probe", "--hold", "3600"], cores=100, memory_gib=80)
+    shell.show(f"kubectl apply -f {second} -f {blocker}")
+    shell.show("kubectl wait --for=condition=Ready pod/second pod/other-card --timeout=60s")
+    shell.show(f"kubectl apply -f {third}")
+    shell.wait(
+        "the third pod to be refused",
+        lambda: "Insufficient" in shell.quiet("kubectl get pod third -o jsonpath={.status.conditions}"),
+    )
+    shell.show("kubectl get pods -o wide")
+    shell.show("kubectl get pod third -o jsonpath='{.status.conditions[0].message}{\"\\n\"}'")
+    shell.show("kubectl delete pod first second --now")
+    shell.show("kubectl wait --for=condition=Ready pod/third --timeout=60s")
+
+
+def _refusals(shell: Shell, manifests: Manifests) -> None:
+    shell.headline("What cannot be right is refused, in words")
+    shell.show(f"kubectl annotate --overwrite pod third alloc.mica.dev/c0='{_FORGED}'", expect_failure=True)
+    greedy = manifests.pod("greedy", ["true"], cores=120, memory_gib=1)
+    shell.show(f"kubectl apply -f {greedy}", expect_failure=True)
+    preload = manifests.pod("big", ["true"], cores=10, memory_gib=500)
+    shell.show(f"kubectl apply -f {preload}", expect_failure=True)
+
+
+def _serving(shell: Shell, manifests: Manifests) -> None:
+    shell.headline("Serve a model: eight lines")
+    shell.show("kubectl delete pod third other-card --now")
+    shell.show("cat examples/serving/inference-service.yaml")
+    shell.show("kubectl apply -f examples/serving/inference-service.yaml")
+    shell.show(
+        'kubectl patch minf tiny --type merge -p \'{"spec":{"placement":{"nodeSelector":{"kubernetes.io/hostname":"node1"}}}}\''
+    )
+    shell.show("kubectl wait --for=condition=Ready minf/tiny --timeout=120s")
+    shell.show("kubectl get minf")
+    url = shell.quiet("kubectl get minf tiny -o jsonpath={.status.url}")
+    body = {"model": "tiny", "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+    head = "-H 'Content-Type: application/json'"
+    shell.show(f"curl -sS {url}/chat/completions {head} -d '{json.dumps(body)}'; echo")
+    streamed = json.dumps({**body, "max_tokens": 6, "stream": True})
+    shell.show(f"curl -sSN {url}/chat/completions {head} -d '{streamed}'")
+    shell.say(
+        "The engine is real (llama.cpp); the GPU is simulated: weights and KV cache are allocated on it, one launch a token."
+    )
+    shell.show("kubectl get vgpunodes node1")
+
+
+def _clean(shell: Shell) -> None:
+    shell.headline("Delete: nothing is left")
+    shell.show("kubectl delete -f examples/serving/inference-service.yaml")
+    shell.wait(
+        "the node to have released the slice",
+        lambda: shell.quiet("kubectl get vgpunode node1 -o jsonpath={.status.slices}") in ("", "[]"),
+        timeout_s=60,
+    )
+    shell.show("kubectl get vgpunodes node1")

@@ -1,0 +1,86 @@
+"""One pod, from request to limit and back, on a real kubelet (the GPU is simulated)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mica_api import names
+from mica_demo.testing import Platform, eventually, slice_limits
+
+GIB = 1 << 30
+HOLD = ["gpu-probe", "--hold", "3600"]
+
+
+def reports(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def test_a_pod_gets_the_slice_it_asked_for_and_no_more(mica: Platform) -> None:
+    command = ["sh", "-c", "gpu-probe && gpu-probe --fill && gpu-probe --spin 10 --kernel-us 1000"]
+    mica.box.apply(mica.pod("exact", command, limits=slice_limits(cores=20, memory_gib=3)))
+    body = mica.phase("exact", "Succeeded", timeout_s=90)
+
+    allocation = json.loads(body["metadata"]["annotations"][names.allocation_annotation(0)])
+    assert allocation["uid"] == body["metadata"]["uid"]
+    assert allocation["node"] == body["spec"]["nodeName"] == "node1"
+    assert [(g["mem"], g["cores"]) for g in allocation["gpus"]] == [(3072, 20)]
+
+    seen, filled, spun = reports(mica.logs("exact"))
+    assert [d["total"] for d in seen["devices"]] == [3 * GIB]
+    assert seen["devices"][0]["uuid"] == allocation["gpus"][0]["uuid"]
+    assert filled["accepted"] == 3 * GIB
+    assert filled["error"] == 2, "CUDA_ERROR_OUT_OF_MEMORY"
+    assert 15 <= spun["share_percent"] <= 25
+    mica.delete("pod", "exact")
+
+
+def test_two_pods_share_a_card_and_a_third_waits_with_a_reason_until_one_is_gone(mica: Platform) -> None:
+    mica.box.apply(
+        mica.pod("whole", HOLD, limits=slice_limits()),
+        mica.pod("left", HOLD, limits=slice_limits(cores=20, memory_gib=3)),
+    )
+    mica.phase("whole", "Running")
+    mica.phase("left", "Running")
+    mica.box.apply(mica.pod("right", HOLD, limits=slice_limits(cores=30, memory_gib=40)))
+    mica.phase("right", "Running")
+    cards = {s["pod"]: s["gpus"][0]["uuid"] for s in eventually("three slices held", lambda: _held(mica, 3))}
+    assert cards["left"] == cards["right"] != cards["whole"]
+
+    mica.box.apply(mica.pod("late", HOLD, limits=slice_limits(cores=50, memory_gib=60)))
+    message = eventually("a reason", lambda: mica.scheduling_message("late"))
+    assert "CardInsufficientMemory" in message, message
+    mica.delete("pod", "right")
+    mica.phase("late", "Running")
+    mica.delete("pod", "whole", "left", "late")
+
+
+def _held(mica: Platform, count: int) -> list[dict[str, Any]] | None:
+    held = mica.held()
+    return held if len(held) == count else None
+
+
+def test_spreading_puts_two_slices_on_two_cards(mica: Platform) -> None:
+    spread = {names.ANNOTATION_GPU_POLICY: "spread"}
+    for name in ("one", "two"):
+        mica.box.apply(mica.pod(name, HOLD, limits=slice_limits(cores=10, memory_gib=1), annotations=spread))
+        mica.phase(name, "Running")
+    assert len({s["gpus"][0]["uuid"] for s in eventually("two slices held", lambda: _held(mica, 2))}) == 2
+    mica.delete("pod", "one", "two")
+
+
+def test_a_pod_written_for_hami_runs_as_it_is(mica: Platform) -> None:
+    limits = {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 30}
+    mica.box.apply(mica.pod("hami", ["gpu-probe"], limits=limits))
+    mica.phase("hami", "Succeeded")
+    assert reports(mica.logs("hami"))[0]["devices"][0]["total"] == 3000 << 20
+    mica.delete("pod", "hami")
+
+
+def test_nothing_is_left_on_the_node_when_pods_are_gone(mica: Platform) -> None:
+    mica.box.apply(mica.pod("brief", HOLD, limits=slice_limits(cores=10, memory_gib=1)))
+    mica.phase("brief", "Running")
+    eventually("the slice's files", mica.node_files)
+    mica.delete("pod", "brief")
+    eventually("no slice held", lambda: not mica.held())
+    eventually("no file left", lambda: not mica.node_files())
