@@ -1,0 +1,166 @@
+"""Errors that the router answers with, in OpenAI's shape.
+
+Not here: how they are sent (`relay.connection`), and errors of engines, which pass through unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiError:
+    """One refusal. `retry_after` is in whole seconds; `close` says that the connection cannot be used again."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    retry_after: int | None = None
+    close: bool = False
+
+
+def _bad_request(code: str, message: str, *, param: str | None = None, close: bool = False) -> ApiError:
+    return ApiError(status=400, type="invalid_request_error", code=code, message=message, param=param, close=close)
+
+
+def malformed_http(reason: str) -> ApiError:
+    """What was sent is not HTTP/1.1 as RFC 9112 wants it; the bytes that follow cannot be trusted."""
+    return _bad_request("malformed_http", f"The request is not valid HTTP/1.1: {reason}.", close=True)
+
+
+def malformed_json(reason: str) -> ApiError:
+    return _bad_request("malformed_json", f"The request body is not valid JSON: {reason}.")
+
+
+def model_missing() -> ApiError:
+    return _bad_request(
+        "model_required",
+        "No model is named: set the field 'model' to a string in the JSON body, "
+        "or use the path /models/<namespace>/<name>/v1/....",
+        param="model",
+    )
+
+
+def model_invalid() -> ApiError:
+    return _bad_request("model_invalid", "The field 'model' must be a string.", param="model")
+
+
+def model_not_found(model: str) -> ApiError:
+    shown = model if len(model) <= 200 else model[:200] + "…"
+    return ApiError(
+        status=404,
+        type="invalid_request_error",
+        code="model_not_found",
+        message=f"The model '{shown}' does not exist here. GET /v1/models lists the models that do.",
+        param="model",
+    )
+
+
+def path_not_found(path: str) -> ApiError:
+    return ApiError(
+        status=404,
+        type="invalid_request_error",
+        code="path_not_found",
+        message=f"Nothing is served at '{path[:200]}'. Use /v1/... or /models/<namespace>/<name>/v1/....",
+    )
+
+
+def head_too_large(limit: int) -> ApiError:
+    return ApiError(
+        status=431,
+        type="invalid_request_error",
+        code="headers_too_large",
+        message=f"The request line and headers are larger than {limit} bytes.",
+        close=True,
+    )
+
+
+def body_too_large(limit: int) -> ApiError:
+    return ApiError(
+        status=413,
+        type="invalid_request_error",
+        code="body_too_large",
+        message=f"The request body is larger than {limit} bytes.",
+        close=True,
+    )
+
+
+def request_timeout(what: str, seconds: float) -> ApiError:
+    return ApiError(
+        status=408,
+        type="invalid_request_error",
+        code="request_timeout",
+        message=f"The {what} did not arrive within {seconds:g} seconds.",
+        close=True,
+    )
+
+
+def no_ready_engine(model: str, *, retry_after: int) -> ApiError:
+    return ApiError(
+        status=503,
+        type="server_error",
+        code="no_ready_engine",
+        message=f"No engine of the model '{model}' is ready. Try again in {retry_after} s.",
+        retry_after=retry_after,
+    )
+
+
+def engine_unreachable(model: str, *, retry_after: int) -> ApiError:
+    return ApiError(
+        status=503,
+        type="server_error",
+        code="engine_unreachable",
+        message=f"No engine of the model '{model}' answered. Try again in {retry_after} s.",
+        retry_after=retry_after,
+    )
+
+
+def engine_timeout(model: str, seconds: float) -> ApiError:
+    return ApiError(
+        status=504,
+        type="server_error",
+        code="engine_timeout",
+        message=f"The engine of the model '{model}' sent nothing for {seconds:g} seconds.",
+    )
+
+
+def engine_protocol_error(model: str) -> ApiError:
+    return ApiError(
+        status=502,
+        type="server_error",
+        code="engine_protocol_error",
+        message=f"The engine of the model '{model}' sent an answer that is not valid HTTP/1.1.",
+    )
+
+
+def render_error(error: ApiError, *, close: bool) -> bytes:
+    """The whole HTTP response, head and JSON body."""
+    body = msgspec.json.encode(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
+    )
+    extra = b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after
+    return render_json(error.status, body, close=close or error.close, extra=extra)
+
+
+def render_json(status: int, body: bytes, *, close: bool, extra: bytes = b"", head_only: bool = False) -> bytes:
+    """A JSON response of the router's own. `extra` is whole header lines, each ended by CRLF."""
+    return b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s%s\r\n%s" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        len(body),
+        extra,
+        b"Connection: close\r\n" if close else b"",
+        b"" if head_only else body,
+    )

@@ -1,0 +1,65 @@
+"""Header rules of a proxy (RFC 9110 §7.6): what is forwarded, what ends at this hop. Pure functions of header lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+Header = tuple[bytes, bytes]
+
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"upgrade"}
+)
+# The router reads the whole body, so it states its length itself; it answers Expect itself; Host is the engine's.
+_OWN_REQUEST: Final = _HOP_BY_HOP | {b"transfer-encoding", b"content-length", b"host", b"expect", b"trailer"}
+# A sender may nominate headers for removal, but never those that frame the message.
+_FRAMING: Final = frozenset({b"transfer-encoding", b"content-length"})
+
+
+def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
+    """Lower-case tokens of every Connection header."""
+    return frozenset(
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
+    )
+
+
+def _render(headers: Iterable[Header], *, dropped: frozenset[bytes]) -> list[bytes]:
+    return [b"%s: %s\r\n" % (name, value) for name, value in headers if name.lower() not in dropped]
+
+
+def render_request_head(
+    *,
+    method: bytes,
+    target: bytes,
+    authority: str,
+    headers: list[Header],
+    body_length: int,
+    http10: bool = False,
+) -> bytes:
+    """The head that an engine gets: same method and end-to-end headers, own Host and Content-Length.
+
+    `http10`: the client speaks HTTP/1.0 and cannot read chunks, so the engine must not send any.
+    """
+    lines = [
+        b"%s %s HTTP/1.%d\r\nHost: %s\r\n" % (method, target, 0 if http10 else 1, authority.encode("ascii")),
+        *_render(headers, dropped=_OWN_REQUEST | connection_tokens(headers)),
+    ]
+    if body_length or method not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS"):
+        lines.append(b"Content-Length: %d\r\n" % body_length)
+    if http10:
+        lines.append(b"Connection: close\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def render_response_head(*, status_line: bytes, headers: list[Header], close: bool) -> bytes:
+    """The head that a client gets: the engine's, less what belongs to the engine's connection."""
+    lines = [
+        status_line,
+        b"\r\n",
+        *_render(headers, dropped=_HOP_BY_HOP | (connection_tokens(headers) - _FRAMING)),
+    ]
+    if close:
+        lines.append(b"Connection: close\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)

@@ -1,0 +1,194 @@
+"""Reading requests: bytes in, whole requests or one refusal out. No I/O, no clock.
+
+Framing is checked by llhttp (through httptools) in its strict mode: Transfer-Encoding beside Content-Length, repeated or
+odd Content-Length, folded headers, bare LF and space before a colon are refused, which is what request smuggling needs. On
+top of that this module bounds head and body and refuses what a proxy must not pass on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import httptools
+
+from mica_router.core import errors
+from mica_router.core.errors import ApiError
+from mica_router.core.headers import Header, connection_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """Bounds in bytes. `head` covers request line and headers, and trailers as well."""
+
+    head: int = 64 * 1024
+    body: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, whole. `body` is free of transfer coding."""
+
+    method: bytes
+    target: bytes
+    headers: list[Header]
+    body: bytes
+    keep_alive: bool
+    http10: bool
+
+
+class Phase(Enum):
+    """What the reader waits for."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+
+
+_BODY_TOKENS: Final = (b"content-length", b"transfer-encoding")
+
+
+class RequestReader:
+    """Sans-I/O reader of one connection. After `failure` is set it takes no more bytes."""
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self._limits = limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._done: list[Request] = []
+        self._head_fed = 0
+        self._began = False
+        self.phase = Phase.IDLE
+        self.failure: ApiError | None = None
+        self.wants_continue = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target: list[bytes] = []
+        self._headers: list[Header] = []
+        self._head_size = 0
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._keep_alive = True
+        self._http10 = False
+
+    def feed(self, data: bytes) -> list[Request]:
+        """Requests completed by these bytes, in order. Sets `failure` when what follows cannot be used."""
+        if self.failure is not None:
+            return []
+        between_messages = self.phase is Phase.IDLE
+        self._parse(data)
+        if self.phase is Phase.HEAD:
+            self._head_fed += 0 if self._began and not between_messages else len(data)
+            if self._head_fed > self._limits.head:
+                self._fail(errors.head_too_large(self._limits.head))
+        self._began = False
+        done, self._done = self._done, []
+        return done
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest and self.failure is None:
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = memoryview(self._decline_upgrade() + bytes(rest[upgrade.args[0] :]))
+            except httptools.HttpParserError as error:
+                self._fail(errors.malformed_http(str(error)))
+
+    def _decline_upgrade(self) -> bytes:
+        """Some clients offer h2c with every request. A server may ignore the offer; llhttp stops at it, before the body.
+
+        Returns the same head without the offer, to be read instead.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        if not self._done:
+            return b""
+        offered = self._done.pop()
+        lines = [b"%s: %s\r\n" % header for header in offered.headers if header[0].lower() != b"upgrade"]
+        return b"%s %s HTTP/1.1\r\n%s\r\n" % (offered.method, offered.target, b"".join(lines))
+
+    def _fail(self, error: ApiError) -> None:
+        if self.failure is None:
+            self.failure = error
+
+    # Callbacks of httptools, in the order of a message.
+
+    def on_message_begin(self) -> None:
+        """A new message starts."""
+        self._reset()
+        self.phase = Phase.HEAD
+        self._head_fed = 0
+        self._began = True
+        self.wants_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request target."""
+        self._target.append(url)
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or one trailer after the body."""
+        self._count_head(len(name) + len(value) + 4)
+        if self.failure is None and self.phase is Phase.HEAD:
+            self._headers.append((name, value))
+
+    def _count_head(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self._limits.head:
+            self._fail(errors.head_too_large(self._limits.head))
+
+    def on_headers_complete(self) -> None:
+        """The head is known: refuse what a proxy must not pass on."""
+        self.phase = Phase.BODY
+        self._keep_alive = self._parser.should_keep_alive()
+        version = self._parser.get_http_version()
+        self._http10 = version == "1.0"
+        if version not in ("1.0", "1.1"):
+            self._fail(errors.malformed_http("the version must be HTTP/1.1 or HTTP/1.0"))
+        if self._parser.get_method() == b"CONNECT":
+            self._fail(errors.malformed_http("CONNECT is not supported"))
+        names = [name.lower() for name, _ in self._headers]
+        if self._http10 and b"transfer-encoding" in names:
+            self._fail(errors.malformed_http("Transfer-Encoding needs HTTP/1.1"))
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and not self._http10):
+            self._fail(errors.malformed_http("exactly one Host header is needed"))
+        for name, value in self._headers:
+            lowered = name.lower()
+            if lowered == b"content-length" and int(value) > self._limits.body:
+                self._fail(errors.body_too_large(self._limits.body))
+            elif lowered == b"expect":
+                self.wants_continue = value.strip().lower() == b"100-continue"
+        if any(token in _BODY_TOKENS for token in connection_tokens(self._headers)):
+            self._fail(errors.malformed_http("Connection must not name a framing header"))
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body, free of transfer coding."""
+        if self.failure is not None:
+            return
+        self._body_size += len(body)
+        if self._body_size > self._limits.body:
+            self._body.clear()
+            self._fail(errors.body_too_large(self._limits.body))
+            return
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self.phase = Phase.IDLE
+        self.wants_continue = False
+        if self.failure is not None:
+            return
+        self._done.append(
+            Request(
+                method=self._parser.get_method(),
+                target=b"".join(self._target),
+                headers=self._headers,
+                body=b"".join(self._body),
+                keep_alive=self._keep_alive,
+                http10=self._http10,
+            )
+        )
+        self._body = []

@@ -1,0 +1,106 @@
+"""What a request is for: read from its path and, where needed, from `model` in its JSON body.
+
+Pure. The body is decoded once and only as far as `model`; everything else in it is the engine's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+import msgspec
+
+from mica_router.core.errors import ApiError, malformed_http, malformed_json, model_invalid, model_missing
+
+_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+# Stateless inference: running it twice costs time and changes nothing, so it may be repeated on another engine.
+_STATELESS_PATHS: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/score",
+        "/v1/models",
+        "/tokenize",
+        "/detokenize",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A parsed request target.
+
+    `forward` is what the engine gets (path and query, raw); `path` is the same without the query. `namespace` and `name` are set
+    when the path names the service.
+    """
+
+    path: str
+    forward: bytes
+    namespace: str | None = None
+    name: str | None = None
+
+
+class _ModelField(msgspec.Struct):
+    model: str | msgspec.UnsetType = msgspec.UNSET
+
+
+_MODEL_DECODER: Final = msgspec.json.Decoder(_ModelField)
+_OBJECT_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def parse_target(raw: bytes) -> Target | ApiError:
+    """Split a request target (origin or absolute form)."""
+    if raw.startswith(b"/"):
+        path, mark, query = raw.partition(b"?")
+    else:
+        try:
+            url = httptools.parse_url(raw)
+        except httptools.HttpParserInvalidURLError:
+            return malformed_http("the request target is not a URL")
+        path, query = url.path or b"/", url.query or b""
+        mark = b"?" if query else b""
+    text = path.decode("latin-1")
+    if not text.startswith("/models/"):
+        return Target(path=text, forward=path + mark + query)
+    parts = text.split("/", 4)
+    if len(parts) < 5:
+        return Target(path=text, forward=path + mark + query)
+    rest = "/" + parts[4]
+    return Target(
+        path=rest,
+        forward=rest.encode("latin-1") + mark + query,
+        namespace=unquote(parts[2]),
+        name=unquote(parts[3]),
+    )
+
+
+def model_of(body: bytes) -> str | ApiError:
+    """The value of `model` in a JSON object."""
+    try:
+        model = _MODEL_DECODER.decode(body).model
+    except msgspec.ValidationError:
+        return model_invalid() if body.lstrip()[:1] == b"{" else malformed_json("it must be an object")
+    except RecursionError:
+        return malformed_json("it is nested too deeply")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return malformed_json(str(error))
+    return model_missing() if model is msgspec.UNSET or not model else model
+
+
+def rename_model(body: bytes, *, model: str) -> bytes:
+    """The same JSON object with another `model`; every other value is kept byte for byte.
+
+    Needed when a client used a name that the engine does not know (`<namespace>/<name>`). `body` was accepted by `model_of`.
+    """
+    fields = _OBJECT_DECODER.decode(body)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
+
+
+def is_repeatable(method: bytes, path: str) -> bool:
+    """Whether a request that was already sent may be sent again to another engine."""
+    return method in _IDEMPOTENT or path in _STATELESS_PATHS

@@ -1,0 +1,22 @@
+"""What the relay needs from outside, as small protocols: tests pass other implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mica_router.core.routes import RouteTable
+
+Clock = Callable[[], float]
+Publish = Callable[[RouteTable], None]
+
+
+class RouteSource(Protocol):
+    """Where routes come from. `run` publishes a table as soon as it knows one, then again at every change, until cancelled."""
+
+    async def run(self, publish: Publish) -> None:
+        """Raises `RouteSourceError` when it cannot ever publish; the process then ends."""
+
+
+class RouteSourceError(Exception):
+    """The routes cannot be read, with words for the person who has to change something."""

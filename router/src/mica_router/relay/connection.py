@@ -1,0 +1,239 @@
+"""One client connection: reads requests, answers or starts exchanges one at a time, keeps the deadlines of the client's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from mica_router.core import errors
+from mica_router.core.dispatch import Answer, Forward, dispatch
+from mica_router.core.errors import ApiError, render_error, render_json
+from mica_router.core.request import Phase, Request, RequestReader
+from mica_router.metrics import NO_MODEL
+from mica_router.relay.context import RelayContext
+from mica_router.relay.exchange import Exchange
+
+_MAX_PIPELINED = 8
+_LINGER_SECONDS = 1.0
+
+
+class ClientConnection(asyncio.Protocol):
+    """Back-pressure: a client that does not read pauses the engine; one that sends ahead is not read from.
+
+    A half-closed connection counts as closed: its request is cancelled.
+    """
+
+    def __init__(self, context: RelayContext) -> None:
+        self._context = context
+        self._reader = RequestReader(context.limits)
+        self._waiting: deque[Request] = deque()
+        self._exchange: Exchange | None = None
+        self._transport: asyncio.Transport | None = None
+        self._phase = Phase.IDLE
+        self._deadline = 0.0
+        self._current: Request | None = None
+        self._closing = False
+        self._write_paused = False
+        self._read_paused = False
+
+    # Transport callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; it has the head deadline to say something."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._deadline = self._context.clock() + self._context.timeouts.head
+        self._context.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if self._closing:
+            return
+        requests = self._reader.feed(data)
+        self._waiting.extend(requests)
+        self._watch_phase(progressed=bool(requests))
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """Half-closed counts as closed."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone; the engine must not go on working for it."""
+        self._transport = None
+        self._closing = True
+        self._context.connections.discard(self)
+        self._context.note_connections()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: hold the engine back."""
+        self._write_paused = True
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        """The client caught up."""
+        self._write_paused = False
+        if self._exchange is not None:
+            self._exchange.resume()
+        else:
+            self._advance()
+
+    # Serving.
+
+    def _advance(self) -> None:
+        """Serve what is waiting, then say what has to be said to a client between two requests."""
+        while self._waiting and not self._busy():
+            self._serve(self._waiting.popleft())
+        self._limit_reading()
+        if self._busy() or self._waiting:
+            return
+        failure = self._reader.failure
+        if failure is not None:
+            self._refuse(failure, model=NO_MODEL)
+        elif self._context.draining and self._reader.phase is Phase.IDLE:
+            self._close()
+        elif self._reader.wants_continue:
+            self._reader.wants_continue = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _busy(self) -> bool:
+        return self._exchange is not None or self._closing or self._write_paused
+
+    def _serve(self, request: Request) -> None:
+        self._current = request
+        decision = dispatch(request, self._context.table)
+        if isinstance(decision, Forward):
+            self._exchange = Exchange(self._context, self, request=request, forward=decision)
+            self._exchange.start()
+        elif isinstance(decision, Answer):
+            self._context.metrics.request_done(NO_MODEL, 200)
+            keep_alive = self._may_keep_alive(request)
+            head_only = request.method == b"HEAD"
+            self.write(render_json(200, decision.body, close=not keep_alive, head_only=head_only))
+            self._end_response(keep_alive=keep_alive)
+        else:
+            self._refuse(decision, model=NO_MODEL)
+
+    def _may_keep_alive(self, request: Request) -> bool:
+        return request.keep_alive and not request.http10 and not self._context.draining
+
+    def _refuse(self, error: ApiError, *, model: str) -> None:
+        self._context.metrics.request_done(model, error.status)
+        self._answer_error(error)
+
+    def _answer_error(self, error: ApiError) -> None:
+        request, self._current = self._current, None
+        keep_alive = request is not None and self._may_keep_alive(request) and not error.close
+        self.write(render_error(error, close=not keep_alive))
+        if error.close:
+            self._linger()
+        else:
+            self._end_response(keep_alive=keep_alive)
+
+    def _end_response(self, *, keep_alive: bool) -> None:
+        if not keep_alive:
+            self._close()
+        elif self._reader.phase is Phase.IDLE:
+            self._deadline = self._context.clock() + self._context.timeouts.keep_alive
+
+    # What an exchange reports (`ResponseSink`).
+
+    def write(self, data: bytes) -> None:
+        """Send response bytes."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def exchange_done(self, *, keep_alive: bool) -> None:
+        """A response was relayed whole."""
+        self._exchange = None
+        self._end_response(keep_alive=keep_alive)
+        self._advance_soon()
+
+    def exchange_failed(self, error: ApiError) -> None:
+        """No engine answered: send the error."""
+        self._exchange = None
+        self._answer_error(error)
+        self._advance_soon()
+
+    def exchange_broken(self) -> None:
+        """Half a response was relayed: cut, so that it cannot pass for a whole one."""
+        self._exchange = None
+        self.abort()
+
+    def _advance_soon(self) -> None:
+        """Go on from the event loop when there is something to go on with, so that pipelines do not recurse."""
+        if self._waiting or self._reader.failure or self._reader.wants_continue or self._context.draining:
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    # Deadlines, called by the server's sweep.
+
+    def check(self, now: float) -> None:
+        """Act on a deadline that has passed at `now`."""
+        if self._exchange is not None:
+            self._exchange.check(now)
+        elif now < self._deadline:
+            return
+        elif self._closing or self._write_paused:
+            self.abort()
+        elif self._reader.phase is Phase.IDLE:
+            self._close()
+        elif self._reader.phase is Phase.HEAD:
+            self._refuse(errors.request_timeout("request head", self._context.timeouts.head), model=NO_MODEL)
+        else:
+            self._refuse(errors.request_timeout("request body", self._context.timeouts.body), model=NO_MODEL)
+
+    def _watch_phase(self, *, progressed: bool) -> None:
+        """A deadline starts when its phase starts; bytes that trickle in do not move it."""
+        phase = self._reader.phase
+        if phase is self._phase and not progressed:
+            return
+        self._phase = phase
+        timeouts = self._context.timeouts
+        seconds = {Phase.IDLE: timeouts.keep_alive, Phase.HEAD: timeouts.head, Phase.BODY: timeouts.body}
+        self._deadline = self._context.clock() + seconds[phase]
+
+    def _limit_reading(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not self._read_paused and len(self._waiting) > _MAX_PIPELINED:
+            self._read_paused = True
+            transport.pause_reading()
+        elif self._read_paused and not self._waiting:
+            self._read_paused = False
+            transport.resume_reading()
+
+    # Ends.
+
+    def drain(self) -> None:
+        """Close now if nothing is under way; otherwise after the response that is."""
+        if self._exchange is None and not self._waiting and self._reader.phase is Phase.IDLE:
+            self._close()
+
+    def _close(self) -> None:
+        """Flush, then close."""
+        self._closing = True
+        self._deadline = self._context.clock() + self._context.timeouts.idle
+        if self._transport is not None:
+            self._transport.close()
+
+    def _linger(self) -> None:
+        """Close after an answer that came before the end of the request.
+
+        Closing with unread input would reset the connection and could destroy the answer on its way; so the client is told
+        that nothing more comes, and what it still sends is read and dropped for a moment.
+        """
+        self._closing = True
+        self._deadline = self._context.clock() + _LINGER_SECONDS
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()

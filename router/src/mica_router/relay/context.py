@@ -1,0 +1,56 @@
+"""What every connection of one router process shares. Made once by `mica_router.server`, or by a test."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mica_router.core.request import RequestLimits
+from mica_router.core.routes import EMPTY_TABLE, RouteTable
+from mica_router.metrics import RouterMetrics
+from mica_router.ports import Clock
+from mica_router.relay.load import Load
+
+if TYPE_CHECKING:
+    from mica_router.relay.connection import ClientConnection
+    from mica_router.relay.pool import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Deadlines in seconds.
+
+    `head` and `body` bound how long a client may take to send; `keep_alive` how long an idle client connection stays;
+    `connect`, `first_byte` and `idle` bound the engine: connection, silence before and during the answer. `idle` also bounds how
+    long a client may refuse to read.
+    """
+
+    head: float = 10.0
+    body: float = 60.0
+    keep_alive: float = 75.0
+    connect: float = 2.0
+    first_byte: float = 600.0
+    idle: float = 300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RelayContext:
+    """Shared state of the data path. `table` is replaced as a whole by the route source."""
+
+    clock: Clock
+    load: Load
+    metrics: RouterMetrics
+    pool: Pool
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    retry_after: int = 2
+    table: RouteTable = EMPTY_TABLE
+    draining: bool = False
+    connections: set[ClientConnection] = field(default_factory=set)
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note_connections(self) -> None:
+        """Call when a connection ended: says when a drain is over."""
+        if self.draining and not self.connections:
+            self.emptied.set()

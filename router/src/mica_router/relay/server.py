@@ -1,0 +1,71 @@
+"""The listening socket of the data path, its periodic sweep, and its drain."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from mica_router.core.routes import RouteTable
+from mica_router.relay.connection import ClientConnection
+from mica_router.relay.context import RelayContext
+
+_SWEEP_SECONDS = 0.25
+
+
+class RelayServer:
+    """Accepts clients. Deadlines are checked by one sweep for all connections instead of a timer per request."""
+
+    def __init__(self, context: RelayContext) -> None:
+        self._context = context
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use, also when 0 was asked for."""
+        assert self._server is not None, "start first"
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def start(self, *, host: str, port: int, backlog: int = 4096) -> None:
+        """Raises OSError when the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: ClientConnection(self._context), host, port, backlog=backlog)
+        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep_and_rearm)
+
+    def publish(self, table: RouteTable) -> None:
+        """Use this table from the next request on."""
+        self._context.table = table
+        self._context.pool.keep_only(table.endpoints())
+
+    def sweep(self) -> None:
+        """Check every deadline once."""
+        now = self._context.clock()
+        for connection in list(self._context.connections):
+            connection.check(now)
+        self._context.pool.sweep()
+
+    def _sweep_and_rearm(self) -> None:
+        self.sweep()
+        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep_and_rearm)
+
+    async def drain(self, *, seconds: float) -> int:
+        """Accept nothing new, let responses end for `seconds`, then cut. Returns how many connections were cut."""
+        context = self._context
+        context.draining = True
+        context.note_connections()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(context.connections):
+            connection.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await context.emptied.wait()
+        left = list(context.connections)
+        for connection in left:
+            connection.abort()
+        context.pool.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await asyncio.sleep(0)
+        return len(left)

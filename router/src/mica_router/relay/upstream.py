@@ -1,0 +1,83 @@
+"""One connection to an engine: hands what arrives to the exchange that uses it, and nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from mica_router.core.routes import Endpoint
+
+
+class UpstreamUser(Protocol):
+    """Whoever borrowed the connection."""
+
+    def upstream_data(self, data: bytes) -> None:
+        """Bytes of the engine."""
+
+    def upstream_lost(self) -> None:
+        """The connection ended; it will not be returned to the pool."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Idle while `user` is None. An engine that talks or hangs up while idle is disconnected."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.user: UpstreamUser | None = None
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be written to it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The engine accepted."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the engine."""
+        if self.user is None:
+            self.abort()
+        else:
+            self.user.upstream_data(data)
+
+    def eof_received(self) -> bool:
+        """The engine will say no more: close."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits for an answer."""
+        self._transport = None
+        user, self.user = self.user, None
+        if user is not None:
+            user.upstream_lost()
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Write one request."""
+        if self._transport is not None:
+            self._transport.write(head + body if len(body) < 65536 else head)
+            if len(body) >= 65536:
+                self._transport.write(body)
+
+    def pause(self) -> None:
+        """Stop reading: the client does not keep up."""
+        if self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection at once; the engine sees that its work is not wanted."""
+        self.user = None
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,62 @@
+"""Settings of the router, from the environment (`MICA_<FIELD>`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mica_router.core.request import RequestLimits
+from mica_router.relay.context import Timeouts
+from mica_runtime.settings import Settings
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class RouterSettings(Settings):
+    """Times in seconds, sizes in bytes. Port 0 takes a free port (the log says which)."""
+
+    host: str = "0.0.0.0"
+    port: Port = 8000
+    admin_port: Port = 8080
+    routes: Literal["cluster", "file"] = "cluster"
+    routes_file: Path | None = None
+    kubeconfig: Path | None = None
+
+    max_head_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 64 * 1024
+    max_body_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 32 * 1024 * 1024
+
+    head_timeout: Seconds = 10.0
+    body_timeout: Seconds = 60.0
+    keep_alive_timeout: Seconds = 75.0
+    connect_timeout: Seconds = 2.0
+    first_byte_timeout: Seconds = 600.0
+    idle_timeout: Seconds = 300.0
+    retry_after: Annotated[int, Field(ge=1, le=3600)] = 2
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> Self:
+        if self.routes == "file" and self.routes_file is None:
+            raise ValueError("MICA_ROUTES=file needs MICA_ROUTES_FILE")
+        if self.routes == "cluster" and self.routes_file is not None:
+            raise ValueError("MICA_ROUTES_FILE is only used with MICA_ROUTES=file")
+        if self.routes == "file" and self.kubeconfig is not None:
+            raise ValueError("MICA_KUBECONFIG is only used with MICA_ROUTES=cluster")
+        return self
+
+    def limits(self) -> RequestLimits:
+        """Bounds of a request."""
+        return RequestLimits(head=self.max_head_bytes, body=self.max_body_bytes)
+
+    def timeouts(self) -> Timeouts:
+        """Deadlines of the data path."""
+        return Timeouts(
+            head=self.head_timeout,
+            body=self.body_timeout,
+            keep_alive=self.keep_alive_timeout,
+            connect=self.connect_timeout,
+            first_byte=self.first_byte_timeout,
+            idle=self.idle_timeout,
+        )

@@ -1,0 +1,196 @@
+"""What happens when engines or clients fail at any point of an exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
+
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, post, settle, within
+
+
+async def die_silently(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def wait_for_hangup(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    await request.gone.wait()
+
+
+def closed_port() -> Endpoint:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Endpoint("127.0.0.1", probe.getsockname()[1])
+
+
+def route_to(bench: Bench, *endpoints: Endpoint) -> None:
+    bench.server.publish(build_table([Service(key=ServiceKey("team-a", "chat"), model="chat", endpoints=endpoints)]))
+
+
+async def test_a_reused_connection_that_died_is_replaced_by_a_fresh_one(bench: Bench) -> None:
+    engine = await bench.engine()
+
+    async def answer_then_die_on_reuse(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        on_this_connection = [seen for seen in engine.requests if seen.connection == request.connection]
+        if len(on_this_connection) > 1:
+            writer.transport.abort()
+        else:
+            writer.write(OK_RESPONSE)
+
+    engine.script = answer_then_die_on_reuse
+    bench.route(engine)
+    statuses = [(await bench.ask(post(CHAT, path="/v1/responses"))).status for _ in range(6)]
+    assert statuses == [200] * 6
+    assert bench.context.metrics.retries == {("chat", "stale_connection"): 5}
+
+
+async def test_a_fresh_connection_that_died_is_not_retried_on_the_same_engine(bench: Bench) -> None:
+    engine = await bench.engine()
+    engine.script = die_silently
+    bench.route(engine)
+    answer = await bench.ask(post(CHAT))
+    assert answer.status == 503
+    assert len(engine.requests) == 1
+
+
+async def test_an_engine_that_dies_before_the_first_byte_costs_nothing_when_another_lives(bench: Bench) -> None:
+    dead, alive = await bench.engine(), await bench.engine()
+    dead.script = die_silently
+    bench.route(dead, alive)
+    statuses = [(await bench.ask(post(CHAT))).status for _ in range(10)]
+    assert statuses == [200] * 10
+    assert bench.context.metrics.retries[("chat", "disconnected")] >= 1
+
+
+async def test_a_request_that_may_have_effects_is_not_sent_to_a_second_engine(bench: Bench) -> None:
+    first, second = await bench.engine(), await bench.engine()
+    first.script = second.script = die_silently
+    bench.route(first, second)
+    assert (await bench.ask(post(CHAT, path="/v1/responses"))).status == 503
+    assert len(first.requests) + len(second.requests) == 1
+
+
+async def test_a_refused_connection_is_tried_elsewhere_and_then_avoided(bench: Bench) -> None:
+    engine = await bench.engine()
+    route_to(bench, closed_port(), engine.endpoint)
+    for _ in range(8):
+        assert (await bench.ask(post(CHAT))).status == 200
+    assert bench.context.metrics.upstream_errors == {("chat", "connect"): 1}
+    bench.pass_time(3)
+    for _ in range(2):
+        assert (await bench.ask(post(CHAT))).status == 200
+    assert bench.context.metrics.upstream_errors == {("chat", "connect"): 2}
+
+
+async def test_all_engines_dead_is_503_with_retry_after(bench: Bench) -> None:
+    route_to(bench, closed_port(), closed_port())
+    answer = await bench.ask(post(CHAT))
+    assert answer.status == 503
+    assert answer.header("retry-after") == "2"
+    assert json.loads(answer.body)["error"]["code"] == "engine_unreachable"
+
+
+async def test_a_client_that_leaves_a_stream_stops_the_engine(bench: Bench) -> None:
+    async def endless(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await request.gone.wait()
+
+    engine = await bench.engine()
+    engine.script = endless
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    await client.reader.readuntil(b"one\r\n")
+    client.hang_up()
+    await within(engine.requests[0].gone.wait())
+    assert bench.context.metrics.requests == {("chat", 499): 1}
+    assert bench.context.load.demand(bench.context.table)["chat"].in_flight == 0
+
+
+async def test_a_client_that_leaves_before_the_answer_stops_the_engine(bench: Bench) -> None:
+    engine = await bench.engine()
+    engine.script = wait_for_hangup
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    request = await within(engine.arrived.get())
+    client.writer.close()
+    await within(request.gone.wait())
+
+
+async def test_half_an_answer_never_looks_like_a_whole_one(bench: Bench) -> None:
+    async def half(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        writer.close()
+
+    engine = await bench.engine()
+    engine.script = half
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    rest = await client.ended()
+    assert b"0\r\n\r\n" not in rest
+    assert bench.context.metrics.upstream_errors == {("chat", "truncated"): 1}
+
+
+async def test_an_answer_that_is_no_http_is_502(bench: Bench) -> None:
+    async def gibberish(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"ERR what?\r\n\r\n")
+
+    engine = await bench.engine()
+    engine.script = gibberish
+    bench.route(engine)
+    answer = await bench.ask(post(CHAT))
+    assert answer.status == 502
+    assert json.loads(answer.body)["error"]["code"] == "engine_protocol_error"
+
+
+async def test_a_silent_engine_is_given_up_at_the_first_byte_deadline(bench: Bench) -> None:
+    engine = await bench.engine()
+    engine.script = wait_for_hangup
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    request = await within(engine.arrived.get())
+    bench.pass_time(599)
+    assert not request.gone.is_set()
+    bench.pass_time(2)
+    assert (await client.response()).status == 504
+    await within(request.gone.wait())
+
+
+async def test_a_stream_that_falls_silent_is_cut_at_the_idle_deadline(bench: Bench) -> None:
+    async def stall(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await request.gone.wait()
+
+    engine = await bench.engine()
+    engine.script = stall
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    await client.reader.readuntil(b"one\r\n")
+    bench.pass_time(301)
+    await client.ended()
+    await within(engine.requests[0].gone.wait())
+    assert bench.context.metrics.upstream_errors == {("chat", "idle_timeout"): 1}
+
+
+async def test_every_way_out_gives_back_what_was_counted(bench: Bench) -> None:
+    engine, other = await bench.engine(), await bench.engine()
+    arrivals = engine.arrived = other.arrived
+    bench.route(engine, other)
+    for script in (die_silently, wait_for_hangup):
+        engine.script = other.script = script
+        client = await bench.client()
+        client.send(post(CHAT))
+        await within(arrivals.get())
+        client.hang_up()
+        await settle()
+    bench.pass_time(1)
+    assert bench.context.load._endpoints == {}
+    assert bench.context.load._queued == {}
+    assert bench.context.load._in_flight == {}
