@@ -7,9 +7,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 from mica_box import binaries, box
-from mica_box.cli import INTERRUPTED, terminated
+from mica_box.cli import INTERRUPTED
 from mica_box.errors import BoxError
 from mica_box.images import catalogue
 from mica_box.kwok import add_kwok_nodes
@@ -42,9 +43,14 @@ def _up(paths: Paths) -> None:
     say(f"✓ demo ({time.monotonic() - start:.0f} s)")
 
 
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends us the way Ctrl-C does, so that what was begun is undone."""
+    raise KeyboardInterrupt
+
+
 def main(argv: list[str]) -> int:
     """Exit status: 0, 1 with a message, 2 for a wrong argument, 130 when interrupted."""
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGTERM, _terminated)
     paths = paths_from(os.environ)
     os.chdir(Path(__file__).resolve().parents[3])
     try:
