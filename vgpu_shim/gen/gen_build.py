@@ -1,0 +1,92 @@
+"""Derive the build's tables from the lists that are kept by hand.
+
+usage: gen_build.py sim-entries NAMES_INC API_HEADER OUT      table of the simulated driver's functions
+       gen_build.py sim-map NAMES_INC API_HEADER OUT          its version script
+       gen_build.py forwards NAMES_INC HOOKS_DEF OUT          names that libmica.so forwards untouched
+       gen_build.py forwards-asm NAMES_INC HOOKS_DEF OUT      their trampolines, numbered
+       gen_build.py shim-map NAMES_INC HOOKS_DEF OUT          libmica.so's version script
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROW = re.compile(r"^MICA_NAME\((\w+), (\w+), (\d+), (\d)\)", re.M)
+HOOK = re.compile(r"^H\((\w+),", re.M)
+PROTOTYPE = re.compile(r"^CUresult (cu\w+)\(", re.M)
+# Declared for the limiter alone: hooked or called there, absent from the simulated driver.
+NOT_SIMULATED = re.compile(r"cuStream(Begin|End)Capture|cuGraphLaunch|cuLaunch$|cuLaunchGrid|cuMemAllocPitch$")
+
+Row = tuple[str, str, int, int]
+
+
+def names(path: Path) -> list[Row]:
+    """Return (symbol, base, version, per-thread) of every driver function."""
+    return [(s, b, int(v), int(t)) for s, b, v, t in ROW.findall(path.read_text())]
+
+
+def simulated(path: Path) -> set[str]:
+    """Return the functions that the simulated driver has: the declared ones, less the limiter's own."""
+    return {name for name in PROTOTYPE.findall(path.read_text()) if not NOT_SIMULATED.match(name)}
+
+
+def forwarded(rows: list[Row], hooks: Path) -> list[str]:
+    """Return the symbols that are not hooked."""
+    hooked = set(HOOK.findall(hooks.read_text()))
+    if missing := hooked - {row[0] for row in rows}:
+        raise SystemExit(f"hooks.def names unknown to names.inc: {sorted(missing)}")
+    return [row[0] for row in rows if row[0] not in hooked]
+
+
+def version_script(symbols: list[str]) -> str:
+    """Return a version script that exports `symbols` and nothing else."""
+    return "{\n  global:\n" + "".join(f"    {s};\n" for s in sorted(symbols)) + "  local: *;\n};\n"
+
+
+def sim_entries(rows: list[Row], api: Path) -> str:
+    """Return the lookup table rows of the simulated driver."""
+    have = simulated(api)
+    ordered = sorted((b, v, t, s) for s, b, v, t in rows if s in have)
+    return "".join(f"MICA_ENTRY({s}, {b}, {v}, {t})\n" for b, v, t, s in ordered)
+
+
+def sim_map(rows: list[Row], api: Path) -> str:
+    """Return the simulated driver's version script."""
+    del rows
+    return version_script(sorted(simulated(api)))
+
+
+def forwards(rows: list[Row], hooks: Path) -> str:
+    """Return one MICA_FORWARD row per forwarded name."""
+    return "".join(f"MICA_FORWARD({s})\n" for s in forwarded(rows, hooks))
+
+
+def forwards_asm(rows: list[Row], hooks: Path) -> str:
+    """Return the numbered trampolines in assembler macro form."""
+    return "".join(f"    forward {s}, {i}\n" for i, s in enumerate(forwarded(rows, hooks)))
+
+
+def shim_map(rows: list[Row], hooks: Path) -> str:
+    """Return the limiter's version script: every driver name, and dlsym."""
+    del hooks
+    return version_script([row[0] for row in rows] + ["dlsym"])
+
+
+MODES: dict[str, Callable[[list[Row], Path], str]] = {
+    "sim-entries": sim_entries,
+    "sim-map": sim_map,
+    "forwards": forwards,
+    "forwards-asm": forwards_asm,
+    "shim-map": shim_map,
+}
+
+
+def main() -> None:
+    """Write one table."""
+    mode, names_inc, other, out = sys.argv[1:]
+    Path(out).write_text(MODES[mode](names(Path(names_inc)), Path(other)))
+
+
+if __name__ == "__main__":
+    main()
