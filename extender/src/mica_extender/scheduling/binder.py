@@ -1,0 +1,220 @@
+"""Bind: choose cards, reserve them, and commit the decision with one write, whatever happens to that write's answer.
+
+The check of the cards and their reservation happen without an await in between, so that in this single-threaded process nothing
+can come between them. After that everything hangs on what the API server stored, which only reading the pod can tell when the
+answer is lost: the reservation is kept until a read proves that the decision stands or that the write cannot land any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mica_api import names
+from mica_api.allocation import InvalidAllocation, encode_pod_allocation
+from mica_extender.placement import Rejection, choose
+from mica_extender.ports import BindingApi, BindingLost, BindingRefused, PodGone
+from mica_extender.scheduling.wire import BindQuestion
+from mica_extender.state.leadership import Leadership
+from mica_extender.state.ledger import Ledger, Shares
+from mica_extender.state.records import PodRecord
+from mica_runtime.logging import get_logger
+
+_log = get_logger(__name__)
+
+ANSWER_WITHIN_S: Final = 3.0
+"""Below the scheduler's timeout of 5 s: the scheduler should hear our words, not its own timeout."""
+WRITE_DEAD_AFTER_S: Final = 70.0
+"""The API server gives up on a request after 60 s; a write older than this that is not stored never will be."""
+_SETTLE_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Declined(Exception):
+    """The pod is not bound to the node; the message is the answer to the scheduler."""
+
+
+class _Stale(Exception):
+    """The write lost against a change of the pod that has nothing to do with binding; ``pod`` is the present one."""
+
+    def __init__(self, pod: PodRecord) -> None:
+        super().__init__(pod.revision)
+        self.pod = pod
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One write: the decision and the moment it was sent."""
+
+    pod: PodRecord
+    node: str
+    shares: Shares
+    sent_at: float
+
+
+class Binder:
+    """Binds pods. ``pods`` is the watch's copy, keyed by namespace/name."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pods: Mapping[str, PodRecord],
+        api: BindingApi,
+        leadership: Leadership,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._pods = pods
+        self._api = api
+        self._leadership = leadership
+        self._clock = clock
+        self._under_way: dict[str, tuple[str, asyncio.Task[str]]] = {}
+
+    async def bind(self, question: BindQuestion) -> str:
+        """Error text for the scheduler; empty when the pod is bound to the node with a decision of ours.
+
+        A second call for the same pod joins the one under way. A bind that takes too long goes on after the answer.
+        """
+        under_way = self._under_way.get(question.uid)
+        if under_way is not None and under_way[0] != question.node:
+            return f"pod {question.key} is being bound to {under_way[0]}; the outcome is not known yet"
+        if under_way is None:
+            task = asyncio.create_task(self._run(question))
+            self._under_way[question.uid] = (question.node, task)
+            task.add_done_callback(lambda _: self._under_way.pop(question.uid, None))
+        else:
+            task = under_way[1]
+        done, _ = await asyncio.wait({task}, timeout=ANSWER_WITHIN_S)
+        if not done:
+            return f"binding of pod {question.key} to {question.node} is still under way"
+        return task.result()
+
+    async def close(self) -> None:
+        """Wait for nothing: what is under way is settled by whoever leads next, from what the API server holds."""
+        for _, task in self._under_way.values():
+            task.cancel()
+
+    async def _run(self, question: BindQuestion) -> str:
+        try:
+            await self._bind(question)
+        except Declined as declined:
+            _log.info("pod not bound", pod=question.key, node=question.node, reason=str(declined))
+            return str(declined)
+        return ""
+
+    async def _bind(self, question: BindQuestion) -> None:
+        pod = self._admissible(question)
+        if pod.node:
+            _check_stored(pod, question.node)
+            return
+        shares = self._reserve(pod, question.node)
+        try:
+            await self._write(_Attempt(pod, question.node, shares, self._clock()))
+        except _Stale as stale:
+            await self._write_again(stale.pod, question, shares)
+
+    def _admissible(self, question: BindQuestion) -> PodRecord:
+        """The pod as the watch knows it; the caller's word is worth nothing."""
+        if not self._leadership.leading():
+            raise Declined("this replica does not lead: its kube-scheduler does not hold the Lease")
+        pod = self._pods.get(question.key)
+        if pod is None:
+            raise Declined(f"pod {question.key} is not known as a slice pod, or is gone")
+        if pod.uid != question.uid:
+            raise Declined(f"pod {question.key} has uid {pod.uid}, not {question.uid}")
+        if pod.scheduler != names.SCHEDULER_NAME:
+            raise Declined(f"pod {question.key} belongs to scheduler {pod.scheduler!r}")
+        if pod.deleting or pod.terminal:
+            raise Declined(f"pod {question.key} is ending")
+        return pod
+
+    def _reserve(self, pod: PodRecord, node: str) -> Shares:
+        """Choose and take the cards in one step."""
+        state = self._ledger.node(node)
+        if pod.shape is None:
+            raise Declined(pod.problem)
+        if state is None:
+            raise Declined(f"node {node} has no VGPUNode: node unregistered")
+        verdict = choose(pod.shape, state)
+        if isinstance(verdict, Rejection):
+            raise Declined(f"node {node} has no room any more: {verdict.counted}")
+        self._ledger.reserve(pod_uid=pod.uid, node=node, shares=verdict.shares)
+        return verdict.shares
+
+    async def _write_again(self, pod: PodRecord, question: BindQuestion, shares: Shares) -> None:
+        """One more try with the pod's present revision; the reservation has been kept."""
+        if not self._leadership.leading():
+            self._ledger.release(pod.uid)
+            raise Declined("this replica no longer leads")
+        try:
+            await self._write(_Attempt(pod, question.node, shares, self._clock()))
+        except _Stale as stale:
+            self._ledger.release(pod.uid)
+            raise Declined(f"pod {pod.key} changed twice while it was bound; try again") from stale
+
+    async def _write(self, attempt: _Attempt) -> None:
+        """Send the decision and learn what became of it. Raises Declined (reservation given back) or _Stale (kept)."""
+        pod = attempt.pod
+        try:
+            annotations = encode_pod_allocation(pod_uid=pod.uid, node=attempt.node, shares=attempt.shares)
+            await self._api.bind(pod, node=attempt.node, annotations=annotations)
+        except InvalidAllocation as error:
+            self._ledger.release(pod.uid)
+            raise Declined(f"the decision for pod {pod.key} cannot be written: {error}") from error
+        except BindingRefused as refused:
+            if not refused.conflict:
+                self._ledger.release(pod.uid)
+                raise Declined(f"API server refused to bind pod {pod.key}: {refused}") from refused
+            await self._settle(attempt, dead=True, why=str(refused))
+        except BindingLost as lost:
+            await self._settle(attempt, dead=False, why=str(lost))
+        else:
+            self._ledger.settle(pod_uid=pod.uid, node=attempt.node, shares=attempt.shares)
+
+    async def _settle(self, attempt: _Attempt, *, dead: bool, why: str) -> None:
+        """Read the pod until it tells what became of the write. ``dead``: this write is known not to have been stored."""
+        reads = 0
+        while True:
+            try:
+                stored = await self._api.read(attempt.pod)
+            except PodGone as gone:
+                self._ledger.release(attempt.pod.uid)
+                raise Declined(f"pod {attempt.pod.key} is gone") from gone
+            except BindingLost:
+                stored = None
+            if stored is not None and self._settled(attempt, stored, dead=dead, why=why):
+                return
+            await asyncio.sleep(_SETTLE_PAUSES_S[min(reads, len(_SETTLE_PAUSES_S) - 1)])
+            reads += 1
+
+    def _settled(self, attempt: _Attempt, stored: PodRecord, *, dead: bool, why: str) -> bool:
+        """True: the decision stands. False: read again. Raises Declined (given back) or _Stale (kept)."""
+        uid = attempt.pod.uid
+        if stored.node:
+            if stored.shares is None:
+                self._ledger.release(uid)
+            else:
+                self._ledger.settle(pod_uid=uid, node=stored.node, shares=stored.shares)
+            _check_stored(stored, attempt.node)
+            return True
+        moved = stored.revision != attempt.pod.revision
+        if stored.deleting or stored.terminal:
+            self._ledger.release(uid)
+            raise Declined(f"pod {attempt.pod.key} is ending")
+        if moved:
+            raise _Stale(stored)
+        if dead or self._clock() - attempt.sent_at > WRITE_DEAD_AFTER_S:
+            self._ledger.release(uid)
+            raise Declined(f"pod {attempt.pod.key} was not bound: {why}")
+        return False
+
+
+def _check_stored(pod: PodRecord, node: str) -> None:
+    """A pod that is bound already is success only when it is bound here with a valid decision for itself."""
+    if pod.node != node:
+        raise Declined(f"pod {pod.key} is already bound to {pod.node}")
+    if pod.shares is None:
+        raise Declined(f"pod {pod.key} is bound to {node} without a valid decision of this scheduler")
