@@ -50,8 +50,11 @@ class TlsFiles:
         self.client_ca = directory / "ca.crt" if client_ca else None
 
 
-async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None) -> None:
-    """Serve an ASGI application until cancelled. A port that cannot be bound ends the process with the reason."""
+async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, protocol: Any = "httptools") -> None:
+    """Serve an ASGI application until cancelled. A port that cannot be bound ends the process with the reason.
+
+    ``protocol`` is uvicorn's HTTP protocol, or a subclass of it that looks at a connection before its requests are read.
+    """
     options: dict[str, Any] = {}
     if tls is not None:
         options = {"ssl_certfile": str(tls.cert), "ssl_keyfile": str(tls.key)}
@@ -65,7 +68,7 @@ async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None) 
         access_log=False,
         lifespan="off",
         loop="none",
-        http="httptools",
+        http=protocol,
         ws="none",
         timeout_graceful_shutdown=_GRACE_S,
         server_header=False,
