@@ -107,7 +107,7 @@ class Ledger:
         else:
             self._forget_stored(new.uid)
         if new.node:
-            self._drop_settled(new.uid)
+            self.release(new.uid)
 
     def apply_node(self, change: Change[NodeRecord]) -> None:
         """A VGPUNode appeared, changed or went away."""
@@ -161,7 +161,7 @@ class Ledger:
             self._uncharge(reservation.node, pod_uid, "reserved")
 
     def _drop_settled(self, pod_uid: str) -> None:
-        """The watch has caught up with a stored decision. One that is still under way is its bind's to end."""
+        """The pod of a stored decision is gone. One that is still under way is its bind's to end."""
         reservation = self._reservations.get(pod_uid)
         if reservation is not None and reservation.settled:
             self.release(pod_uid)

@@ -1,0 +1,62 @@
+"""Metrics of the extender. Base units; the ledger's sizes are read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from mica_extender.state.ledger import Ledger
+
+_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """All collectors of the process, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._verbs = {
+            verb: Histogram(
+                f"mica_extender_{verb}_seconds",
+                f"Time to answer {verb}.",
+                buckets=_BUCKETS,
+                registry=registry,
+            )
+            for verb in ("filter", "prioritize", "bind", "preempt", "admission")
+        }
+        self.refusals = Counter(
+            "mica_extender_refusals", "Nodes refused in filter answers, by reason.", ("code",), registry=registry
+        )
+        self.errors = Counter("mica_extender_errors", "Scheduler verbs answered with an error.", ("verb",), registry=registry)
+        self.denied = Counter(
+            "mica_extender_admission_denied", "Pods refused at admission, by stage.", ("stage",), registry=registry
+        )
+        self.pokes = Counter("mica_extender_pokes", "Changes announced to kube-scheduler.", registry=registry)
+        self.evictions = Counter(
+            "mica_extender_evictions", "Evictions of pods that a node agent refused.", ("outcome",), registry=registry
+        )
+
+    @contextmanager
+    def timed(self, verb: str) -> Iterator[None]:
+        """Measure the body of a verb."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self._verbs[verb].observe(perf_counter() - started)
+
+    def watch_ledger(self, ledger: Ledger) -> None:
+        """Export the ledger's sizes."""
+        help_of = {
+            "nodes": "Nodes with a VGPUNode.",
+            "cards": "GPUs of those nodes.",
+            "pods": "Bound pods that count.",
+            "reservations": "Decisions that the watch has not confirmed yet.",
+        }
+        for name, text in help_of.items():
+            gauge = Gauge(f"mica_extender_ledger_{name}", text, registry=self.registry)
+            gauge.set_function(lambda name=name: getattr(ledger.size(), name))

@@ -1,0 +1,158 @@
+"""The scheduler's side of the process: a raw ASGI application behind mutual TLS on loopback.
+
+Every answer to a known verb has status 200, because kube-scheduler throws away the body of any other; what went wrong is in the
+answer's ``Error``. Not for anybody but the kube-scheduler in the same pod: whoever can call bind decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mica_extender.asgi import Receive, Scope, Send, TooLarge, answer, read_body
+from mica_extender.metrics import Metrics
+from mica_extender.scheduling import wire
+from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.verbs import confirm_victims, filter_nodes, prioritize_nodes
+from mica_extender.scheduling.verdicts import Verdicts
+from mica_extender.state.leadership import Leadership
+from mica_extender.state.ledger import Ledger
+from mica_runtime.logging import get_logger
+
+_log = get_logger(__name__)
+MAX_BODY: Final = 64 * 2**20
+"""5,000 whole Node objects are 50 MB; a scheduler that sends names needs a hundredth."""
+
+NOT_SYNCED: Final = "the extender has not read the cluster's state yet"
+NOT_LEADING: Final = "this replica does not lead: its kube-scheduler does not hold the Lease"
+
+
+class SchedulerApp:
+    """ASGI application of the four verbs. ``synced`` says whether the caches are complete."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        binder: Binder,
+        leadership: Leadership,
+        synced: Callable[[], bool],
+        metrics: Metrics,
+    ) -> None:
+        self._ledger = ledger
+        self._verdicts = Verdicts(ledger)
+        self._binder = binder
+        self._leadership = leadership
+        self._synced = synced
+        self._metrics = metrics
+        self._verbs: Mapping[str, tuple[Callable[[bytes], Awaitable[bytes]], Callable[[str], bytes]]] = {
+            "filter": (self._filter, lambda error: wire.write_filter(wire.FilterAnswer(error=error))),
+            "prioritize": (self._prioritize, lambda _: wire.write_priorities({})),
+            "bind": (self._bind, wire.write_bind),
+            "preempt": (self._preempt, lambda _: wire.write_preempt({})),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        verb = scope["path"].strip("/")
+        if verb not in self._verbs:
+            await answer(send, status=404, body=b"no such verb\n", content_type=b"text/plain")
+            return
+        if scope["method"] != "POST":
+            await answer(send, status=405, body=b"POST only\n", content_type=b"text/plain")
+            return
+        await answer(send, body=await self._answer(verb, receive))
+
+    async def _answer(self, verb: str, receive: Receive) -> bytes:
+        act, fail = self._verbs[verb]
+        try:
+            body = await read_body(receive, limit=MAX_BODY)
+            with self._metrics.timed(verb):
+                return await act(body)
+        except (wire.Malformed, TooLarge, _NotNow) as error:
+            _log.warning("verb answered with an error", verb=verb, error=str(error))
+            self._metrics.errors.labels(verb).inc()
+            return fail(str(error))
+        except Exception as error:
+            _log.exception("verb failed", verb=verb)
+            self._metrics.errors.labels(verb).inc()
+            return fail(f"internal error of the extender: {type(error).__name__}")
+
+    def _check_ready(self) -> None:
+        if not self._synced():
+            raise _NotNow(NOT_SYNCED)
+        if not self._leadership.leading():
+            raise _NotNow(NOT_LEADING)
+
+    async def _filter(self, body: bytes) -> bytes:
+        question = wire.read_nodes(body)
+        self._check_ready()
+        found = filter_nodes(question.pod, question.names, self._verdicts)
+        for reason in (*found.failed.values(), *found.unresolvable.values()):
+            self._metrics.refusals.labels(reason if question.pod.shape else "InvalidRequest").inc()
+        return wire.write_filter(found, question.objects)
+
+    async def _prioritize(self, body: bytes) -> bytes:
+        question = wire.read_nodes(body)
+        self._check_ready()
+        return wire.write_priorities(prioritize_nodes(question.pod, question.names, self._verdicts))
+
+    async def _bind(self, body: bytes) -> bytes:
+        question = wire.read_bind(body)
+        self._check_ready()
+        error = await self._binder.bind(question)
+        if error:
+            self._metrics.errors.labels("bind").inc()
+        return wire.write_bind(error)
+
+    async def _preempt(self, body: bytes) -> bytes:
+        question = wire.read_preempt(body)
+        self._check_ready()
+        return wire.write_preempt(confirm_victims(question, self._ledger))
+
+
+class _NotNow(Exception):
+    """No decision can be made at the moment."""
+
+
+def named_client_protocol(common_name: str) -> type[HttpToolsProtocol]:
+    """HTTP protocol that drops every connection whose client certificate is not made out to ``common_name``.
+
+    That the certificate is signed by our authority has been checked by then; the name keeps other holders of such a certificate out.
+    """
+
+    class NamedClientProtocol(HttpToolsProtocol):
+        """Protocol of one connection."""
+
+        def connection_made(self, transport: Any) -> None:
+            """Look at the certificate before anything is read."""
+            if client_name(transport.get_extra_info("peercert")) != common_name:
+                _log.warning("client refused: certificate of another name", peer=str(transport.get_extra_info("peername")))
+                transport.abort()
+                return
+            super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            """Ignore what a refused client sends before its connection is closed."""
+            if getattr(self, "transport", None) is not None:
+                super().data_received(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """End a connection that was let in."""
+            if getattr(self, "transport", None) is not None:
+                super().connection_lost(exc)
+
+    return NamedClientProtocol
+
+
+def client_name(certificate: Mapping[str, Any] | None) -> str:
+    """Common name in a peer certificate as Python's ssl module presents it; empty without one."""
+    for group in (certificate or {}).get("subject", ()):
+        for key, value in group:
+            if key == "commonName":
+                return str(value)
+    return ""
