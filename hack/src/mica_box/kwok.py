@@ -11,6 +11,7 @@ from mica_box.progress import step
 from mica_box.simulated import SimulatedGPU, advertised, cards, vgpu_node
 
 FAKE = {"kwok.x-k8s.io/node": "fake"}
+TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
 LABELS = {"type": "kwok", "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
 MAX_SLICES = 10
 READY_S = 60
@@ -21,7 +22,7 @@ def node_name(index: int) -> str:
 
 
 def node(name: str, resources: dict[str, str], *, address: str) -> dict[str, Any]:
-    """A Node that kwok adopts: its allocatable is what is written here."""
+    """A Node that kwok adopts: its allocatable is what is written here. Tainted, so that only who tolerates it pretends to run."""
     capacity = {"cpu": "64", "memory": "512Gi", "pods": "110", **resources}
     return {
         "apiVersion": "v1",
@@ -31,6 +32,7 @@ def node(name: str, resources: dict[str, str], *, address: str) -> dict[str, Any
             "annotations": FAKE,
             "labels": {**LABELS, "kubernetes.io/hostname": name},
         },
+        "spec": {"taints": [TAINT]},
         "status": {
             "capacity": capacity,
             "allocatable": capacity,
