@@ -10,7 +10,8 @@ from mica_box.images.store import Image, Store
 from mica_box.proc import run
 from mica_box.progress import step
 
-PACKAGES = ("python3", "python3-venv", "ca-certificates")
+PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6", "libgomp1")
+"""The C++ and OpenMP runtimes are what Python wheels with native code expect to find."""
 NOT_INSTALLED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
 CLEANED = ("var/lib/apt/lists", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/log", "tmp")
 PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

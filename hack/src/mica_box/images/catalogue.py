@@ -157,6 +157,7 @@ def _build(paths: Paths, versions: Versions, programs: Mapping[str, Path]) -> tu
     host.require_root()
     host.install(host.IMAGE_NEEDS)
     host.require_space(paths.cache, host.GIB, "the images")
+    code_files(paths)  # before minutes of work, not after
     with locked(paths.locks / "images", waiting_for="another build of the images"):
         store = Store(paths.images)
         base_image = base.ensure(store)

@@ -43,17 +43,29 @@ class Buildah:
         return [*own, *buildah, "--storage-driver", "overlay", *map(str, words)]
 
     def __call__(self, *words: str | Path) -> str:
-        env = {**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.storage)}
+        env = {
+            **os.environ,
+            "BUILDAH_ISOLATION": "chroot",
+            "CONTAINERS_CONF": str(self._settings()),
+            "TMPDIR": str(self.storage),
+        }
         return run(
             self._argv(*words),
             env=env,
             do="check the network (Python packages must be reachable) and the disk, then run again",
         )
 
+    def _settings(self) -> Path:
+        """Without these buildah leaves a lock file in /etc/cni on the host."""
+        file = self.storage / "containers.conf"
+        if not file.exists():
+            self.storage.mkdir(parents=True, exist_ok=True)
+            file.write_text(f'[network]\nnetwork_config_dir = "{self.storage}/net"\n')
+        return file
+
     @contextmanager
     def cleaned(self) -> Iterator[None]:
         """Whatever happens inside, no working container is left in this storage."""
-        self.storage.mkdir(parents=True, exist_ok=True)
         try:
             yield
         finally:

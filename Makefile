@@ -1,0 +1,91 @@
+# Every target does its own set-up: a fresh Debian with root, make and Python 3.11 or newer is enough.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.locked
+BOX    := $(PY) -m mica_box
+DEMO   := $(PY) -m mica_demo
+PYTEST := $(PY) -m pytest -q
+
+.PHONY: help venv format check lint types layers drift unit test test-long integration e2e chart shim generate binaries images demo demo-down clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## the development environment (.venv), as locked
+
+$(STAMP): hack/requirements/dev.lock pyproject.toml hack/bootstrap.py hack/versions.toml
+	@$(PYTHON) hack/bootstrap.py
+
+format: venv ## format the Python code
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+lint: venv
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+
+types: venv
+	@$(VENV)/bin/mypy
+
+layers: venv
+	@$(VENV)/bin/lint-imports
+
+generate: venv ## write the generated files (CRDs, chart parts, protocol stubs) anew
+	@$(PY) -m mica_generate
+	@PYTHON=$(PY) hack/generate_stubs.sh
+
+drift: venv
+	@$(PY) -m mica_generate --check
+	@PYTHON=$(PY) hack/generate_stubs.sh build/stubs
+	@cd build/stubs && for f in $$(find . -type f); do cmp $$f ../../device_plugin/src/$$f || { echo "mica: run 'make generate' and commit the result"; exit 1; }; done
+
+unit: venv shim
+	@$(PYTEST) -n auto tests/unit
+
+check: lint types layers drift unit ## the fast loop: format, lint, types, layers, generated files, unit tests
+
+shim: venv ## the C parts: limiter, monitor, simulated driver, test programs (build/shim)
+	@$(MAKE) -C vgpu_shim BUILD=$(CURDIR)/build/shim PYTHON=$(CURDIR)/$(PY)
+
+binaries: venv ## the cluster's programs, from the cache or built from Go modules
+	@$(BOX) build binaries
+
+images: venv shim ## all images, from the cache where nothing changed
+	@$(BOX) build images
+
+integration: venv shim binaries ## tests against a real API server and scheduler
+	@$(PYTEST) -m "not slow" tests/integration
+
+e2e: venv images ## tests against a real kubelet and containerd
+	@$(PYTEST) -m "not slow" tests/e2e
+
+chart: venv binaries ## tests of the Helm chart
+	@$(PYTEST) tests/chart
+
+test: ## everything that CI runs
+	@$(MAKE) check
+	@$(MAKE) chart
+	@$(MAKE) integration
+	@$(MAKE) e2e
+
+test-long: venv images ## the slow suites too: two boxes side by side, image trees, long soaks
+	@$(PYTEST) -m slow tests
+
+demo: venv images ## a cluster in a box, Mica installed, and the main job shown
+	@$(DEMO)
+
+demo-down: venv ## remove the demo and every trace of it (caches stay)
+	@$(BOX) down mica-demo
+
+bench-%: venv ## run one benchmark: benchmarks/<name>
+	@test -e benchmarks/$* || { echo "mica: no benchmark $*; there are: $$(ls benchmarks)"; exit 1; }
+	@$(PY) benchmarks/$*
+
+clean: ## remove what was built in the tree (caches outside stay)
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
