@@ -37,5 +37,7 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            details = "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            details = "; ".join(
+                f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
+            )
             raise SettingsError(details) from error

@@ -15,11 +15,9 @@ from mica_router.relay.load import Load
 from mica_router.relay.pool import Pool
 from mica_router.relay.server import RelayServer
 from mica_router.settings import RouterSettings
-from mica_router.sources.cluster import ClusterRouteSource
 from mica_router.sources.file import FileRouteSource
 from mica_runtime import logging
 from mica_runtime.http import serve
-from mica_runtime.kube import KubeClient
 from mica_runtime.service import run_parts
 
 _DRAIN_SECONDS = 1.2
@@ -92,6 +90,10 @@ async def start() -> None:
         assert settings.routes_file is not None, "settings check this"
         await _run(settings, FileRouteSource(settings.routes_file))
         return
+    # Imported here, because the Kubernetes client is half of the start-up time and a stand-alone router does not need it.
+    from mica_router.sources.cluster import ClusterRouteSource
+    from mica_runtime.kube import KubeClient
+
     async with await KubeClient.connect(settings.kubeconfig) as client:
         await _run(settings, ClusterRouteSource(client))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
+import uvloop
 
 from mica_router.core.request import RequestLimits
 from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
@@ -242,6 +243,13 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let the loop work until `condition` holds; fails instead of hanging."""
+    async with asyncio.timeout(PATIENCE):
+        for _ in iter(condition, True):
+            await asyncio.sleep(0)
+
+
 def post(body: bytes, *, path: str = "/v1/chat/completions", headers: bytes = b"") -> bytes:
     return b"POST %s HTTP/1.1\r\nHost: r\r\n%sContent-Length: %d\r\n\r\n%s" % (
         path.encode(),
@@ -252,6 +260,11 @@ def post(body: bytes, *, path: str = "/v1/chat/completions", headers: bytes = b"
 
 
 CHAT = b'{"model": "chat", "messages": []}'
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of production; its transports are not asyncio's."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

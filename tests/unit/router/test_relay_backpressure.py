@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from .conftest import CHAT, Bench, EngineRequest, RawClient, post, settle, within
+from .conftest import CHAT, Bench, EngineRequest, RawClient, eventually, post, settle, within
 
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -74,8 +74,7 @@ async def test_a_client_that_never_reads_is_cut_off(bench: Bench) -> None:
     client = await client_with_small_buffers(bench)
     client.send(post(CHAT))
     request = await within(engine.arrived.get())
-    while not any(connection._write_paused for connection in bench.context.connections):
-        await asyncio.sleep(0)
+    await eventually(lambda: any(connection._write_paused for connection in bench.context.connections))
     bench.pass_time(301)
     await within(request.gone.wait())
     assert bench.context.metrics.upstream_errors == {("chat", "client_stalled"): 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import cast
 
 from mica_router.core import errors
 from mica_router.core.dispatch import Answer, Forward, dispatch
@@ -40,8 +41,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there; it has the head deadline to say something."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, because uvloop's transports implement the interface without inheriting from it.
+        self._transport = cast("asyncio.Transport", transport)
         self._deadline = self._context.clock() + self._context.timeouts.head
         self._context.connections.add(self)
 
