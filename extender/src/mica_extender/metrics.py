@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -59,4 +60,8 @@ class Metrics:
         }
         for name, text in help_of.items():
             gauge = Gauge(f"mica_extender_ledger_{name}", text, registry=self.registry)
-            gauge.set_function(lambda name=name: getattr(ledger.size(), name))
+            gauge.set_function(partial(_size, ledger, name))
+
+
+def _size(ledger: Ledger, name: str) -> float:
+    return float(getattr(ledger.size(), name))

@@ -122,7 +122,7 @@ class _NotNow(Exception):
 def named_client_protocol(common_name: str) -> type[HttpToolsProtocol]:
     """HTTP protocol that drops every connection whose client certificate is not made out to ``common_name``.
 
-    That the certificate is signed by our authority has been checked by then; the name keeps other holders of such a certificate out.
+    That it is signed by our authority has been checked by then; the name keeps other holders of such a certificate out.
     """
 
     class NamedClientProtocol(HttpToolsProtocol):

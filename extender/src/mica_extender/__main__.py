@@ -1,0 +1,101 @@
+"""``python -m mica_extender``: puts the parts together and runs them until SIGTERM."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from mica_extender.admin import make_admin
+from mica_extender.admission.app import AdmissionApp
+from mica_extender.admission.rules import Rules
+from mica_extender.evictor import Evictor
+from mica_extender.kube_api import KubeApi
+from mica_extender.metrics import Metrics
+from mica_extender.poke import Poker
+from mica_extender.scheduling.app import SchedulerApp, named_client_protocol
+from mica_extender.scheduling.binder import Binder
+from mica_extender.settings import ExtenderSettings
+from mica_extender.state.cluster import Cluster
+from mica_extender.state.leadership import AlwaysLeading, Leadership, LeaseWatch
+from mica_extender.state.ledger import Ledger
+from mica_runtime import logging, service
+from mica_runtime.http import TlsFiles, serve
+from mica_runtime.kube import KubeClient
+from mica_runtime.settings import SettingsError
+
+
+async def run(settings: ExtenderSettings) -> None:
+    """The whole process. Raises SettingsError when the settings cannot work together."""
+    lease = _lease_watch(settings)
+    leadership: Leadership = lease or AlwaysLeading()
+    metrics = Metrics(CollectorRegistry())
+    async with await KubeClient.connect(settings.kubeconfig) as client:
+        api = KubeApi(client)
+        poker = Poker(api=api, leadership=leadership, metrics=metrics)
+        ledger = Ledger(poker.gain)
+        metrics.watch_ledger(ledger)
+        cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
+        binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
+        evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
+        scheduler = SchedulerApp(ledger=ledger, binder=binder, leadership=leadership, synced=cluster.synced, metrics=metrics)
+        await service.run_parts(
+            *cluster.parts(),
+            poker.run(),
+            evictor.run(),
+            _serve_scheduler(settings, scheduler),
+            _serve_webhook(settings, AdmissionApp(rules=lambda: _rules(settings, ledger), metrics=metrics)),
+            _serve_admin(settings, cluster, ledger, metrics),
+        )
+
+
+def _lease_watch(settings: ExtenderSettings) -> LeaseWatch | None:
+    if not settings.require_lease:
+        return None
+    if not settings.pod_name or not settings.namespace:
+        raise SettingsError("MICA_POD_NAME and MICA_NAMESPACE are needed to know who leads; or set MICA_REQUIRE_LEASE=false")
+    return LeaseWatch(settings.pod_name)
+
+
+def _rules(settings: ExtenderSettings, ledger: Ledger) -> Rules:
+    cards = tuple(card for node in ledger.records() for card in node.cards)
+    return Rules(schedulers=frozenset(settings.accepted_schedulers), cards=cards)
+
+
+async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp) -> None:
+    await serve(
+        app,
+        host=settings.scheduler_host,
+        port=settings.scheduler_port,
+        tls=TlsFiles(settings.scheduler_tls_dir, client_ca=True),
+        protocol=named_client_protocol(settings.scheduler_client_name),
+    )
+
+
+async def _serve_webhook(settings: ExtenderSettings, app: AdmissionApp) -> None:
+    await serve(
+        app, host=settings.webhook_host, port=settings.webhook_port, tls=TlsFiles(settings.webhook_tls_dir, client_ca=False)
+    )
+
+
+async def _serve_admin(settings: ExtenderSettings, cluster: Cluster, ledger: Ledger, metrics: Metrics) -> None:
+    files = (
+        TlsFiles(settings.scheduler_tls_dir, client_ca=True).cert,
+        TlsFiles(settings.webhook_tls_dir, client_ca=False).cert,
+    )
+    ready = {"caches": cluster.synced, "certificates": lambda: all(file.is_file() for file in files)}
+    app = make_admin(registry=metrics.registry, ready=ready, ledger=ledger, pods=cluster.pods)
+    await serve(app, host=settings.admin_host, port=settings.admin_port)
+
+
+async def _start() -> None:
+    settings = ExtenderSettings.from_environment()
+    logging.configure(component="extender", level=settings.log_level)
+    await run(settings)
+
+
+def main() -> None:
+    """Entry point."""
+    service.main("extender", _start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The admin surface: probes and metrics as everywhere, and ``/explain``. Off every hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from prometheus_client import CollectorRegistry
+
+from mica_extender.explain import explain
+from mica_extender.state.ledger import Ledger
+from mica_extender.state.records import PodRecord
+from mica_runtime.http import ReadyChecks, admin_app
+
+
+def make_admin(*, registry: CollectorRegistry, ready: ReadyChecks, ledger: Ledger, pods: Mapping[str, PodRecord]) -> FastAPI:
+    """Application for the admin port."""
+    app = admin_app(component="extender", registry=registry, ready=ready)
+
+    @app.get("/explain/{namespace}/{name}")
+    async def explain_pod(namespace: str, name: str) -> dict[str, Any]:
+        pod = pods.get(f"{namespace}/{name}")
+        if pod is None:
+            raise HTTPException(404, f"{namespace}/{name} is not a pod on slices, or is not known yet")
+        return explain(pod, ledger)
+
+    return app

@@ -1,0 +1,8 @@
+"""Admission of pods that ask for slices: translated into one form, or refused in words that say what to change.
+
+The same rules run twice, when the pod is changed and again when every other webhook has had its turn.
+"""
+
+from mica_api.dialects import match_expression
+
+__all__ = ["match_expression"]

@@ -1,0 +1,122 @@
+"""What a pod on slices may not say, with what to change. The same list for the changed pod and for the final one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from mica_api import names
+from mica_api.request import PodRequest
+from mica_api.selection import Selection
+from mica_extender.admission.pod import (
+    Body,
+    Container,
+    Refused,
+    annotations_of,
+    app_containers,
+    init_containers,
+    is_ours,
+    mapping,
+    spec_of,
+)
+from mica_extender.placement import Card
+
+FORBIDDEN_ENV: Final = frozenset({"LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES"})
+STRIPPED_ENV: Final = frozenset(
+    {
+        "NVIDIA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_SM_LIMIT",
+        "CUDA_DEVICE_MEMORY_SHARED_CACHE",
+        "CUDA_DISABLE_CONTROL",
+        "CUDA_OVERSUBSCRIBE",
+        "CUDA_TASK_PRIORITY",
+        "GPU_CORE_UTILIZATION_POLICY",
+        "LIBCUDA_LOG_LEVEL",
+    }
+)
+STRIPPED_ENV_PREFIXES: Final = ("CUDA_DEVICE_MEMORY_LIMIT",)
+DEFAULT_SCHEDULERS: Final = ("default-scheduler", names.SCHEDULER_NAME, "hami-scheduler", "volcano")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an installation accepts.
+
+    ``schedulers``: schedulerNames that are taken over; a pod that names another one means that one.
+    ``cards``: every GPU of the cluster, empty while unknown (then nothing is refused for lack of a card).
+    """
+
+    schedulers: frozenset[str] = field(default_factory=lambda: frozenset(DEFAULT_SCHEDULERS))
+    cards: Sequence[Card] = ()
+
+
+def check_pod(pod: Body, rules: Rules) -> None:
+    """Everything that can be said before the request is read. Raises Refused."""
+    spec = spec_of(pod)
+    _check_scheduler(str(spec.get("schedulerName") or ""), rules)
+    if spec.get("nodeName"):
+        raise Refused("spec.nodeName is set: the pod would bypass placement; remove it and use a nodeSelector")
+    if spec.get("hostPID") is True:
+        raise Refused("spec.hostPID is not possible with GPU slices; remove it")
+    for container in init_containers(pod):
+        if container.limits:
+            raise Refused(
+                f"init container {container.name} asks for a GPU slice; not supported yet: move the request to an app container"
+            )
+    for container in (*app_containers(pod), *init_containers(pod)):
+        _check_container(container)
+    _check_annotations(annotations_of(pod))
+
+
+def check_cards(request: PodRequest, selection: Selection, cards: Sequence[Card]) -> None:
+    """Refuse what no card of the cluster could ever satisfy. Nothing is known while there are no cards."""
+    if not cards:
+        return
+    accepted = [card for card in cards if selection.accepts_model(card.model) and selection.accepts_uuid(card.uuid)]
+    if not accepted:
+        models = ", ".join(sorted({card.model for card in cards}))
+        raise Refused(
+            f"no such card: no GPU of this cluster matches the pod's {names.ANNOTATION_USE_MODEL}, "
+            f"{names.ANNOTATION_AVOID_MODEL}, {names.ANNOTATION_USE_UUID} and {names.ANNOTATION_AVOID_UUID} annotations; "
+            f"models here: {models}"
+        )
+    largest = max(card.memory_mib for card in accepted)
+    for container in request.containers:
+        if container.memory_mib > largest:
+            raise Refused(
+                f"container {container.name}: {container.memory_mib} MiB of memory per GPU are requested, "
+                f"the largest GPU it may use has {largest} MiB; ask for less"
+            )
+
+
+def is_stripped(variable: str) -> bool:
+    """Whether an environment variable is another limiter's knob, which would do nothing or contradict the slice."""
+    return variable in STRIPPED_ENV or variable.startswith(STRIPPED_ENV_PREFIXES)
+
+
+def _check_scheduler(name: str, rules: Rules) -> None:
+    if name and name not in rules.schedulers:
+        raise Refused(
+            f"spec.schedulerName is {name!r}: GPU slices are placed by {names.SCHEDULER_NAME}; remove schedulerName from the pod"
+        )
+
+
+def _check_container(container: Container) -> None:
+    if mapping(container.body.get("securityContext")).get("privileged") is True:
+        raise Refused(
+            f"container {container.name} is privileged: it would see every GPU of the node; remove securityContext.privileged"
+        )
+    for variable in container.env:
+        if variable.get("name") in FORBIDDEN_ENV:
+            raise Refused(
+                f"container {container.name} sets {variable.get('name')}: it can switch off the limits of the slice; remove it"
+            )
+
+
+def _check_annotations(annotations: dict[str, str]) -> None:
+    for key in sorted(annotations):
+        if key.startswith(names.ALLOCATION_PREFIX):
+            raise Refused(f"annotation {key} is written by the scheduler alone; remove it")
+        if is_ours(key):
+            raise Refused(f"annotation {key} has no effect: amounts belong in resources.limits of a container; move it there")
