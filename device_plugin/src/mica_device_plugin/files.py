@@ -1,0 +1,124 @@
+"""The file system as the agent uses it: whole files replaced atomically, directories made and removed.
+
+A port, so that tests can stop the agent between any two changes. Paths inside directories that containers can write to are
+never followed through symbolic links.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+_TMP_PREFIX: Final = ".mica-tmp-"
+
+
+class Files(Protocol):
+    """Changes and reads of the host's files. Every method raises OSError."""
+
+    def read(self, path: Path) -> bytes | None:
+        """Content, or None when there is no such file."""
+        ...
+
+    def write(self, path: Path, data: bytes, *, mode: int, durable: bool = False) -> None:
+        """Replace a file atomically; ``durable``: it survives a power failure once this returns."""
+        ...
+
+    def make_dir(self, path: Path) -> None:
+        """Make a directory (0755) and its parents; an existing one is fine."""
+        ...
+
+    def names(self, path: Path) -> list[str]:
+        """Sorted names in a directory, temporary files of ours left out; none when it does not exist."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; a missing one is fine."""
+        ...
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory with everything in it; a missing one is fine."""
+        ...
+
+    def is_file(self, path: Path) -> bool:
+        """Whether a regular, non-empty file is there."""
+        ...
+
+
+class HostFiles:
+    """The real file system."""
+
+    def read(self, path: Path) -> bytes | None:
+        """As in Files."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+
+    def write(self, path: Path, data: bytes, *, mode: int, durable: bool = False) -> None:
+        """As in Files."""
+        temporary = path.with_name(f"{_TMP_PREFIX}{secrets.token_hex(8)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        if durable:
+            _sync_directory(path.parent)
+
+    def make_dir(self, path: Path) -> None:
+        """As in Files."""
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def names(self, path: Path) -> list[str]:
+        """As in Files."""
+        try:
+            return sorted(name for name in os.listdir(path) if not name.startswith(_TMP_PREFIX))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+
+    def remove(self, path: Path) -> None:
+        """As in Files."""
+        path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """As in Files."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def is_file(self, path: Path) -> bool:
+        """As in Files."""
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Remove what a killed agent left half-written in a directory that only the agent writes to."""
+    with suppress(FileNotFoundError):
+        for path in directory.glob(f"{_TMP_PREFIX}*"):
+            path.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""The agent's own loops: look at the driver, find the pool, tell the kubelet, clean up. Each is level-triggered."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from mica_api.pools import resolve_pool
+from mica_device_plugin.cluster import Cluster
+from mica_device_plugin.devices import device_lists
+from mica_device_plugin.discovery import Discovery, DriverProblem, Survey
+from mica_device_plugin.feed import DeviceFeed
+from mica_device_plugin.files import Files
+from mica_device_plugin.janitor import Janitor
+from mica_device_plugin.node_cache import load_pool, store_pool
+from mica_device_plugin.state import AgentState
+from mica_device_plugin.values import PoolChoice
+from mica_runtime.logging import get_logger
+
+REAL_DRIVER: Final = (
+    "this version starts containers on simulated GPUs only (MICA_SIMULATED=true); the cards are listed but not handed out"
+)
+_log = get_logger(__name__)
+
+
+class DriverWatch:
+    """Brings the driver's answers into the state."""
+
+    def __init__(self, *, state: AgentState, discovery: Discovery) -> None:
+        self._state = state
+        self._discovery = discovery
+
+    async def look(self) -> None:
+        """One survey. A driver that does not answer makes every known card unhealthy until it does again."""
+        before, problem_before = self._state.inventory, self._state.driver_problem
+        try:
+            self._state.survey = _usable(await asyncio.to_thread(self._discovery.survey))
+            self._state.driver_problem = "" if self._state.survey.inventory.simulated else REAL_DRIVER
+        except DriverProblem as problem:
+            self._state.driver_problem = str(problem)
+            if self._state.survey is not None:
+                self._state.survey = _all_sick(self._state.survey)
+        if self._state.driver_problem != problem_before and self._state.driver_problem:
+            _log.error("driver cannot be used", problem=self._state.driver_problem)
+        if (self._state.inventory, self._state.driver_problem) != (before, problem_before):
+            _log.info("inventory changed", gpus=[(g.uuid, g.healthy) for g in self._state.gpus])
+            self._state.changed()
+
+    async def run(self, *, every: float) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(every)
+
+
+class PoolWatch:
+    """Finds out which pool the node is in, and remembers it for a start without API server."""
+
+    def __init__(self, *, state: AgentState, cluster: Cluster, path: Path, files: Files) -> None:
+        self._state = state
+        self._cluster = cluster
+        self._path = path
+        self._files = files
+        self._wake = asyncio.Event()
+
+    def recall(self) -> None:
+        """Take over what is remembered, if anything."""
+        pool = load_pool(self._path, self._files)
+        if pool is not None:
+            self._state.pool, self._state.pool_known = pool, True
+
+    def wake(self) -> None:
+        """Something at the API server changed."""
+        self._wake.set()
+
+    def resolve(self) -> None:
+        """Bring the state up to date with pools and labels as they are."""
+        node = self._cluster.node()
+        if not self._cluster.synced or node is None:
+            return
+        found = resolve_pool(node.labels, self._cluster.pools())
+        pool = PoolChoice(found.metadata.name, found.spec.max_slices_per_gpu) if found is not None else None
+        if self._state.pool_known and pool == self._state.pool:
+            return
+        _log.info("pool of the node", pool=pool.name if pool else None)
+        self._state.pool, self._state.pool_known = pool, True
+        try:
+            store_pool(self._path, pool, self._files)
+        except OSError as error:
+            _log.error("pool cannot be remembered", error=str(error))
+        self._state.changed()
+
+    async def run(self) -> None:
+        """Resolve until cancelled."""
+        while True:
+            self._wake.clear()
+            self.resolve()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout=1.0)
+
+
+async def feed_devices(*, state: AgentState, feed: DeviceFeed) -> None:
+    """Publish device lists whenever the state changes, until cancelled."""
+    wake = asyncio.Event()
+    state.on_change(wake.set)
+    while True:
+        wake.clear()
+        await refresh_feed(state=state, feed=feed)
+        await wake.wait()
+
+
+async def refresh_feed(*, state: AgentState, feed: DeviceFeed) -> None:
+    """Bring the device lists up to date with the state."""
+    await feed.publish(device_lists(state.gpus, max_slices=state.max_slices, pins=state.pins.values()))
+
+
+async def keep_clean(janitor: Janitor, *, wake: asyncio.Event, every: float, pause: float) -> None:
+    """Sweep after changes, ``pause`` seconds apart at least, and every ``every`` seconds, until cancelled."""
+    while True:
+        wake.clear()
+        await janitor.sweep()
+        await asyncio.sleep(pause)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wake.wait(), timeout=every)
+
+
+def _usable(survey: Survey) -> Survey:
+    """Cards that this version cannot hand out are not offered to anybody."""
+    return survey if survey.inventory.simulated else _all_sick(survey)
+
+
+def _all_sick(survey: Survey) -> Survey:
+    gpus = tuple(replace(gpu, healthy=False) for gpu in survey.inventory.gpus)
+    return Survey(replace(survey.inventory, gpus=gpus), {})

@@ -1,0 +1,97 @@
+"""Keeps our VGPUNode at the API server equal to what the agent knows. Writes only when there is a difference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
+
+from mica_api.models.common import merge_conditions
+from mica_device_plugin.cluster import Cluster
+from mica_device_plugin.node_object import (
+    Situation,
+    build_spec,
+    build_status,
+    comparable,
+    conditions,
+    node_body,
+    status_body,
+)
+from mica_device_plugin.state import AgentState
+from mica_device_plugin.values import Inventory
+from mica_runtime.kube import KubeError
+from mica_runtime.logging import get_logger
+
+_EVERY_S: Final = 10.0
+_RETRY_S: Final = 1.0
+_GATHER_S: Final = 0.05
+_log = get_logger(__name__)
+
+
+class Publisher:
+    """One per process. ``now`` is the wall clock for condition times."""
+
+    def __init__(self, *, state: AgentState, cluster: Cluster, now: Callable[[], datetime]) -> None:
+        self._state = state
+        self._cluster = cluster
+        self._now = now
+        self._wake = asyncio.Event()
+        self._owner_uid = ""
+        self.written = False
+        state.on_change(self._wake.set)
+
+    def wake(self) -> None:
+        """Something at the API server changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        while True:
+            self._wake.clear()
+            delay = _EVERY_S
+            try:
+                await self.publish()
+            except KubeError as error:
+                _log.warning("VGPUNode cannot be written", error=str(error))
+                delay = _RETRY_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout=delay)
+            await asyncio.sleep(_GATHER_S)
+
+    async def publish(self) -> None:
+        """Write what differs, once. Raises KubeError."""
+        node = self._cluster.node()
+        if not self._cluster.synced or node is None or not self._state.pool_known:
+            return
+        situation = self._situation()
+        name = self._state.node_name
+        stored = self._cluster.stored()
+        spec = build_spec(situation.inventory, situation.pool)
+        if stored is None or stored.spec.to_wire() != spec.to_wire() or self._owner_uid != node.uid:
+            await self._cluster.apply_node(node_body(name, node_uid=node.uid, spec=spec))
+            self._owner_uid = node.uid
+        before = stored.status if stored is not None else None
+        generation = stored.metadata.generation if stored is not None else 1
+        merged = merge_conditions(
+            (before.conditions if before else None) or [],
+            conditions(situation),
+            generation=generation,
+            now=self._now(),
+        )
+        status = build_status(situation).model_copy(update={"conditions": merged})
+        if before is None or comparable(before) != comparable(status):
+            await self._cluster.apply_status(status_body(name, status))
+        self.written = True
+
+    def _situation(self) -> Situation:
+        state = self._state
+        return Situation(
+            inventory=state.inventory or Inventory("", False, ()),
+            pool=state.pool,
+            pins=tuple(state.pins.values()),
+            refusals=tuple(state.refusals.values()),
+            driver_problem=state.driver_problem,
+            registered=state.registered,
+        )

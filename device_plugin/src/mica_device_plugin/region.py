@@ -1,0 +1,120 @@
+"""Reader of the usage region, version 1 (layout: vgpu_shim/README.md). The content is written by containers: hostile input.
+
+Everything is range-checked and a region that makes no sense is reported as such, never guessed at. Nothing is decided from the
+numbers; only the kernel's word on who holds a lock (``is_live``) counts for cleanup.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SIZE: Final = 335_872
+MAGIC: Final = b"MICARGN1"
+_HEADER: Final = struct.Struct("<8sIIIIIIQQ")
+_HEADER_BYTES: Final = 256
+_GPU_BYTES: Final = 256
+_GPU_MAX: Final = 16
+_SLOT_MAX: Final = 1024
+_SLOT_BYTES: Final = 320
+SLOTS_OFFSET: Final = 8192
+_SHARE: Final = struct.Struct("<48sQI4xQQ")
+_TIMES: Final = struct.Struct("<QQQ")
+_TIMES_OFFSET: Final = 192
+_USED_MASK: Final = (1 << 48) - 1
+_FLOCK: Final = struct.Struct("hhxxxxqqixxxx")
+_F_OFD_GETLK: Final = 36
+
+
+class InvalidRegion(ValueError):
+    """The region is not one that the limiter writes; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GPUUsage:
+    """What a container says it used of one card: bytes, nanoseconds and counts since the region was created."""
+
+    uuid: str
+    limit: int
+    cores: int
+    used: int
+    denials: int
+    busy_ns: int
+    launches: int
+    throttled_ns: int
+
+
+def parse_region(data: bytes) -> tuple[GPUUsage, ...]:
+    """Records of the region's head (``SLOTS_OFFSET`` bytes suffice); empty: nothing has used a GPU yet. Raises InvalidRegion."""
+    if len(data) < SLOTS_OFFSET:
+        raise InvalidRegion(f"{len(data)} bytes, expected {SLOTS_OFFSET} at least")
+    magic, version, gpu_max, slot_max, gpu_bytes, slot_bytes, count, size, _ = _HEADER.unpack_from(data)
+    if magic == bytes(8):
+        return ()
+    if magic != MAGIC or version != 1:
+        raise InvalidRegion("not a usage region of version 1")
+    if (gpu_max, slot_max, gpu_bytes, slot_bytes, size) != (_GPU_MAX, _SLOT_MAX, _GPU_BYTES, _SLOT_BYTES, SIZE):
+        raise InvalidRegion("unexpected geometry")
+    if count > _GPU_MAX:
+        raise InvalidRegion(f"{count} GPUs, {_GPU_MAX} at most")
+    return tuple(_record(data, _HEADER_BYTES + _GPU_BYTES * index) for index in range(count))
+
+
+def read_region(path: Path) -> tuple[GPUUsage, ...]:
+    """Records of a region file. Raises InvalidRegion, also when the file is not a plain one of the right size."""
+    descriptor = _open(path)
+    try:
+        return parse_region(os.pread(descriptor, SLOTS_OFFSET, 0))
+    finally:
+        os.close(descriptor)
+
+
+def is_live(path: Path) -> bool:
+    """Whether a process of the container holds a slot: the kernel drops the lock with the process, so this cannot be stale."""
+    try:
+        descriptor = _open(path)
+    except InvalidRegion:
+        return False
+    try:
+        query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, SLOTS_OFFSET, SIZE - SLOTS_OFFSET, 0)
+        answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, query)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidRegion(f"cannot be opened: {error.strerror}") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != SIZE:
+        os.close(descriptor)
+        raise InvalidRegion("not a plain file of the right size")
+    return descriptor
+
+
+def _record(data: bytes, offset: int) -> GPUUsage:
+    raw_uuid, limit, cores, used, denials = _SHARE.unpack_from(data, offset)
+    busy, launches, throttled = _TIMES.unpack_from(data, offset + _TIMES_OFFSET)
+    uuid = raw_uuid.rstrip(b"\0").decode("ascii", errors="replace")
+    if not uuid.isascii() or not uuid.isprintable() or not uuid:
+        raise InvalidRegion("malformed GPU UUID")
+    if cores > 100:
+        raise InvalidRegion(f"{cores} % cores")
+    return GPUUsage(
+        uuid=uuid,
+        limit=limit,
+        cores=cores,
+        used=used & _USED_MASK,
+        denials=denials,
+        busy_ns=busy,
+        launches=launches,
+        throttled_ns=throttled,
+    )

@@ -1,0 +1,118 @@
+"""What the agent keeps on the host: pins, slice directories, limits, regions and CDI specs.
+
+Order is what makes it safe to be killed anywhere: a pin is written before anything else of its pod, a CDI spec last; removal goes
+the other way round. ``load`` rebuilds everything the agent knows from these files. Not a place for decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mica_api.allocation import GPUShare
+from mica_device_plugin import region
+from mica_device_plugin.cdi import Edits, render_spec
+from mica_device_plugin.files import Files
+from mica_device_plugin.limits import read_generation, read_owner, render_limits
+from mica_device_plugin.pins import InvalidPin, decode_pin, encode_pin
+from mica_device_plugin.settings import Layout
+from mica_device_plugin.values import KEY_LENGTH, Pin, SliceKey, SliceOwner
+from mica_runtime.logging import get_logger
+
+_LIMITS_MODE: Final = 0o644
+_REGION_MODE: Final = 0o666
+_SPEC_MODE: Final = 0o644
+_PIN_MODE: Final = 0o600
+_log = get_logger(__name__)
+
+Liveness = Callable[[Path], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """Everything found: ``slices`` maps keys to owners, None for a directory that has no limits yet."""
+
+    pins: Mapping[str, Pin]
+    slices: Mapping[SliceKey, SliceOwner | None]
+    specs: frozenset[SliceKey]
+
+
+class SliceStore:
+    """Reads and writes the files of slices. Methods block for a few file operations; call them in a thread."""
+
+    def __init__(self, layout: Layout, files: Files, *, liveness: Liveness = region.is_live) -> None:
+        self._layout = layout
+        self._files = files
+        self._liveness = liveness
+
+    def load(self) -> OnDisk:
+        """What the files say now."""
+        keys = [SliceKey(name) for name in self._files.names(self._layout.slices)]
+        return OnDisk(
+            pins=self._load_pins(),
+            slices={key: self._owner(key) for key in keys},
+            specs=frozenset(_spec_keys(self._files.names(self._layout.cdi))),
+        )
+
+    def prepare(self, key: SliceKey) -> None:
+        """Make the two empty directories that Allocate's mounts name."""
+        self._files.make_dir(self._layout.limits_dir(key))
+        self._files.make_dir(self._layout.usage_dir(key))
+
+    def write_pin(self, pin: Pin) -> None:
+        """Store a verified decision; it survives a power failure once this returns."""
+        self._files.make_dir(self._layout.pins)
+        self._files.write(self._layout.pin_file(pin.pod_uid), encode_pin(pin), mode=_PIN_MODE, durable=True)
+
+    def remove_pin(self, pod_uid: str) -> None:
+        """Forget a decision."""
+        self._files.remove(self._layout.pin_file(pod_uid))
+
+    def write_slice(
+        self, key: SliceKey, *, owner: SliceOwner, shares: tuple[GPUShare, ...], order: Mapping[str, int], edits: Edits
+    ) -> None:
+        """Make everything the container needs: an empty region unless a process still uses it, the limits, the CDI spec."""
+        if not self.is_live(key):
+            self._files.remove_tree(self._layout.usage_dir(key))
+        self.prepare(key)
+        if not self.is_live(key):
+            self._files.write(self._layout.region_file(key), bytes(region.SIZE), mode=_REGION_MODE)
+        limits = self._layout.limits_file(key)
+        generation = read_generation(self._files.read(limits) or b"") + 1
+        text = render_limits(owner=owner, shares=shares, order=order, generation=generation)
+        self._files.write(limits, text, mode=_LIMITS_MODE)
+        self._files.make_dir(self._layout.cdi)
+        self._files.write(self._layout.cdi_file(key), render_spec(key, edits), mode=_SPEC_MODE)
+
+    def remove_slice(self, key: SliceKey) -> None:
+        """Remove the CDI spec, then the directories."""
+        self._files.remove(self._layout.cdi_file(key))
+        self._files.remove_tree(self._layout.slices / key)
+
+    def is_live(self, key: SliceKey) -> bool:
+        """Whether a process inside the container still uses a GPU."""
+        return self._liveness(self._layout.region_file(key))
+
+    def _owner(self, key: SliceKey) -> SliceOwner | None:
+        text = self._files.read(self._layout.limits_file(key))
+        return read_owner(text) if text is not None else None
+
+    def _load_pins(self) -> dict[str, Pin]:
+        pins: dict[str, Pin] = {}
+        for name in self._files.names(self._layout.pins):
+            path = self._layout.pins / name
+            try:
+                pin = decode_pin(self._files.read(path) or b"")
+            except InvalidPin as error:
+                _log.error("pin cannot be read and is ignored; its pod is verified again", path=str(path), error=str(error))
+                continue
+            if path == self._layout.pin_file(pin.pod_uid):
+                pins[pin.pod_uid] = pin
+        return pins
+
+
+def _spec_keys(names: list[str]) -> list[SliceKey]:
+    found = [name.removeprefix("mica-").removesuffix(".json") for name in names if name.startswith("mica-")]
+    return [SliceKey(key) for key in found if len(key) == KEY_LENGTH and set(key) <= set("0123456789abcdef")]

@@ -1,0 +1,166 @@
+"""Whether a decision can be right on this node. Pure: values in, Accept or Refuse out.
+
+Everything here is checked by the node for itself, whoever decided: a stale scheduler, a forged annotation or a race ends in a
+refusal with words for the pod's owner. Not a placement engine: it never looks for a better card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mica_api.allocation import ContainerAllocation, GPUShare, InvalidAllocation, decode_pod_allocation, mismatch
+from mica_api.request import MAX_CORES, InvalidRequest, PodRequest, read_request
+from mica_device_plugin.values import GPUDevice, Pin, PinnedContainer, PodView
+
+
+class Reason(StrEnum):
+    """Why a container is not let start, as a machine word."""
+
+    NOT_BOUND_HERE = "NotBoundHere"
+    NO_DECISION = "NoDecision"
+    MALFORMED_DECISION = "MalformedDecision"
+    WRONG_NODE = "WrongNode"
+    WRONG_POD = "WrongPod"
+    INVALID_REQUEST = "InvalidRequest"
+    NOT_AS_REQUESTED = "NotAsRequested"
+    NO_POOL = "NoPool"
+    UNKNOWN_GPU = "UnknownGPU"
+    UNHEALTHY_GPU = "UnhealthyGPU"
+    OUT_OF_MEMORY = "OutOfMemory"
+    OUT_OF_CORES = "OutOfCores"
+    OUT_OF_SLICES = "OutOfSlices"
+    NOT_EXCLUSIVE = "NotExclusive"
+    UNKNOWN_CONTAINER = "UnknownContainer"
+    INIT_CONTAINER = "InitContainer"
+    SLOTS_IN_USE = "SlotsInUse"
+    LIBRARY_MISSING = "LibraryMissing"
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The decision cannot be right; ``message`` becomes the container's waiting message."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The decision can be right; ``containers`` is what to pin, one per app container."""
+
+    containers: tuple[PinnedContainer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """This node as its agent knows it; ``max_slices_per_gpu`` is None when no pool selects the node."""
+
+    name: str
+    gpus: tuple[GPUDevice, ...]
+    max_slices_per_gpu: int | None
+
+
+def verify(*, pod: PodView, node: NodeFacts, held: Iterable[Pin]) -> Accept | Refuse:
+    """Check the whole pod's decision against the node, the request and everything in ``held`` (its own pin excluded by uid)."""
+    if pod.node != node.name:
+        return Refuse(Reason.NOT_BOUND_HERE, f"the pod is bound to node {pod.node!r}, this is {node.name!r}")
+    decided = _decode(pod)
+    if isinstance(decided, Refuse):
+        return decided
+    misplaced = _addressed_to(decided, pod=pod, node=node)
+    if misplaced is not None:
+        return misplaced
+    try:
+        request = read_request(pod.containers, pod.annotations)
+    except InvalidRequest as error:
+        return Refuse(Reason.INVALID_REQUEST, str(error))
+    shares = [share for allocation in decided for share in allocation.shares]
+    refusal = check_gpus(shares, node.gpus) or _as_requested(request, decided, node) or _fits(shares, pod.uid, node, held)
+    if refusal is not None:
+        return refusal
+    containers = zip(pod.containers, decided, strict=True)
+    return Accept(tuple(PinnedContainer(name, allocation.shares) for (name, _), allocation in containers))
+
+
+def check_gpus(shares: Iterable[GPUShare], gpus: Iterable[GPUDevice]) -> Refuse | None:
+    """Every card must be on this node and healthy; checked on every start, pinned or not."""
+    known = {gpu.uuid: gpu for gpu in gpus}
+    for share in shares:
+        gpu = known.get(share.uuid)
+        if gpu is None:
+            return Refuse(Reason.UNKNOWN_GPU, f"GPU {share.uuid} is not on this node")
+        if not gpu.healthy:
+            return Refuse(Reason.UNHEALTHY_GPU, f"GPU {share.uuid} is unhealthy; the container starts when it has recovered")
+    return None
+
+
+def _decode(pod: PodView) -> tuple[ContainerAllocation, ...] | Refuse:
+    try:
+        decided = decode_pod_allocation(pod.annotations, len(pod.containers))
+    except InvalidAllocation as error:
+        return Refuse(Reason.MALFORMED_DECISION, str(error))
+    if decided is None:
+        return Refuse(Reason.NO_DECISION, "no GPU was decided for this pod: it was not bound by Mica's scheduler")
+    return decided
+
+
+def _addressed_to(decided: Sequence[ContainerAllocation], *, pod: PodView, node: NodeFacts) -> Refuse | None:
+    for allocation in decided:
+        if allocation.node != node.name:
+            return Refuse(Reason.WRONG_NODE, f"the decision is for node {allocation.node!r}, this is {node.name!r}")
+        if allocation.pod_uid != pod.uid:
+            return Refuse(Reason.WRONG_POD, f"the decision is for pod uid {allocation.pod_uid!r}, this pod is {pod.uid!r}")
+    return None
+
+
+def _as_requested(request: PodRequest, decided: Sequence[ContainerAllocation], node: NodeFacts) -> Refuse | None:
+    memory_of = {gpu.uuid: gpu.memory_mib for gpu in node.gpus}
+    for wanted, allocation in zip(request.containers, decided, strict=True):
+        difference = mismatch(wanted, allocation.shares, memory_of)
+        if difference is not None:
+            return Refuse(Reason.NOT_AS_REQUESTED, f"container {wanted.name}: {difference}")
+    return None
+
+
+def _fits(shares: Sequence[GPUShare], pod_uid: str, node: NodeFacts, held: Iterable[Pin]) -> Refuse | None:
+    if node.max_slices_per_gpu is None:
+        return Refuse(Reason.NO_POOL, "no VGPUPool selects this node")
+    others: dict[str, list[GPUShare]] = {}
+    for pin in held:
+        if pin.pod_uid == pod_uid:
+            continue
+        for container in pin.containers:
+            for share in container.shares:
+                others.setdefault(share.uuid, []).append(share)
+    mine: dict[str, list[GPUShare]] = {}
+    for share in shares:
+        mine.setdefault(share.uuid, []).append(share)
+    for gpu in node.gpus:
+        refusal = gpu.uuid in mine and _card_fits(gpu, mine[gpu.uuid], others.get(gpu.uuid, []), node.max_slices_per_gpu)
+        if refusal:
+            return refusal
+    return None
+
+
+def _card_fits(gpu: GPUDevice, mine: Sequence[GPUShare], others: Sequence[GPUShare], max_slices: int) -> Refuse | None:
+    together = [*others, *mine]
+    memory, held_memory = sum(s.memory_mib for s in mine), sum(s.memory_mib for s in others)
+    cores, held_cores = sum(s.cores for s in mine), sum(s.cores for s in others)
+    if held_memory + memory > gpu.memory_mib:
+        return Refuse(
+            Reason.OUT_OF_MEMORY,
+            f"GPU {gpu.uuid}: {memory} MiB wanted, {gpu.memory_mib - held_memory} of {gpu.memory_mib} MiB free on this node",
+        )
+    if len(together) > max_slices:
+        return Refuse(Reason.OUT_OF_SLICES, f"GPU {gpu.uuid}: {len(others)} of {max_slices} slices are held on this node")
+    if len(together) > 1 and any(s.cores == MAX_CORES for s in together):
+        return Refuse(
+            Reason.NOT_EXCLUSIVE, f"GPU {gpu.uuid}: a slice of 100 % has the card alone, {len(together)} would share it"
+        )
+    if held_cores + cores > MAX_CORES:
+        return Refuse(
+            Reason.OUT_OF_CORES, f"GPU {gpu.uuid}: {cores} % cores wanted, {MAX_CORES - held_cores} % free on this node"
+        )
+    return None
