@@ -15,7 +15,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,21 +180,30 @@ def build(paths: Paths, versions: Versions, programs: Mapping[str, Path]) -> dic
 def load(paths: Paths, versions: Versions, box: Box) -> dict[str, str]:
     """Build what changed and import what the box's containerd lacks; references by image name."""
     store, images = _build(paths, versions, binaries.ensure(paths, versions))
+    return _import(store, box, images)
+
+
+def load_pause(paths: Paths, box: Box) -> dict[str, str]:
+    """Import nothing but `pause`: enough for a node that runs pods which do nothing."""
+    host.install(host.IMAGE_NEEDS)
+    with locked(paths.locks / "images", waiting_for="another build of the images"):
+        store = Store(paths.images)
+        pause = _pause(paths, store)
+    return _import(store, box, [pause])
+
+
+def _import(store: Store, box: Box, images: Sequence[Built]) -> dict[str, str]:
+    """One archive with the blobs that containerd lacks; layers that it has are never written again."""
     ctr = (str(box.binary("ctr")), "--address", str(box.plan.containerd_socket), "--namespace", "k8s.io")
     there = dict(line.split()[0:3:2] for line in box.exec(*ctr, "images", "ls").splitlines()[1:])
     wanted = {image.reference: image.manifest for image in images if there.get(image.reference) != image.manifest}
     if wanted:
+        have = set(box.exec(*ctr, "content", "ls", "--quiet").split())
+        archive = box.plan.root / "import.tar"
         with step(f"box {box.name}: importing {', '.join(sorted(wanted))}"):
-            _import(store, box, ctr, wanted)
+            try:
+                write_archive(store, wanted, archive, without=have)
+                box.exec(*ctr, "images", "import", str(archive))
+            finally:
+                archive.unlink(missing_ok=True)
     return {image.name: image.reference for image in images}
-
-
-def _import(store: Store, box: Box, ctr: tuple[str, ...], wanted: Mapping[str, str]) -> None:
-    """One archive with the blobs that containerd lacks; layers that it has are never written again."""
-    have = set(box.exec(*ctr, "content", "ls", "--quiet").split())
-    archive = box.plan.root / "import.tar"
-    try:
-        write_archive(store, wanted, archive, without=have)
-        box.exec(*ctr, "images", "import", str(archive))
-    finally:
-        archive.unlink(missing_ok=True)
