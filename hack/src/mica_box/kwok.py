@@ -22,7 +22,7 @@ def node_name(index: int) -> str:
 
 
 def node(name: str, resources: dict[str, str], *, address: str) -> dict[str, Any]:
-    """A Node that kwok adopts: its allocatable is what is written here. Tainted, so that only who tolerates it pretends to run."""
+    """A Node that kwok adopts: its allocatable is what is written here. Tainted: only who tolerates it pretends to run."""
     capacity = {"cpu": "64", "memory": "512Gi", "pods": "110", **resources}
     return {
         "apiVersion": "v1",

@@ -37,7 +37,7 @@ class Manifests:
         work.mkdir(parents=True, exist_ok=True)
 
     def pod(self, name: str, command: list[str], *, cores: int, memory_gib: int, **metadata: Any) -> str:
-        """Path of a pod manifest with a slice on the real node."""
+        """Path of a pod manifest with a slice. Fake nodes are tainted, so that it runs on the real one."""
         limits = {
             "mica.dev/vgpu-number": 1,
             "mica.dev/vgpu-cores": cores,
@@ -51,7 +51,6 @@ class Manifests:
             "spec": {
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 1,
-                "nodeSelector": {"kubernetes.io/hostname": "node1"},
                 "containers": [container],
             },
         }
@@ -119,9 +118,6 @@ def _serving(shell: Shell, manifests: Manifests) -> None:
     shell.show("kubectl delete pod third other-card --now")
     shell.show("cat examples/serving/inference-service.yaml")
     shell.show("kubectl apply -f examples/serving/inference-service.yaml")
-    shell.show(
-        'kubectl patch minf tiny --type merge -p \'{"spec":{"placement":{"nodeSelector":{"kubernetes.io/hostname":"node1"}}}}\''
-    )
     shell.show("kubectl wait --for=condition=Ready minf/tiny --timeout=120s")
     shell.show("kubectl get minf")
     url = shell.quiet("kubectl get minf tiny -o jsonpath={.status.url}")
