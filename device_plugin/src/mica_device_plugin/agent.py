@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from mica_api import names
 from mica_api.allocation import GPUShare
 from mica_device_plugin.cdi import Bind, Edits, allocate_binds, simulated_edits
-from mica_device_plugin.cluster import ApiCluster
+from mica_device_plugin.cluster import ApiCluster, Cluster
 from mica_device_plugin.discovery import Discovery, NvmlDiscovery
 from mica_device_plugin.events import EventReporter
 from mica_device_plugin.feed import DeviceFeed
@@ -60,7 +60,8 @@ async def start() -> None:
     files = HostFiles()
     installed = await asyncio.to_thread(install, settings, files)
     async with await KubeClient.connect(settings.kubeconfig) as client:
-        agent = Agent(settings, installed=installed, client=client, files=files)
+        cluster = ApiCluster(client, node_name=settings.node_name)
+        agent = Agent(settings, installed=installed, cluster=cluster, files=files)
         await agent.run()
 
 
@@ -96,7 +97,7 @@ class Agent:
         settings: AgentSettings,
         *,
         installed: Installed,
-        client: KubeClient,
+        cluster: Cluster,
         files: Files,
         discovery: Discovery | None = None,
     ) -> None:
@@ -106,7 +107,8 @@ class Agent:
         self._files = files
         self._sweep = asyncio.Event()
         self.state = AgentState(node_name=settings.node_name)
-        self.cluster = ApiCluster(client, node_name=settings.node_name, on_change=self._cluster_changed)
+        self.cluster = cluster
+        cluster.on_change(self._cluster_changed)
         self.store = SliceStore(self._layout, files)
         self.publisher = Publisher(state=self.state, cluster=self.cluster, now=_now)
         self.events = EventReporter(cluster=self.cluster, node_name=settings.node_name, now=_now)
@@ -122,15 +124,19 @@ class Agent:
 
     async def run(self) -> None:
         """Run until SIGTERM or until a part fails."""
+        app = admin_app(component=COMPONENT, registry=self.registry, ready=self.ready_checks())
+        admin = serve(app, host=self._settings.admin_host, port=self._settings.admin_port)
+        await run_parts(admin, *await self.prepare())
+
+    async def prepare(self) -> list[Coroutine[Any, Any, None]]:
+        """Rebuild what is known and look at the cards once; returns the parts to run together."""
         self.state.load(await asyncio.to_thread(self.store.load))
         self.pool_watch.recall()
         driver = DriverWatch(state=self.state, discovery=self._discovery)
         await driver.look()
         kubelet = LocalKubelet(socket=self._layout.pod_resources_socket, checkpoint=self._layout.checkpoint)
         janitor = Janitor(state=self.state, store=self.store, kubelet=kubelet, cluster=self.cluster, clock=time.monotonic)
-        app = admin_app(component=COMPONENT, registry=self.registry, ready=self._ready())
-        await run_parts(
-            serve(app, host=self._settings.admin_host, port=self._settings.admin_port),
+        return [
             self.cluster.run(),
             driver.run(every=_LOOK_EVERY_S),
             self.pool_watch.run(),
@@ -139,7 +145,7 @@ class Agent:
             self.publisher.run(),
             self.events.run(),
             keep_clean(janitor, wake=self._sweep, every=_SWEEP_EVERY_S, pause=_SWEEP_PAUSE_S),
-        )
+        ]
 
     async def _be_a_plugin(self, kubelet: KubeletState) -> None:
         """Register once the lists are known: an empty list at a kubelet restart would fail pods that are bound here."""
@@ -198,7 +204,8 @@ class Agent:
         gone = [str(path) for path in named if not self._files.is_file(path)]
         return gone or missing_files(self._installed.library, self._files)
 
-    def _ready(self) -> dict[str, Callable[[], bool]]:
+    def ready_checks(self) -> dict[str, Callable[[], bool]]:
+        """Named checks of readiness."""
         return {
             "caches": lambda: self.cluster.synced,
             "kubelet": lambda: self.state.registered,

@@ -38,6 +38,14 @@ class Cluster(Protocol):
         """Whether every local copy is complete."""
         ...
 
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` in the loop after any copy has changed; it must not block."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the copies until cancelled."""
+        ...
+
     def pods(self) -> Mapping[str, PodView]:
         """Pods on this node by ``namespace/name``."""
         ...
@@ -74,13 +82,14 @@ class Cluster(Protocol):
 class ApiCluster:
     """The real API server."""
 
-    def __init__(self, client: KubeClient, *, node_name: str, on_change: Callable[[], None]) -> None:
-        """``on_change`` runs in the loop after any of the copies has changed; it must not block."""
+    def __init__(self, client: KubeClient, *, node_name: str) -> None:
         self._client = client
         self._node_name = node_name
+        self._listeners: list[Callable[[], None]] = []
 
         def changed(_: Change[Any]) -> None:
-            on_change()
+            for listener in self._listeners:
+                listener()
 
         own = {"fieldSelector": f"metadata.name={node_name}"}
         here = {"fieldSelector": f"spec.nodeName={node_name}"}
@@ -96,8 +105,12 @@ class ApiCluster:
         """As in Cluster."""
         return all(r.synced for r in (self._pods, self._nodes, self._pools, self._stored))
 
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """As in Cluster."""
+        self._listeners.append(listener)
+
     async def run(self) -> None:
-        """Keep the copies until cancelled."""
+        """As in Cluster."""
         async with asyncio.TaskGroup() as group:
             for reflector in (self._pods, self._nodes, self._pools, self._stored):
                 group.create_task(reflector.run())

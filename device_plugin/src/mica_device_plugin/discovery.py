@@ -1,7 +1,7 @@
 """Which GPUs the node has, asked through NVML (pynvml), real or simulated alike.
 
 Cards are identified by UUID; NVML's order is the node's index. A card that fails does not stop the others: it stays in the list
-as last known, unhealthy, until it answers again. Calls block; ``Discovery.survey`` is meant for a thread. Readings are for metrics,
+as last known, unhealthy, until it answers again. Calls block: ``survey`` is meant for a thread. Readings are for metrics,
 never for decisions.
 """
 
