@@ -1,4 +1,4 @@
-"""`python -m mica_demo up|down`: the entry points of `make demo` and `make demo-down`."""
+"""`python -m mica_demo`: what `make demo` runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 
 from mica_box import binaries, box
@@ -24,7 +23,7 @@ from mica_demo.install import install
 from mica_demo.shell import Shell
 from mica_demo.story import tell
 
-NAME = "demo"
+NAME = "mica-demo"
 KWOK_NODES = 3
 
 
@@ -48,21 +47,13 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str]) -> int:
-    """Exit status: 0, 1 with a message, 2 for a wrong argument, 130 when interrupted."""
+def main() -> int:
+    """Exit status: 0, 1 with a message, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
     paths = paths_from(os.environ)
-    os.chdir(Path(__file__).resolve().parents[3])
+    os.chdir(paths.hack.parent)
     try:
-        match argv:
-            case ["up"]:
-                _up(paths)
-            case ["down"]:
-                box.down(paths, NAME)
-                say("✓ the demo is gone (caches aside)")
-            case _:
-                print("usage: python -m mica_demo up|down", file=sys.stderr)
-                return 2
+        _up(paths)
     except BoxError as error:
         print(f"mica: {error}", file=sys.stderr)
         return 1
@@ -76,4 +67,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
