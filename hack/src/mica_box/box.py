@@ -51,6 +51,11 @@ class Box:
     def spec(self) -> Path:
         return self.plan.root / "spec.json"
 
+    @property
+    def was_ready(self) -> Path:
+        """Exists once `up` has seen every daemon ready: a box without it was left half made."""
+        return self.plan.root / "was-ready"
+
     def binary(self, name: str) -> Path:
         """A program of the cluster (`kubectl`, `kube-scheduler`, `helm`, `ctr`, …)."""
         return self.plan.bin / name
@@ -145,7 +150,7 @@ def _kept(paths: Paths, name: str, mode: Mode, sim_config: str, binaries: Mappin
         same = box.spec.read_text() == wanted.to_json() and _links(plan) == dict(binaries)
     except OSError:
         return None
-    if not same or processes.init_pid(box.spec) is None:
+    if not same or not box.was_ready.exists() or processes.init_pid(box.spec) is None:
         return None
     try:
         _wait_ready(box, timeout_s=15.0)
@@ -177,6 +182,7 @@ def _create(paths: Paths, name: str, binaries: Mapping[str, Path], *, mode: Mode
         _launch(box)
         network.connect(plan, _wait_for_init(box))
         _wait_ready(box, timeout_s=READY_TIMEOUT_S)
+        box.was_ready.touch()
     return box
 
 

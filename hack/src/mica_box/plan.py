@@ -33,7 +33,6 @@ class Plan:
     index: int
     root: Path
     mode: Mode = Mode.FULL
-    kwok_nodes: int = 0
 
     @property
     def host_interface(self) -> str:

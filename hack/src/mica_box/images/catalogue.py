@@ -153,7 +153,8 @@ def _test_gpu(paths: Paths, store: Store, base_image: tuple[str, str]) -> Built 
     return Built("mica-test-gpu", f"localhost/mica-test-gpu:{tag}", store.remember(f"test-gpu-{tag}", manifest))
 
 
-def _build(paths: Paths, versions: Versions, programs: Mapping[str, Path]) -> tuple[Store, list[Built]]:
+def build_all(paths: Paths, versions: Versions, programs: Mapping[str, Path]) -> tuple[Store, list[Built]]:
+    """Build every image that can be built from what is there."""
     host.require_root()
     host.install(host.IMAGE_NEEDS)
     host.require_space(paths.cache, host.GIB, "the images")
@@ -174,12 +175,12 @@ def _build(paths: Paths, versions: Versions, programs: Mapping[str, Path]) -> tu
 
 def build(paths: Paths, versions: Versions, programs: Mapping[str, Path]) -> dict[str, str]:
     """Build every image that can be built from what is there; references by image name."""
-    return {image.name: image.reference for image in _build(paths, versions, programs)[1]}
+    return {image.name: image.reference for image in build_all(paths, versions, programs)[1]}
 
 
 def load(paths: Paths, versions: Versions, box: Box) -> dict[str, str]:
     """Build what changed and import what the box's containerd lacks; references by image name."""
-    store, images = _build(paths, versions, binaries.ensure(paths, versions))
+    store, images = build_all(paths, versions, binaries.ensure(paths, versions))
     return _import(store, box, images)
 
 
