@@ -87,24 +87,23 @@ def validate(pod: Body, rules: Rules) -> None:
         selection = read_selection(annotations)
     except InvalidRequest as error:
         raise Refused(str(error)) from error
-    for container in containers:
-        dialect = dialect_of(container.name, container.limits)
-        if dialect not in (None, MICA):
-            raise Refused(
-                f"container {container.name}: another webhook added resources of {dialect.name} after Mica's; remove them"
-            )
-    for container in (*containers, *init_containers(pod)):
-        for variable in container.env:
-            if is_stripped(str(variable.get("name", ""))):
-                raise Refused(
-                    f"container {container.name}: another webhook added {variable.get('name')} after Mica's; "
-                    "exclude the pod from it"
-                )
+    _check_untouched(pod, (*containers, *init_containers(pod)))
+    check_cards(request, selection, rules.cards)
+
+
+def _check_untouched(pod: Body, containers: Sequence[Container]) -> None:
+    """What other webhooks have undone since. Raises Refused."""
     if spec_of(pod).get("schedulerName") != names.SCHEDULER_NAME:
         raise Refused(f"another webhook changed spec.schedulerName from {names.SCHEDULER_NAME}; exclude the pod from it")
     if labels_of(pod).get(names.LABEL_SLICE) != names.LABEL_SLICE_VALUE:
         raise Refused(f"another webhook removed the label {names.LABEL_SLICE}; exclude the pod from it")
-    check_cards(request, selection, rules.cards)
+    for container in containers:
+        added = [key for key in container.limits if not MICA.owns(key)]
+        added += [name for variable in container.env if is_stripped(name := str(variable.get("name", "")))]
+        if added:
+            raise Refused(
+                f"container {container.name}: another webhook added {', '.join(added)} after Mica's; exclude the pod from it"
+            )
 
 
 def _request(containers: Sequence[Container], annotations: Mapping[str, str]) -> PodRequest:

@@ -66,9 +66,13 @@ def check_card(card: Card, *, wanted: ContainerRequest, shape: Shape, max_slices
 
 
 def card_rank(card: Card, *, wanted: ContainerRequest, policy: Policy, max_slices: int) -> tuple[object, ...]:
-    """Sort key of feasible cards, best first: the fullest after placement for binpack, the emptiest for spread."""
-    after = card.plus(memory_mib=wanted.memory_on(card.memory_mib), cores=wanted.cores).utilisation(max_slices)
-    return (-after if policy == "binpack" else after, card.index, card.uuid)
+    """Sort key of feasible cards, best first: the fullest after placement for binpack, the emptiest for spread.
+
+    The fullest dimension decides, then all dimensions together, then the card's index.
+    """
+    after = card.plus(memory_mib=wanted.memory_on(card.memory_mib), cores=wanted.cores)
+    sign = -1 if policy == "binpack" else 1
+    return (sign * after.utilisation(max_slices), sign * after.load(max_slices), card.index, card.uuid)
 
 
 @dataclass(slots=True)

@@ -58,7 +58,14 @@ class Card:
 
     def utilisation(self, max_slices: int) -> Fraction:
         """The fullest of memory, cores and slices, 0 to 1 on a card that is not over-committed."""
-        return max(
+        return max(self._fractions(max_slices))
+
+    def load(self, max_slices: int) -> Fraction:
+        """Memory, cores and slices together, 0 to 3."""
+        return sum(self._fractions(max_slices), Fraction(0))
+
+    def _fractions(self, max_slices: int) -> tuple[Fraction, Fraction, Fraction]:
+        return (
             Fraction(self.used_mib, self.memory_mib),
             Fraction(self.used_cores, MAX_CORES),
             Fraction(self.slices, max_slices),

@@ -1,0 +1,215 @@
+"""From what people write to what the scheduler reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mica_api import names
+from mica_api.request import read_request
+from mica_extender.admission.mutate import Admitted, mutate, validate
+from mica_extender.admission.pod import Refused, app_containers
+from mica_extender.admission.rules import Rules
+from mica_extender.placement import Card
+
+RULES = Rules(cards=(Card("GPU-1", 0, "NVIDIA A100-SXM4-80GB", 81920), Card("GPU-2", 1, "Tesla T4", 16384)))
+
+
+def plain(limits: dict[str, Any] | None = None, *, annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    container: dict[str, Any] = {"name": "main", "image": "x"}
+    if limits is not None:
+        container["resources"] = {"limits": limits}
+    meta: dict[str, Any] = {"name": "a", **({"annotations": annotations} if annotations else {})}
+    return {"metadata": meta, "spec": {"containers": [container], "schedulerName": "default-scheduler", **spec}}
+
+
+def applied(pod: dict[str, Any], admitted: Admitted) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(json.dumps(pod))
+    for change in admitted.changes:
+        *parents, last = change.path.strip("/").split("/")
+        target: Any = result
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        target[int(last) if isinstance(target, list) else last] = change.value
+    return result
+
+
+def admit(pod: dict[str, Any], rules: Rules = RULES) -> dict[str, Any]:
+    result = applied(pod, mutate(pod, rules))
+    validate(result, rules)
+    return result
+
+
+MICA_LIMITS = {"mica.dev/vgpu-number": 1, "mica.dev/vgpu-cores": 20, "mica.dev/vgpu-memory-1Gi": 3}
+
+
+def test_a_plain_slice_pod_is_labelled_scheduled_by_us_and_carries_its_request() -> None:
+    pod = admit(plain({"cpu": "1", **MICA_LIMITS}))
+    assert pod["metadata"]["labels"] == {names.LABEL_SLICE: "true"}
+    assert pod["spec"]["schedulerName"] == "mica-scheduler"
+    canonical = {"mica.dev/vgpu-number": "1", "mica.dev/vgpu-cores": "20", "mica.dev/vgpu-memory-1Gi": "3"}
+    assert pod["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1", **canonical}, "requests": canonical}
+    request = read_request([(c.name, c.limits) for c in app_containers(pod)], pod["metadata"]["annotations"])
+    assert (request.containers[0].number, request.containers[0].cores, request.containers[0].memory_mib) == (1, 20, 3072)
+    assert names.ANNOTATION_ORIGINAL not in pod["metadata"]["annotations"]
+
+
+def test_a_hami_pod_keeps_its_mebibytes_and_the_original_is_remembered() -> None:
+    pod = admit(
+        plain({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 30}, schedulerName="hami-scheduler")
+    )
+    annotations = pod["metadata"]["annotations"]
+    assert json.loads(annotations[names.ANNOTATION_REQUEST])["containers"][0]["mem"] == 3000
+    assert json.loads(annotations[names.ANNOTATION_ORIGINAL])["main"]["nvidia.com/gpumem"] == "3000"
+    assert set(pod["spec"]["containers"][0]["resources"]["limits"]) == {"mica.dev/vgpu-number", "mica.dev/vgpu-cores"}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [MICA_LIMITS, {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000}, {"nvidia.com/gpu": 1, "nvidia.com/gpumem-percentage": 30}],
+)
+def test_admitting_an_admitted_pod_changes_nothing(limits: dict[str, Any]) -> None:
+    once = admit(plain(limits, annotations={"nvidia.com/use-gputype": "A100"}))
+    assert mutate(once, RULES).changes == ()
+
+
+def test_a_container_injected_after_us_is_taken_up_without_losing_exact_memory() -> None:
+    once = admit(plain({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000}))
+    once["spec"]["containers"].append({"name": "proxy"})
+    twice = admit(once)
+    containers = json.loads(twice["metadata"]["annotations"][names.ANNOTATION_REQUEST])["containers"]
+    assert [(c["name"], c["number"], c["mem"]) for c in containers] == [("main", 1, 3000), ("proxy", 0, 0)]
+
+
+def test_a_request_annotation_that_contradicts_the_resources_is_refused() -> None:
+    once = admit(plain({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000}))
+    once["spec"]["containers"][0]["resources"]["limits"]["mica.dev/vgpu-number"] = "2"
+    once["spec"]["containers"][0]["resources"]["requests"]["mica.dev/vgpu-number"] = "2"
+    with pytest.raises(Refused, match="remove the annotation"):
+        mutate(once, RULES)
+
+
+def test_a_number_alone_means_the_whole_card() -> None:
+    pod = admit(plain({"mica.dev/vgpu-number": "2"}))
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"mica.dev/vgpu-number": "2", "mica.dev/vgpu-cores": "100"}
+
+
+def test_selection_annotations_are_written_under_our_names_too() -> None:
+    pod = admit(
+        plain({"nvidia.com/gpu": 1}, annotations={"nvidia.com/use-gputype": "A100", "hami.io/gpu-scheduler-policy": "spread"})
+    )
+    assert pod["metadata"]["annotations"][names.ANNOTATION_USE_MODEL] == "A100"
+    assert pod["metadata"]["annotations"][names.ANNOTATION_GPU_POLICY] == "spread"
+
+
+def test_other_limiters_knobs_are_removed_with_a_warning_and_the_rest_is_kept() -> None:
+    pod = plain(MICA_LIMITS)
+    pod["spec"]["containers"][0]["env"] = [
+        {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
+        {"name": "CUDA_DEVICE_MEMORY_LIMIT_0", "value": "1g"},
+        {"name": "LD_LIBRARY_PATH", "value": "/opt"},
+    ]
+    admitted = mutate(pod, RULES)
+    assert applied(pod, admitted)["spec"]["containers"][0]["env"] == [{"name": "LD_LIBRARY_PATH", "value": "/opt"}]
+    assert len(admitted.warnings) == 1
+    assert "CUDA_DEVICE_MEMORY_LIMIT_0, NVIDIA_VISIBLE_DEVICES" in admitted.warnings[0]
+
+
+def test_a_pod_that_asks_for_nothing_passes_untouched() -> None:
+    pod = plain({"cpu": "1"}, nodeName="n1", hostPID=True)
+    assert mutate(pod, RULES) == Admitted()
+    validate(pod, RULES)
+
+
+def test_a_request_for_zero_gpus_is_taken_away() -> None:
+    pod = plain({"cpu": "1", "nvidia.com/gpu": 0})
+    assert applied(pod, mutate(pod, RULES))["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1"}}
+
+
+def test_without_any_known_card_nothing_is_refused_for_lack_of_one() -> None:
+    admit(plain({**MICA_LIMITS, "mica.dev/vgpu-memory-1Gi": 500}, annotations={names.ANNOTATION_USE_MODEL: "H100"}), Rules())
+
+
+def _env(name: str) -> dict[str, Any]:
+    pod = plain(MICA_LIMITS)
+    pod["spec"]["containers"][0]["env"] = [{"name": name, "value": "x"}]
+    return pod
+
+
+def _init(limits: dict[str, Any] | None = None, **extra: Any) -> dict[str, Any]:
+    container: dict[str, Any] = {"name": "setup", **({"resources": {"limits": limits}} if limits else {}), **extra}
+    return plain(MICA_LIMITS, initContainers=[container])
+
+
+def _privileged() -> dict[str, Any]:
+    pod = plain(MICA_LIMITS)
+    pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+    return pod
+
+
+def _requests() -> dict[str, Any]:
+    pod = plain(MICA_LIMITS)
+    pod["spec"]["containers"][0]["resources"]["requests"] = {"mica.dev/vgpu-number": 2}
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (plain({"mica.dev/vgpu-cores": 101}), "at most 100"),
+        (plain({"mica.dev/vgpu-number": 1, "nvidia.com/gpu": 1}), "mixed"),
+        (plain({"mica.dev/vgpu-number": "1.5"}), "whole number"),
+        (plain({"mica.dev/vgpu-number": -1}), "whole number"),
+        (plain({"mica.dev/vgpu-memory-1Gi": 81}), "ask for less"),
+        (plain({"mica.dev/vgpu-memory-1Gi": 20}, annotations={names.ANNOTATION_USE_MODEL: "T4"}), "16384 MiB"),
+        (plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_MODEL: "H100"}), "no such card"),
+        (plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_UUID: "GPU-9"}), "no such card"),
+        (plain(MICA_LIMITS, annotations={names.ANNOTATION_NODE_POLICY: "best"}), "binpack, spread"),
+        (plain(MICA_LIMITS, annotations={"nvidia.com/gpumem": "3000"}), "resources.limits"),
+        (plain(MICA_LIMITS, annotations={"mica.dev/vgpu-cores": "3"}), "resources.limits"),
+        (plain(MICA_LIMITS, annotations={"alloc.mica.dev/c0": "x"}), "remove it"),
+        (plain(MICA_LIMITS, nodeName="n1"), "nodeSelector"),
+        (plain(MICA_LIMITS, hostPID=True), "hostPID"),
+        (plain(MICA_LIMITS, schedulerName="kueue"), "mica-scheduler"),
+        (_env("LD_PRELOAD"), "LD_PRELOAD"),
+        (_env("LD_AUDIT"), "LD_AUDIT"),
+        (_env("GLIBC_TUNABLES"), "GLIBC_TUNABLES"),
+        (_init(env=[{"name": "LD_PRELOAD", "value": "x"}]), "LD_PRELOAD"),
+        (_init(MICA_LIMITS), "init container setup"),
+        (_init(MICA_LIMITS, restartPolicy="Always"), "init container setup"),
+        (_privileged(), "privileged"),
+        (_requests(), "requests"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_to_change(pod: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        mutate(pod, RULES)
+
+
+def test_only_init_containers_asking_is_refused_too() -> None:
+    pod = plain({"cpu": "1"}, initContainers=[{"name": "setup", "resources": {"limits": {"nvidia.com/gpu": 1}}}])
+    with pytest.raises(Refused, match="init container setup"):
+        mutate(pod, RULES)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        (lambda pod: pod["spec"].update(schedulerName="other-scheduler"), "other-scheduler"),
+        (lambda pod: pod["metadata"]["labels"].clear(), "label"),
+        (lambda pod: pod["metadata"]["annotations"].pop(names.ANNOTATION_REQUEST), "missing"),
+        (lambda pod: pod["spec"]["containers"][0]["resources"]["limits"].update({"nvidia.com/gpu": "1"}), "webhook"),
+        (lambda pod: pod["spec"]["containers"][0].update(env=[{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]), "webhook"),
+        (
+            lambda pod: pod["spec"]["containers"].append({"name": "late", "resources": {"limits": {"nvidia.com/gpu": "1"}}}),
+            "list",
+        ),
+    ],
+)
+def test_what_another_webhook_did_after_us_is_found_at_the_end(tamper: Any, words: str) -> None:
+    pod = admit(plain(MICA_LIMITS))
+    tamper(pod)
+    with pytest.raises(Refused, match=words):
+        validate(pod, RULES)
