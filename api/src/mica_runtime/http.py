@@ -19,14 +19,17 @@ ReadyChecks = Mapping[str, Callable[[], bool]]
 _GRACE_S: Final = 1
 
 
-def admin_app(*, component: str, registry: CollectorRegistry, ready: ReadyChecks) -> FastAPI:
-    """Admin application; a component adds its own routes to it."""
+def admin_app(*, component: str, registry: CollectorRegistry, ready: ReadyChecks, live: ReadyChecks | None = None) -> FastAPI:
+    """Admin application; a component adds its own routes to it. ``live`` checks look at the process itself only."""
+    live = live or {}
     app = FastAPI(title=f"mica {component} admin", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/livez")
     @app.get("/healthz")
     async def livez() -> Response:
-        return Response("ok", media_type="text/plain")
+        failing = [name for name, check in live.items() if not check()]
+        body = f"stuck: {', '.join(failing)}" if failing else "ok"
+        return Response(body, media_type="text/plain", status_code=503 if failing else 200)
 
     @app.get("/readyz")
     async def readyz() -> Response:

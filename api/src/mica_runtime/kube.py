@@ -86,6 +86,14 @@ class KubeClient:
         """Close all connections."""
         await self._session.close()
 
+    async def open_session(self) -> tuple[str, aiohttp.ClientSession]:
+        """Server and a session of its own for a library that talks to the API server itself; the caller closes it.
+
+        Its credentials are today's: open another one when they are refused.
+        """
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=_ssl_context(self._configuration))
+        return self._host, aiohttp.ClientSession(connector=connector, headers=await self._auth_headers())
+
     async def request(
         self,
         method: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,8 @@ class Condition(Model):
     message: Annotated[str, Field(max_length=4096)] = ""
 
 
-class WantedCondition(Model):
+@dataclass(frozen=True, slots=True)
+class WantedCondition:
     """What a component has found out about one condition; the time is decided by comparing with what is stored."""
 
     type: str

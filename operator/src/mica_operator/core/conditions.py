@@ -1,0 +1,134 @@
+"""Conditions of an InferenceService: what is wrong, where, and in whose words.
+
+``Ready`` is true while at least one engine answers under the service's URL; fewer engines than wanted is its reason, not its end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mica_api.models import InferenceService
+from mica_api.models.common import WantedCondition
+from mica_operator.core.views import Observed, PodView
+
+SPEC_VALID: Final = "SpecValid"
+SLICES_ALLOCATED: Final = "SlicesAllocated"
+ENGINE_READY: Final = "EngineReady"
+ROUTABLE: Final = "Routable"
+READY: Final = "Ready"
+
+_PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_REFUSED: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+def conditions(observed: Observed, problem: WantedCondition | None) -> tuple[WantedCondition, ...]:
+    """All conditions, Ready last. ``problem`` is why nothing can be made of the spec."""
+    if problem is not None:
+        unknown = "the specification cannot be carried out"
+        rest = (WantedCondition(kind, "Unknown", "SpecInvalid", unknown) for kind in (SLICES_ALLOCATED, ENGINE_READY, ROUTABLE))
+        return (problem, *rest, WantedCondition(READY, "False", problem.reason, problem.message))
+    valid = WantedCondition(SPEC_VALID, "True", "Valid")
+    parts = (valid, _slices(observed), _engine(observed), _routable(observed))
+    return (*parts, _ready(observed, parts))
+
+
+def spec_problem(reason: str, message: str) -> WantedCondition:
+    """SpecValid=False."""
+    return WantedCondition(SPEC_VALID, "False", reason, message)
+
+
+def ready_pods(observed: Observed) -> int:
+    """Replicas whose engine answers."""
+    return sum(p.ready for p in observed.pods)
+
+
+def _slices(observed: Observed) -> WantedCondition:
+    wanted = observed.service.spec.replicas
+    if wanted == 0:
+        return _zero(SLICES_ALLOCATED, observed.service, status="True")
+    waiting = [p for p in observed.pods if not p.node and not p.failed]
+    placed = [p for p in observed.pods if p.node and not p.failed]
+    for pod in waiting:
+        if pod.unplaced is not None:
+            reason = "NoCapacity" if pod.unplaced.reason == "Unschedulable" else pod.unplaced.reason or "Unscheduled"
+            return WantedCondition(SLICES_ALLOCATED, "False", reason, f"pod {pod.name}: {pod.unplaced.message}")
+    if observed.state.failure:
+        return WantedCondition(SLICES_ALLOCATED, "False", "PodsRefused", observed.state.failure)
+    if len(placed) < wanted:
+        return WantedCondition(SLICES_ALLOCATED, "False", "Pending", f"{len(placed)} of {wanted} replicas have a node")
+    return WantedCondition(SLICES_ALLOCATED, "True", "Allocated", f"{len(placed)} replicas have their slices")
+
+
+def _engine(observed: Observed) -> WantedCondition:
+    wanted = observed.service.spec.replicas
+    if wanted == 0:
+        return _zero(ENGINE_READY, observed.service, status="False")
+    ready = ready_pods(observed)
+    trouble = next((t for p in observed.pods if (t := _trouble(p)) is not None), None)
+    if ready:
+        suffix = f"; {trouble.message}" if trouble else ""
+        return WantedCondition(ENGINE_READY, "True", "Serving", f"{ready} of {wanted} engines answer{suffix}")
+    if trouble is not None:
+        return trouble
+    if any(p.node for p in observed.pods):
+        return WantedCondition(ENGINE_READY, "False", "Starting", "the engine has started and does not answer /health yet")
+    return WantedCondition(ENGINE_READY, "False", "NotPlaced", "no engine runs yet")
+
+
+def _trouble(pod: PodView) -> WantedCondition | None:
+    """What keeps one engine from answering, the most telling first."""
+    if pod.ready or not pod.node:
+        return None
+    waiting, last = pod.waiting, pod.last_exit
+    if pod.failed:
+        return WantedCondition(ENGINE_READY, "False", "PodFailed", f"pod {pod.name}: {pod.message or 'failed'}")
+    if waiting is not None and waiting.reason in _REFUSED:
+        return WantedCondition(ENGINE_READY, "False", "RefusedByNode", f"pod {pod.name} on {pod.node}: {waiting.message}")
+    if waiting is not None and waiting.reason in _PULLING:
+        return WantedCondition(ENGINE_READY, "False", "ImagePull", f"pod {pod.name}: {waiting.message or waiting.reason}")
+    if last is not None:
+        how = "was killed because it used too much memory" if last.reason == "OOMKilled" else f"ended with exit code {last.code}"
+        reason = "OutOfMemory" if last.reason == "OOMKilled" else "CrashLoop"
+        return WantedCondition(ENGINE_READY, "False", reason, f"pod {pod.name}: the engine {how}; see kubectl logs -p {pod.name}")
+    if waiting is not None and waiting.reason not in _STARTING:
+        return WantedCondition(ENGINE_READY, "False", waiting.reason, f"pod {pod.name}: {waiting.message}")
+    return None
+
+
+def _routable(observed: Observed) -> WantedCondition:
+    if observed.service.spec.replicas == 0:
+        return _zero(ROUTABLE, observed.service, status="False")
+    if observed.router is None:
+        return WantedCondition(ROUTABLE, "False", "NoRouter", "the router's Service does not exist or has no cluster IP")
+    if not ready_pods(observed):
+        return WantedCondition(ROUTABLE, "False", "NoReadyEngine", "no engine answers")
+    return WantedCondition(ROUTABLE, "True", "Routed", f"the router sends requests for {observed.service.model_name} here")
+
+
+def _ready(observed: Observed, parts: tuple[WantedCondition, ...]) -> WantedCondition:
+    by_type = {c.type: c for c in parts}
+    if observed.service.spec.replicas == 0:
+        return _zero(READY, observed.service, status="False")
+    if by_type[ROUTABLE].status != "True":
+        # The first link of the chain that is broken is the one to read.
+        cause = next(c for c in parts if c.status != "True")
+        return WantedCondition(READY, "False", cause.reason, cause.message)
+    wanted, ready = observed.service.spec.replicas, ready_pods(observed)
+    if not observed.state.current or observed.state.updated < wanted:
+        message = f"{observed.state.updated if observed.state.current else 0} of {wanted} replicas are of this specification"
+        return WantedCondition(READY, "True", "Progressing", _with_shortage(message, by_type[SLICES_ALLOCATED]))
+    if ready < wanted:
+        message = f"{ready} of {wanted} engines answer"
+        return WantedCondition(READY, "True", "Degraded", _with_shortage(message, by_type[SLICES_ALLOCATED]))
+    return WantedCondition(READY, "True", "Serving", f"{ready} engines answer")
+
+
+def _with_shortage(message: str, slices: WantedCondition) -> str:
+    return message if slices.status == "True" else f"{message}; {slices.message}"
+
+
+def _zero(kind: str, service: InferenceService, *, status: str) -> WantedCondition:
+    meta = service.metadata
+    message = f"spec.replicas is 0; start it with: kubectl -n {meta.namespace} scale minf {meta.name} --replicas=1"
+    return WantedCondition(kind, "True" if status == "True" else "False", "ScaledToZero", message)

@@ -1,0 +1,106 @@
+"""Status of a VGPUPool: what its nodes have, and what is taken of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mica_api.models import VGPUNode
+from mica_api.models.common import WantedCondition
+from mica_api.models.vgpu_pool import Amounts, PoolSummary
+from mica_api.request import MAX_CORES, MIB_PER_GIB
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTotals:
+    """One node's part of a pool. Capacity counts healthy GPUs only; a lost card cannot be given out."""
+
+    name: str
+    pool: str
+    gpus: int
+    unhealthy: int
+    capacity: Amounts
+    allocated: Amounts
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WantedPoolStatus:
+    """Status without times."""
+
+    nodes: int
+    gpus: int
+    capacity: Amounts
+    allocated: Amounts
+    summary: PoolSummary
+    conditions: tuple[WantedCondition, ...]
+
+
+def node_totals(node: VGPUNode) -> NodeTotals:
+    """Sums of one inventory."""
+    healthy = [g for g in node.spec.gpus if g.health == "Healthy"]
+    held = [gpu for slice_ in (node.status.slices or ()) for gpu in slice_.gpus] if node.status else []
+    ready = [c.status for c in (node.status.conditions or ()) if c.type == "Ready"] if node.status else []
+    return NodeTotals(
+        name=node.metadata.name,
+        pool=node.spec.pool,
+        gpus=len(node.spec.gpus),
+        unhealthy=len(node.spec.gpus) - len(healthy),
+        capacity=Amounts(
+            slices=len(healthy) * node.spec.max_slices_per_gpu,
+            cores=len(healthy) * MAX_CORES,
+            memory_mib=sum(g.memory_mib for g in healthy),
+        ),
+        allocated=Amounts(slices=len(held), cores=sum(g.cores for g in held), memory_mib=sum(g.memory_mib for g in held)),
+        # An agent that says nothing about itself (a simulated node) is taken at its inventory's word.
+        ready="False" not in ready,
+    )
+
+
+def pool_status(pool: str, nodes: Iterable[NodeTotals]) -> WantedPoolStatus:
+    """Status of the pool of that name."""
+    members = [n for n in nodes if n.pool == pool]
+    capacity, allocated = _sum([n.capacity for n in members]), _sum([n.allocated for n in members])
+    return WantedPoolStatus(
+        nodes=len(members),
+        gpus=sum(n.gpus for n in members),
+        capacity=capacity,
+        allocated=allocated,
+        summary=PoolSummary(
+            slices=f"{allocated.slices}/{capacity.slices}",
+            cores=f"{allocated.cores}/{capacity.cores}",
+            memory=f"{_gib(allocated.memory_mib)}/{_gib(capacity.memory_mib)}Gi",
+        ),
+        conditions=(_ready(members),),
+    )
+
+
+def _ready(members: Sequence[NodeTotals]) -> WantedCondition:
+    if not members:
+        return WantedCondition("Ready", "False", "NoNodes", "no node with GPUs matches spec.nodeSelector")
+    down = sorted(n.name for n in members if not n.ready)
+    sick = sum(n.unhealthy for n in members)
+    if len(down) == len(members):
+        return WantedCondition("Ready", "False", "NodesNotReady", f"not ready: {_some(down)}")
+    if down or sick:
+        parts = [f"not ready: {_some(down)}"] if down else []
+        parts += [f"{sick} GPUs unhealthy"] if sick else []
+        return WantedCondition("Ready", "True", "Degraded", "; ".join(parts))
+    return WantedCondition("Ready", "True", "Ready", f"{len(members)} nodes are ready")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _sum(amounts: Sequence[Amounts]) -> Amounts:
+    return Amounts(
+        slices=sum(a.slices for a in amounts),
+        cores=sum(a.cores for a in amounts),
+        memory_mib=sum(a.memory_mib for a in amounts),
+    )
+
+
+def _gib(mib: int) -> str:
+    return f"{mib / MIB_PER_GIB:.1f}".removesuffix(".0")

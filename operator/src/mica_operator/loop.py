@@ -1,0 +1,117 @@
+"""The level-triggered loop of one object: look, decide, act; again when something happened, or after a while.
+
+What happened is never passed along: a wake-up only says that looking is worth it. Failures of one object delay that object alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from mica_operator.metrics import Metrics
+from mica_runtime.kube import KubeError
+from mica_runtime.logging import get_logger
+
+_log = get_logger(__name__)
+_BACKOFF_S: Final = 0.2
+_BACKOFF_MAX_S: Final = 60.0
+_SPACING_S: Final = 0.1
+_STUCK_S: Final = 120.0
+
+
+@dataclass(slots=True)
+class Wakeups:
+    """One event per object. Waking an object without a loop is remembered until its loop starts."""
+
+    _events: dict[Hashable, asyncio.Event] = field(default_factory=dict)
+
+    def of(self, key: Hashable) -> asyncio.Event:
+        """The event of a key."""
+        return self._events.setdefault(key, asyncio.Event())
+
+    def wake(self, key: Hashable) -> None:
+        """Look at one object again."""
+        self.of(key).set()
+
+    def wake_all(self, kind: str) -> None:
+        """Look at all objects whose key starts with ``kind``."""
+        for key, event in self._events.items():
+            if isinstance(key, tuple) and key[0] == kind:
+                event.set()
+
+    def forget(self, key: Hashable) -> None:
+        """The object is gone."""
+        self._events.pop(key, None)
+
+
+class Pulse:
+    """Which steps are running, and since when: a step that never ends is what a liveness probe can find out."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._running: dict[Hashable, float] = {}
+
+    def begin(self, key: Hashable) -> None:
+        """A step has started."""
+        self._running[key] = self._clock()
+
+    def end(self, key: Hashable) -> None:
+        """It has ended."""
+        self._running.pop(key, None)
+
+    def alive(self) -> bool:
+        """Whether no step runs longer than any deadline in it allows."""
+        now = self._clock()
+        return all(now - since < _STUCK_S for since in self._running.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Runs the loops of all objects of the process."""
+
+    wakeups: Wakeups
+    pulse: Pulse
+    metrics: Metrics
+    resync_s: float
+
+    async def run(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> None:
+        """Until cancelled, when the object is gone or the process ends. ``key`` is (kind, name)."""
+        wake = self.wakeups.of(key)
+        failures = 0
+        try:
+            while True:
+                wake.clear()
+                if await self._attempt(key, step):
+                    failures = 0
+                    await asyncio.sleep(_SPACING_S)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(wake.wait(), timeout=self.resync_s * random.uniform(0.8, 1.2))
+                else:
+                    await asyncio.sleep(min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** min(failures, 20)) * random.uniform(0.8, 1.2))
+                    failures += 1
+        finally:
+            self.wakeups.forget(key)
+
+    async def _attempt(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> bool:
+        kind, name = key
+        self.pulse.begin(key)
+        try:
+            with self.metrics.seconds.labels(kind).time():
+                await step()
+        except KubeError as error:
+            self.metrics.reconciles.labels(kind, "api_error").inc()
+            _log.warning("reconciliation failed, will be repeated", kind=kind, object=name, error=str(error))
+            return False
+        except Exception:
+            # The loop of one object must outlive a bug that its content brings to light.
+            self.metrics.reconciles.labels(kind, "bug").inc()
+            _log.exception("reconciliation failed, will be repeated", kind=kind, object=name)
+            return False
+        finally:
+            self.pulse.end(key)
+        self.metrics.reconciles.labels(kind, "done").inc()
+        return True

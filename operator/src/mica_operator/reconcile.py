@@ -1,0 +1,78 @@
+"""One look at one object: observe, decide, apply, report. The only place where the parts of the operator meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mica_api.models.common import WantedCondition
+from mica_operator.core.conditions import READY, spec_problem
+from mica_operator.core.decide import Plan, WantedStatus, decide
+from mica_operator.core.pools import pool_status
+from mica_operator.core.views import Observed
+from mica_operator.metrics import Metrics
+from mica_operator.ports import EventSink, Inventory, PoolCluster, Seen, ServiceCluster, Unreadable
+from mica_runtime.logging import get_logger
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReconciler:
+    """Steps of InferenceServices."""
+
+    cluster: ServiceCluster
+    images: Mapping[str, str]
+    events: EventSink
+    metrics: Metrics
+
+    async def step(self, namespace: str, name: str) -> None:
+        """Bring one service closer to what it wants. Raises KubeError."""
+        seen = await self.cluster.observe(namespace, name)
+        if seen is None:
+            return
+        plan = self._plan(seen)
+        for body in plan.apply:
+            await self.cluster.apply(body)
+            self.metrics.writes.labels(body["kind"]).inc()
+            _log.info("applied", kind=body["kind"], namespace=namespace, name=body["metadata"]["name"])
+        if await self.cluster.write_status(seen, plan.status):
+            self._announce(seen.body, plan.status)
+
+    def _plan(self, seen: Seen) -> Plan:
+        if isinstance(seen.observed, Observed):
+            return decide(seen.observed, self.images)
+        return Plan((), _unreadable_status(seen.observed))
+
+    def _announce(self, body: Mapping[str, Any], status: WantedStatus) -> None:
+        """One event per change of Ready's status or reason."""
+        ready = next(c for c in status.conditions if c.type == READY)
+        before = [c for c in body.get("status", {}).get("conditions", []) if c.get("type") == READY]
+        if not before or (before[0].get("status"), before[0].get("reason")) != (ready.status, ready.reason):
+            self.events.announce(body, ready)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReconciler:
+    """Steps of VGPUPools."""
+
+    cluster: PoolCluster
+    inventory: Inventory
+
+    async def step(self, name: str) -> None:
+        """Report what a pool has and what is taken of it, once the inventory is complete. Raises KubeError."""
+        body = await self.cluster.read(name)
+        if body is not None:
+            await self.cluster.write_status(body, pool_status(name, self.inventory.totals()))
+
+    async def ensure_default(self) -> None:
+        """There is always a pool: without any, ``default`` is created. Raises KubeError."""
+        if await self.cluster.ensure_default():
+            _log.info("default pool created")
+
+
+def _unreadable_status(observed: Unreadable) -> WantedStatus:
+    problem = spec_problem("Unreadable", observed.message)
+    ready = WantedCondition(READY, "False", problem.reason, problem.message)
+    return WantedStatus(url=None, replicas=0, ready_replicas=0, selector="", conditions=(problem, ready))
