@@ -4,6 +4,7 @@ usage: gen_build.py sim-entries NAMES_INC API_HEADER OUT      table of the simul
        gen_build.py sim-map NAMES_INC API_HEADER OUT          its version script
        gen_build.py forwards NAMES_INC HOOKS_DEF OUT          names that libmica.so forwards untouched
        gen_build.py forwards-asm NAMES_INC HOOKS_DEF OUT      their trampolines, numbered
+       gen_build.py hook-rows NAMES_INC HOOKS_DEF OUT         the hooks with name, version and stream form
        gen_build.py shim-map NAMES_INC HOOKS_DEF OUT          libmica.so's version script
 """
 
@@ -67,6 +68,12 @@ def forwards_asm(rows: list[Row], hooks: Path) -> str:
     return "".join(f"    forward {s}, {i}\n" for i, s in enumerate(forwarded(rows, hooks)))
 
 
+def hook_rows(rows: list[Row], hooks: Path) -> str:
+    """Return one MICA_HOOK row per hooked symbol."""
+    hooked = set(HOOK.findall(hooks.read_text()))
+    return "".join(f"MICA_HOOK({s}, {b}, {v}, {t})\n" for s, b, v, t in rows if s in hooked)
+
+
 def shim_map(rows: list[Row], hooks: Path) -> str:
     """Return the limiter's version script: every driver name, and dlsym."""
     del hooks
@@ -78,6 +85,7 @@ MODES: dict[str, Callable[[list[Row], Path], str]] = {
     "sim-map": sim_map,
     "forwards": forwards,
     "forwards-asm": forwards_asm,
+    "hook-rows": hook_rows,
     "shim-map": shim_map,
 }
 

@@ -1,0 +1,309 @@
+/* See ledger.h. Order of writes: a charge raises the total first and its slot second, a release lowers the slot first, so a process killed
+ * in between leaves the total too high, never too low; `pending` says that a slot may be in between, and the recount repairs it. */
+#include "ledger.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "util.h"
+
+#ifndef F_OFD_GETLK
+#define F_OFD_GETLK 36
+#define F_OFD_SETLK 37
+#define F_OFD_SETLKW 38
+#endif
+
+/* In libc since 2.3.2, without libpthread. */
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
+
+struct mica_region *mica_region;
+static int region_fd = -1;
+static int own_slot = -1;
+static struct mica_region_slot *mine;
+static mica_lock reap_lock;
+
+static off_t slot_byte(unsigned slot)
+{
+    return (off_t)(offsetof(struct mica_region, slots) + slot * sizeof(struct mica_region_slot));
+}
+
+static bool range_lock(int fd, int command, short type, off_t at)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+    int result;
+    while ((result = fcntl(fd, command, &lock)) != 0 && errno == EINTR) {
+    }
+    return result == 0;
+}
+
+bool mica_ledger_slot_alive(int fd, unsigned slot)
+{
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = slot_byte(slot), .l_len = 1};
+    return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
+static uint64_t magic_word(void)
+{
+    uint64_t word;
+    memcpy(&word, MICA_REGION_MAGIC, sizeof word);
+    return word;
+}
+
+bool mica_ledger_valid(const struct mica_region *region)
+{
+    return atomic_load(&region->magic) == magic_word() && region->version == MICA_REGION_VERSION && region->gpu_max == MICA_GPUS
+        && region->slot_max == MICA_SLOTS && region->gpu_bytes == sizeof(struct mica_region_gpu)
+        && region->slot_bytes == sizeof(struct mica_region_slot) && region->size == MICA_REGION_BYTES;
+}
+
+const char *mica_ledger_path(enum mica_source source, char *buffer, size_t bytes, bool *create)
+{
+    struct stat st;
+    *create = false;
+    if (stat("/run/mica/limits", &st) == 0)
+        return "/run/mica/usage/region";
+    const char *named = secure_getenv("MICA_REGION_FILE");
+    *create = source == MICA_SOURCE_ENV; /* a limits file has somebody who also makes the region */
+    if (named && *named)
+        return named;
+    const char *dir = secure_getenv("XDG_RUNTIME_DIR"), *slice = secure_getenv("MICA_SLICE");
+    if (slice && strspn(slice, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(slice))
+        return NULL;
+    snprintf(buffer, bytes, "%s/mica-%u-%s.region", dir && *dir ? dir : "/tmp", (unsigned)getuid(), slice && *slice ? slice : "default");
+    return buffer;
+}
+
+/* Called with byte 0 locked. */
+static bool prepare_file(int fd, bool create, char *error, size_t error_bytes)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (create && st.st_uid != getuid() && getuid() != 0)) {
+        snprintf(error, error_bytes, "is not a regular file of ours");
+        return false;
+    }
+    if (create && st.st_size != MICA_REGION_BYTES && (ftruncate(fd, 0) != 0 || ftruncate(fd, MICA_REGION_BYTES) != 0)) {
+        snprintf(error, error_bytes, "cannot be made %d bytes long (errno %d)", MICA_REGION_BYTES, errno);
+        return false;
+    }
+    if (!create && st.st_size != MICA_REGION_BYTES) {
+        snprintf(error, error_bytes, "has %lld bytes, not %d", (long long)st.st_size, MICA_REGION_BYTES);
+        return false;
+    }
+    void *at = mmap(NULL, MICA_REGION_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) {
+        snprintf(error, error_bytes, "cannot be mapped (errno %d)", errno);
+        return false;
+    }
+    struct mica_region *region = at;
+    if (create && !mica_ledger_valid(region))
+        memset(at, 0, MICA_REGION_BYTES);
+    if (atomic_load(&region->magic) == 0) {
+        region->version = MICA_REGION_VERSION;
+        region->gpu_max = MICA_GPUS;
+        region->slot_max = MICA_SLOTS;
+        region->gpu_bytes = sizeof(struct mica_region_gpu);
+        region->slot_bytes = sizeof(struct mica_region_slot);
+        region->size = MICA_REGION_BYTES;
+        atomic_store(&region->magic, magic_word());
+    }
+    if (!mica_ledger_valid(region)) {
+        snprintf(error, error_bytes, "is not a region of version %d", MICA_REGION_VERSION);
+        munmap(at, MICA_REGION_BYTES);
+        return false;
+    }
+    mica_region = region;
+    return true;
+}
+
+/* Called with the slot's byte locked by us: nobody else touches it. */
+static void empty_slot(struct mica_region_slot *slot)
+{
+    for (int g = 0; g < MICA_GPUS; g++) {
+        uint64_t bytes = atomic_exchange(&slot->used[g], 0) & MICA_USED_MASK;
+        uint64_t old = atomic_load(&mica_region->gpus[g].used), updated;
+        do {
+            uint64_t left = (old & MICA_USED_MASK) > bytes ? (old & MICA_USED_MASK) - bytes : 0;
+            updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | left;
+        } while (bytes && !atomic_compare_exchange_weak(&mica_region->gpus[g].used, &old, updated));
+        atomic_store(&slot->busy[g], 0);
+    }
+    atomic_store(&slot->pending, 0);
+    atomic_store(&slot->state, MICA_SLOT_FREE);
+}
+
+static bool take_slot(void)
+{
+    for (unsigned s = 0; s < MICA_SLOTS; s++) {
+        if (!range_lock(region_fd, F_OFD_SETLK, F_WRLCK, slot_byte(s)))
+            continue;
+        struct mica_region_slot *slot = &mica_region->slots[s];
+        empty_slot(slot);
+        const char *name = program_invocation_short_name;
+        memset(slot->program, 0, sizeof slot->program);
+        for (size_t i = 0; name && name[i] && i < sizeof slot->program - 1; i++)
+            slot->program[i] = name[i];
+        atomic_store(&slot->pid, (uint32_t)getpid());
+        atomic_store(&slot->started_at, mica_now());
+        atomic_fetch_add(&slot->generation, 1);
+        atomic_store(&slot->state, MICA_SLOT_TAKEN);
+        mine = slot;
+        own_slot = (int)s;
+        return true;
+    }
+    return false;
+}
+
+/* A forked child must not keep its parent's slot alive. It cannot use the GPU anyway: no driver works in a child of a process that used it. */
+static void in_child(void)
+{
+    if (region_fd >= 0)
+        close(region_fd);
+    region_fd = -1;
+    own_slot = -1;
+    mine = NULL;
+}
+
+bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes)
+{
+    char buffer[512], reason[192] = "";
+    bool create;
+    if (mica_region && mine)
+        return true;
+    const char *path = mica_ledger_path(source, buffer, sizeof buffer, &create);
+    if (!path) {
+        snprintf(error, error_bytes, "MICA_SLICE may contain only letters, digits, - and _");
+        return false;
+    }
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
+    if (fd < 0) {
+        snprintf(error, error_bytes, "usage region %s cannot be opened (errno %d)", path, errno);
+        return false;
+    }
+    range_lock(fd, F_OFD_SETLKW, F_WRLCK, 0);
+    bool ok = prepare_file(fd, create, reason, sizeof reason);
+    range_lock(fd, F_OFD_SETLK, F_UNLCK, 0);
+    if (!ok) {
+        snprintf(error, error_bytes, "usage region %s %s", path, reason);
+        close(fd);
+        return false;
+    }
+    region_fd = fd;
+    if (!take_slot()) {
+        snprintf(error, error_bytes, "usage region %s: %d processes of this container use the GPU already", path, MICA_SLOTS);
+        close(fd);
+        region_fd = -1;
+        return false;
+    }
+    __register_atfork(NULL, NULL, in_child, NULL);
+    mica_ledger_reap();
+    return true;
+}
+
+bool mica_ledger_reserve(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
+{
+    struct mica_region_gpu *card = &mica_region->gpus[gpu];
+    struct mica_region_slot *slot = mine;
+    if (!slot)
+        return false;
+    if (enforce && bytes > limit) {
+        atomic_fetch_add(&card->denials, 1);
+        return false;
+    }
+    for (int attempt = 0;; attempt++) {
+        bool fits = true;
+        atomic_fetch_add(&slot->pending, 1);
+        uint64_t old = atomic_load(&card->used), updated;
+        do {
+            uint64_t used = old & MICA_USED_MASK;
+            fits = !enforce || (used <= limit && bytes <= limit - used);
+            updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | ((used + bytes) & MICA_USED_MASK);
+        } while (fits && !atomic_compare_exchange_weak(&card->used, &old, updated));
+        if (fits)
+            atomic_fetch_add(&slot->used[gpu], bytes);
+        atomic_fetch_sub(&slot->pending, 1);
+        if (fits)
+            return true;
+        if (attempt)
+            break;
+        mica_ledger_reap(); /* the room may be a dead process's */
+    }
+    atomic_fetch_add(&card->denials, 1);
+    return false;
+}
+
+void mica_ledger_release(int gpu, uint64_t bytes)
+{
+    struct mica_region_gpu *card = &mica_region->gpus[gpu];
+    struct mica_region_slot *slot = mine;
+    if (!slot)
+        return;
+    atomic_fetch_add(&slot->pending, 1);
+    atomic_fetch_sub(&slot->used[gpu], bytes);
+    uint64_t old = atomic_load(&card->used), updated;
+    do {
+        uint64_t used = old & MICA_USED_MASK;
+        updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | (used > bytes ? used - bytes : 0);
+    } while (!atomic_compare_exchange_weak(&card->used, &old, updated));
+    atomic_fetch_sub(&slot->pending, 1);
+}
+
+uint64_t mica_ledger_used(int gpu)
+{
+    return atomic_load_explicit(&mica_region->gpus[gpu].used, memory_order_relaxed) & MICA_USED_MASK;
+}
+
+void mica_ledger_busy(int gpu, uint64_t ns)
+{
+    atomic_fetch_add_explicit(&mica_region->gpus[gpu].busy, ns, memory_order_relaxed);
+    if (mine)
+        atomic_fetch_add_explicit(&mine->busy[gpu], ns, memory_order_relaxed);
+}
+
+static bool any_pending(void)
+{
+    for (unsigned s = 0; s < MICA_SLOTS; s++)
+        if (atomic_load(&mica_region->slots[s].pending))
+            return true;
+    return false;
+}
+
+/* Set a total to the sum of the slots, if nothing moved while they were read. */
+static void recount(int gpu)
+{
+    uint64_t before = atomic_load(&mica_region->gpus[gpu].used), sum = 0;
+    /* Before: a charge under way may be in the total and not yet in its slot. After: a release may be in its slot and not yet in the total.
+     * What starts in between changes the tag before it matters. */
+    if (any_pending())
+        return;
+    for (unsigned s = 0; s < MICA_SLOTS; s++)
+        sum += atomic_load(&mica_region->slots[s].used[gpu]) & MICA_USED_MASK;
+    if (any_pending())
+        return;
+    if ((before & MICA_USED_MASK) != (sum & MICA_USED_MASK))
+        atomic_compare_exchange_strong(&mica_region->gpus[gpu].used, &before,
+                                       ((before + MICA_USED_TAG) & ~MICA_USED_MASK) | (sum & MICA_USED_MASK));
+}
+
+void mica_ledger_reap(void)
+{
+    if (region_fd < 0 || !mica_try(&reap_lock))
+        return;
+    for (unsigned s = 0; s < MICA_SLOTS; s++) {
+        struct mica_region_slot *slot = &mica_region->slots[s];
+        if ((int)s == own_slot || atomic_load(&slot->state) == MICA_SLOT_FREE)
+            continue;
+        if (mica_ledger_slot_alive(region_fd, s) || !range_lock(region_fd, F_OFD_SETLK, F_WRLCK, slot_byte(s)))
+            continue;
+        empty_slot(slot);
+        range_lock(region_fd, F_OFD_SETLK, F_UNLCK, slot_byte(s));
+    }
+    for (int g = 0; g < MICA_GPUS; g++)
+        if (mica_region->gpus[g].uuid[0])
+            recount(g);
+    mica_release(&reap_lock);
+}

@@ -1,0 +1,33 @@
+/* A hash table from an address or handle to what is charged for it. One lock; memory from mmap, so that a hook never enters the
+ * application's allocator. */
+#ifndef MICA_TABLE_H
+#define MICA_TABLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util.h"
+
+struct mica_entry {
+    uint64_t key; /* never 0 */
+    uint64_t bytes;
+    void *owner; /* context (allocations) or physical memory (mappings) */
+    int gpu;
+    unsigned handles, mappings; /* physical memory only */
+};
+
+struct mica_table {
+    mica_lock lock;
+    struct mica_entry *entries;
+    size_t room, count;
+};
+
+bool mica_table_put(struct mica_table *table, const struct mica_entry *entry);
+/* Remove and return; false when the key is unknown. */
+bool mica_table_take(struct mica_table *table, uint64_t key, struct mica_entry *out);
+/* Remove one entry of an owner; false when it has none. */
+bool mica_table_take_owned(struct mica_table *table, const void *owner, struct mica_entry *out);
+/* Lock held by the caller: */
+struct mica_entry *mica_table_find(struct mica_table *table, uint64_t key);
+
+#endif

@@ -1,0 +1,52 @@
+/* Small things every part needs: a lock that costs one atomic when free and needs no libpthread, and the clock. */
+#ifndef MICA_UTIL_H
+#define MICA_UTIL_H
+
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MICA_LIKELY(x) __builtin_expect(!!(x), 1)
+#define MICA_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+typedef _Atomic int mica_lock; /* 0 free, 1 held, 2 held and waited for */
+
+static inline int mica_try(mica_lock *lock)
+{
+    int expected = 0;
+    return atomic_compare_exchange_strong_explicit(lock, &expected, 1, memory_order_acquire, memory_order_relaxed);
+}
+
+static inline void mica_acquire(mica_lock *lock)
+{
+    if (MICA_LIKELY(mica_try(lock)))
+        return;
+    while (atomic_exchange_explicit(lock, 2, memory_order_acquire) != 0)
+        syscall(SYS_futex, lock, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+}
+
+static inline void mica_release(mica_lock *lock)
+{
+    if (MICA_UNLIKELY(atomic_exchange_explicit(lock, 0, memory_order_release) == 2))
+        syscall(SYS_futex, lock, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* The limiter's clock, in nanoseconds; the one place to put another one. */
+static inline uint64_t mica_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline void mica_sleep(uint64_t ns)
+{
+    struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+}
+
+#endif
