@@ -30,8 +30,9 @@ async def start() -> None:
     """Run the operator. Raises SettingsError."""
     settings = OperatorSettings.from_environment()
     logging.configure(component="operator", level=settings.log_level)
-    # Kopf tells every step of every object at info.
+    # Kopf tells every step of every object at info, and at warning that daemons are cancelled when the process ends.
     std_logging.getLogger("kopf").setLevel(std_logging.WARNING)
+    std_logging.getLogger("kopf.objects").setLevel(std_logging.ERROR)
     async with await KubeClient.connect(settings.kubeconfig) as client:
         await _run(settings, client)
 

@@ -23,6 +23,7 @@ POOL: Final = "VGPUPool"
 _SERVICES: Final = (names.GROUP, names.VERSION, "inferenceservices")
 _POOLS: Final = (names.GROUP, names.VERSION, "vgpupools")
 _CANCEL_S: Final = 1.0
+_ON_THE_WAY: Final = frozenset({"Pending", "NotPlaced", "Starting", "ScaledToZero"})
 
 
 class KopfEvents:
@@ -30,7 +31,7 @@ class KopfEvents:
 
     def announce(self, body: Mapping[str, Any], condition: WantedCondition) -> None:
         """See EventSink."""
-        kind = "Normal" if condition.status == "True" else "Warning"
+        kind = "Normal" if condition.status == "True" or condition.reason in _ON_THE_WAY else "Warning"
         # An event's message is bounded by 1024 bytes, a condition's is not.
         kopf.event(kopf.Body(cast("kopf.RawBody", body)), type=kind, reason=condition.reason, message=condition.message[:1000])
 

@@ -69,7 +69,22 @@ class SliceSpec(Model):
 class EnvVar(Model):
     """Literal environment variable of the engine."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=253,
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    rule(
+                        "!(self in ['LD_PRELOAD', 'LD_AUDIT', 'GLIBC_TUNABLES'])",
+                        "LD_PRELOAD, LD_AUDIT and GLIBC_TUNABLES are not allowed in containers on GPU slices; remove them",
+                    )
+                ]
+            },
+        ),
+    ]
     value: Annotated[str, Field(max_length=4096)] = ""
 
 
@@ -138,7 +153,18 @@ class InferenceServiceStatus(Model):
 class InferenceService(Model):
     """An OpenAI-compatible model on GPU slices."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "self.metadata.name.matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')",
+                    "metadata.name must be at most 50 characters of a-z, 0-9 and -, start with a letter and end with a letter or "
+                    "digit: names of Services and labels are made from it",
+                )
+            ]
+        },
+    )
 
     metadata: ObjectMeta
     spec: InferenceServiceSpec
