@@ -6,6 +6,7 @@ import pytest
 
 from mica_box import cgroups, host, state
 from mica_box.errors import BoxError
+from mica_box.locks import shared
 from mica_box.plan import Plan
 from mica_box.proc import run
 
@@ -88,3 +89,12 @@ def test_v2_hands_the_controllers_down(tmp_path: Path) -> None:
     assert cgroups.hierarchies(tmp_path) == []
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu memory pids")
     assert cgroups.hierarchies(tmp_path) == [tmp_path]
+
+
+def test_who_leaves_a_shared_thing_last_puts_the_light_out(tmp_path: Path) -> None:
+    out: list[str] = []
+    with shared(tmp_path / "lock", last_one=lambda: out.append("outer")):
+        with shared(tmp_path / "lock", last_one=lambda: out.append("inner")):
+            assert out == []
+        assert out == []
+    assert out == ["outer"]

@@ -136,7 +136,9 @@ def _demo_engine(paths: Paths, store: Store, base_image: tuple[str, str]) -> Bui
     if not lock.exists():
         return None
     below = _engine_libraries(paths, store, base_image, lock)
-    manifest = _with_layer(store, below, tree(folder, "opt/engine/src"))
+    files = {f"opt/engine/src/{file.name}": file for file in folder.glob("*.py")}
+    config = {"Entrypoint": ["python3", "/opt/engine/src/engine.py"], "Cmd": []}
+    manifest = _with_layer(store, below, files, config)
     tag = _short(manifest)
     return Built("mica-demo-engine", f"localhost/mica-demo-engine:{tag}", store.remember(f"demo-engine-{tag}", manifest))
 
