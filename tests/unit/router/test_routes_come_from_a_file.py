@@ -1,0 +1,136 @@
+"""The routes file: what it may say, and how changes are taken over."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mica_router.core.routes import Endpoint, RouteTable, ServiceKey
+from mica_router.ports import RouteSourceError
+from mica_router.sources.file import FileRouteSource
+from mica_router.sources.routes_file import parse_routes_file
+
+from .conftest import within
+
+GOOD = """
+models:
+  - name: chat
+    model: org/chat-7b
+    endpoints: [http://127.0.0.1:8001, "http://[::1]:8002/", http://engine.local, http://127.0.0.1:8001]
+  - {name: idle, namespace: team-a}
+"""
+
+
+def test_a_file_becomes_services() -> None:
+    chat, idle = parse_routes_file(GOOD, created=7)
+    assert chat.key == ServiceKey("default", "chat")
+    assert (chat.model, chat.created) == ("org/chat-7b", 7)
+    assert chat.endpoints == (Endpoint("127.0.0.1", 8001), Endpoint("::1", 8002), Endpoint("engine.local", 80))
+    assert (idle.key, idle.model, idle.endpoints) == (ServiceKey("team-a", "idle"), "idle", ())
+
+
+def test_json_is_accepted_too() -> None:
+    (service,) = parse_routes_file('{"models": [{"name": "chat", "endpoints": []}]}', created=0)
+    assert service.model == "chat"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: [", "not valid YAML"),
+        ("", "file:"),
+        ("[]", "file:"),
+        ("modles: []", "modles"),
+        ("models: [{}]", "models.0.name: Field required"),
+        ("models: [{name: Chat}]", "models.0.name"),
+        ("models: [{name: 7}]", "models.0.name"),
+        ("models: [{name: a, weight: 3}]", "models.0.weight: Extra inputs"),
+        ("models: [{name: a, endpoints: ['127.0.0.1:80']}]", "models.0.endpoints.0: Value error, must start with http://"),
+        ("models: [{name: a, endpoints: ['https://x']}]", "must start with http://"),
+        ("models: [{name: a, endpoints: ['http://x/v1']}]", "must be http://HOST:PORT and nothing more"),
+        ("models: [{name: a, endpoints: ['http://u:p@x']}]", "must be http://HOST:PORT and nothing more"),
+        ("models: [{name: a, endpoints: ['http://x:99999']}]", "models.0.endpoints.0"),
+        ("models: [{name: a, endpoints: ['http://x:0']}]", "port 0"),
+        ("models: [{name: a}, {name: a}]", "service default/a is listed more than once"),
+        ("models: [{name: a, model: m}, {name: b, model: m}]", "model m is listed more than once"),
+        ("models: !!python/object:os.system {}", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(text: str, words: str) -> None:
+    with pytest.raises(RouteSourceError) as refused:
+        parse_routes_file(text, created=0)
+    assert words in str(refused.value)
+
+
+class Watched:
+    """A file source that looks again whenever the test says so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.published: asyncio.Queue[RouteTable] = asyncio.Queue()
+        self._looked: asyncio.Queue[None] = asyncio.Queue()
+        self._look: asyncio.Queue[None] = asyncio.Queue()
+        self.source = FileRouteSource(path, wait=self._wait)
+
+    async def _wait(self) -> None:
+        self._looked.put_nowait(None)
+        await self._look.get()
+
+    async def idle(self) -> None:
+        await within(self._looked.get())
+
+    async def look(self) -> None:
+        self._look.put_nowait(None)
+        await self.idle()
+
+    def names(self) -> list[str]:
+        return [route.public_name for route in self.published.get_nowait().listed]
+
+
+async def test_changes_are_published_and_bad_ones_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text("models: [{name: one}]")
+    watched = Watched(path)
+    task = asyncio.ensure_future(watched.source.run(watched.published.put_nowait))
+    await watched.idle()
+    assert watched.names() == ["one"]
+    await watched.look()
+    assert watched.published.empty()
+    path.write_text("models: [{nam: two}]")
+    await watched.look()
+    assert watched.published.empty()
+    path.unlink()
+    await watched.look()
+    assert watched.published.empty()
+    path.write_text("models: [{name: two}]")
+    await watched.look()
+    assert watched.names() == ["two"]
+    task.cancel()
+
+
+async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"models: [{{name: {name}}}]")
+    link = tmp_path / "routes.yaml"
+    link.symlink_to("one")
+    watched = Watched(link)
+    task = asyncio.ensure_future(watched.source.run(watched.published.put_nowait))
+    await watched.idle()
+    assert watched.names() == ["one"]
+    (tmp_path / "new").symlink_to("two")
+    (tmp_path / "new").rename(link)
+    await watched.look()
+    assert watched.names() == ["two"]
+    task.cancel()
+
+
+@pytest.mark.parametrize("content", [None, "models: 7", b"\xff\xfe"])
+async def test_a_bad_file_at_the_start_ends_the_source(tmp_path: Path, content: str | bytes | None) -> None:
+    path = tmp_path / "routes.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    watched = Watched(path)
+    with pytest.raises(RouteSourceError, match=r"routes\.yaml"):
+        await within(watched.source.run(watched.published.put_nowait))
