@@ -29,7 +29,7 @@ spec:
       priorityClassName: system-cluster-critical
       terminationGracePeriodSeconds: 10
       {{- include "mica.podSecurity" $root | nindent 6 }}
-      {{- include "mica.placement" $values | nindent 6 }}
+      {{- with include "mica.placement" $values }}{{ . | trim | nindent 6 }}{{- end }}
       containers:
         - name: extender
           image: {{ include "mica.image" $root }}

@@ -29,7 +29,7 @@ webhooks:
       matchExpressions:
         - key: kubernetes.io/metadata.name
           operator: NotIn
-          values: {{ concat (list "kube-system" $root.Release.Namespace) $root.Values.admission.excludedNamespaces | uniq | toJson }}
+          values: [{{ concat (list "kube-system" $root.Release.Namespace) $root.Values.admission.excludedNamespaces | uniq | join ", " }}]
     matchConditions:
       - name: asks-for-slices
         expression: {{ include "mica.cel.asks" $root | quote }}
