@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +14,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from .conftest import TOKENS, StartRouter
+from .conftest import TOKENS, RouterProcess, StartRouter, free_port
 
 
 def routes_to(url: str, *, model: str = "chat") -> str:
@@ -135,3 +137,25 @@ def test_a_router_without_routes_is_ready_and_lists_nothing(start_router: StartR
         urllib.request.urlopen(f"{router.url}/", timeout=5)
     refused.value.close()
     assert refused.value.code == 404
+
+
+def test_mica_run_starts_a_router_that_ends_on_sigterm(openai_engine: str, tmp_path: Path) -> None:
+    routes = tmp_path / "routes.yaml"
+    routes.write_text(routes_to(openai_engine))
+    port, admin_port = free_port(), free_port()
+    ports = ["--port", str(port), "--admin-port", str(admin_port)]
+    log = tmp_path / "mica-run.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mica_cli", "run", "--routes", str(routes), *ports], stdout=output, stderr=output
+        )
+    router = RouterProcess(process, port, admin_port, log)
+    try:
+        router.wait_ready()
+        with client_of(router.url) as client:
+            assert [model.id for model in client.models.list()] == ["chat"]
+        assert router.terminate() < 2.0
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()

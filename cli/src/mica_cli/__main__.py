@@ -1,0 +1,74 @@
+"""`mica` and `kubectl mica`: arguments in, text out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mica_api.names import API_VERSION
+from mica_cli.kubectl import ClusterError, read_api
+from mica_cli.router import router_environment
+from mica_cli.slices import UnreadableNodes, parse_nodes, slices_table
+
+NODES_PATH = f"/apis/{API_VERSION}/vgpunodes"
+
+app = typer.Typer(
+    name="mica",
+    help="GPU slices for AI inference on Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(distribution_version("mica"))
+
+
+@app.command()
+def slices(node: Annotated[str | None, typer.Option(help="Only the cards of this node.")] = None) -> None:
+    """Show every GPU and the slices on it."""
+    try:
+        nodes = parse_nodes(read_api(NODES_PATH))
+    except (ClusterError, UnreadableNodes) as error:
+        _fail(str(error))
+    if node is not None:
+        nodes = [found for found in nodes if found.metadata.name == node]
+    if not nodes:
+        _fail(f"no GPU node named {node}" if node else "no GPU node has been reported yet; is the node agent running?")
+    for line in slices_table(nodes):
+        typer.echo(line)
+
+
+@app.command()
+def run(
+    routes: Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True, help="Routes file (YAML or JSON).")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the OpenAI API.")] = 8000,
+    admin_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of health, metrics and demand.")] = 8080,
+) -> None:
+    """Run the router here, without a cluster."""
+    environment = router_environment(os.environ, routes=routes.resolve(), host=host, port=port, admin_port=admin_port)
+    # The router takes this process's place, so that signals and the exit code are its own.
+    os.execve(sys.executable, [sys.executable, "-m", "mica_router"], environment)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of both names."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

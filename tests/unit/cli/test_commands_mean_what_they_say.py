@@ -1,0 +1,59 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mica_cli.__main__ import app
+from mica_cli.router import router_environment
+
+ROOT = Path(__file__).parents[3]
+
+
+def mica(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert mica("version") == (0, f"{wanted}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["run", "--routes", "/nonexistent"], ["slices", "--unknown"], ["run", "--port", "0"], ["nothing"]]
+)
+def test_what_is_not_understood_is_refused(arguments: list[str]) -> None:
+    assert mica(*arguments)[0] == 2
+
+
+def test_flags_win_over_the_environment_and_the_rest_is_kept() -> None:
+    present = {"MICA_PORT": "1", "MICA_LOG_LEVEL": "debug", "PATH": "/bin"}
+    environment = router_environment(present, routes=Path("/r.yaml"), host="h", port=2, admin_port=3)
+    assert environment == {
+        "PATH": "/bin",
+        "MICA_LOG_LEVEL": "debug",
+        "MICA_ROUTES": "file",
+        "MICA_ROUTES_FILE": "/r.yaml",
+        "MICA_HOST": "h",
+        "MICA_PORT": "2",
+        "MICA_ADMIN_PORT": "3",
+    }
+
+
+def test_slices_without_a_cluster_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mica_cli", "slices"],
+        env={"PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: kubectl is not on the PATH; install it, or use the one of `make demo`\n"
