@@ -7,8 +7,10 @@ Not a parser of other systems' resource names: that is ``dialects``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
 
 from mica_api import names
@@ -17,6 +19,11 @@ MIB_PER_GIB: Final = 1024
 MAX_NUMBER: Final = 64
 MAX_CORES: Final = 100
 _VERSION: Final = 1
+_QUANTITY: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(?:([kMGT]|[KMGT]i)|[eE](\d{1,2}))?", re.ASCII)
+_SUFFIXES: Final = {
+    **{letter: 1000**power for power, letter in enumerate("kMGT", start=1)},
+    **{f"{letter}i": 1024**power for power, letter in enumerate("KMGT", start=1)},
+}
 
 
 class InvalidRequest(ValueError):
@@ -118,8 +125,8 @@ def read_request(containers: Sequence[tuple[str, Mapping[str, str]]], annotation
         raise InvalidRequest(f"annotation {names.ANNOTATION_REQUEST} does not list the pod's containers in order")
     for wanted, (name, limits) in zip(request.containers, containers, strict=True):
         stated = canonical_resources(wanted)
-        actual = {key: limits[key] for key in names.RESOURCES if limits.get(key, "0") != "0"}
-        if {k: str(v) for k, v in stated.items()} != actual:
+        actual = {key: count for key in names.RESOURCES if (count := parse_count(name, key, limits.get(key, "0")))}
+        if stated != actual:
             raise InvalidRequest(
                 f"container {name}: resources {actual} and annotation {names.ANNOTATION_REQUEST} ({stated}) differ"
             )
@@ -142,11 +149,17 @@ def canonical_resources(request: ContainerRequest) -> dict[str, int]:
 
 
 def parse_count(container: str, resource: str, value: str | int) -> int:
-    """Extended resources are whole, non-negative numbers. Raises InvalidRequest otherwise."""
-    text = str(value)
-    if not text.isascii() or not text.isdigit() or len(text) > 12:
-        raise InvalidRequest(f"container {container}: {resource} is {value!r}; write a whole number that is not negative")
-    return int(text)
+    """Extended resources are whole, non-negative numbers, which the API server stores as quantities (3000 as ``3k``).
+
+    Raises InvalidRequest for anything else.
+    """
+    matched = _QUANTITY.fullmatch(str(value))
+    if matched is not None:
+        number, suffix, exponent = matched.groups()
+        amount = Fraction(number) * (_SUFFIXES[suffix] if suffix else 10 ** int(exponent or 0))
+        if amount.denominator == 1 and amount < 10**12:
+            return int(amount)
+    raise InvalidRequest(f"container {container}: {resource} is {value!r}; write a whole number that is not negative")
 
 
 def _decode_container(item: Any) -> ContainerRequest:
