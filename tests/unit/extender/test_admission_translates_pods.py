@@ -91,6 +91,20 @@ def test_a_request_annotation_that_contradicts_the_resources_is_refused() -> Non
         mutate(once, RULES)
 
 
+def test_quantities_are_read_as_the_api_server_spells_them() -> None:
+    pod = admit(plain({"nvidia.com/gpu": "1", "nvidia.com/gpumem": "3k"}))
+    assert json.loads(pod["metadata"]["annotations"][names.ANNOTATION_REQUEST])["containers"][0]["mem"] == 3000
+
+
+def test_a_round_number_of_gibibytes_survives_the_api_servers_spelling() -> None:
+    rules = Rules()
+    pod = admit(plain({"mica.dev/vgpu-memory-1Gi": "1000"}), rules)
+    for kind in ("limits", "requests"):
+        pod["spec"]["containers"][0]["resources"][kind]["mica.dev/vgpu-memory-1Gi"] = "1k"
+    validate(pod, rules)
+    assert mutate(pod, rules).changes == ()
+
+
 def test_a_number_alone_means_the_whole_card() -> None:
     pod = admit(plain({"mica.dev/vgpu-number": "2"}))
     assert pod["spec"]["containers"][0]["resources"]["limits"] == {"mica.dev/vgpu-number": "2", "mica.dev/vgpu-cores": "100"}

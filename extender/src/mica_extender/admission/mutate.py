@@ -29,6 +29,7 @@ from mica_extender.admission.pod import (
     is_ours,
     labels_of,
     mapping,
+    plain,
     spec_of,
 )
 from mica_extender.admission.rules import Rules, check_cards, check_pod, is_stripped
@@ -169,11 +170,14 @@ def _without_slices(container: Container) -> list[Change]:
 
 
 def _same(before: Body, after: Body) -> bool:
-    """Equal but for numbers written as numbers and empty maps."""
+    """Equal but for the spelling of numbers and empty maps."""
 
     def text(resources: Body) -> dict[str, dict[str, str]]:
         maps = {kind: mapping(resources.get(kind)) for kind in ("limits", "requests")}
-        return {kind: {key: str(value) for key, value in items.items()} for kind, items in maps.items()}
+        return {
+            kind: {key: plain(value) if is_ours(key) else str(value) for key, value in items.items()}
+            for kind, items in maps.items()
+        }
 
     return text(before) == text(after)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mica_api.dialects import DIALECTS
-from mica_api.request import InvalidRequest
+from mica_api.request import InvalidRequest, parse_count
 
 Body = Mapping[str, Any]
 
@@ -69,6 +69,14 @@ def objects(value: Any) -> list[Body]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def plain(value: Any) -> str:
+    """A quantity that is a whole number, written as that number; anything else as it is."""
+    try:
+        return str(parse_count("", "", str(value)))
+    except InvalidRequest:
+        return str(value)
+
+
 def is_ours(resource: str) -> bool:
     """Whether a resource name belongs to any dialect."""
     return any(dialect.owns(resource) for dialect in DIALECTS)
@@ -86,7 +94,7 @@ def _containers(pod: Body, field: str) -> list[Container]:
 def _limits(name: str, body: Body) -> dict[str, str]:
     resources = mapping(body.get("resources"))
     limits, requests = (
-        {key: str(value) for key, value in mapping(resources.get(kind)).items() if is_ours(key)}
+        {key: plain(value) for key, value in mapping(resources.get(kind)).items() if is_ours(key)}
         for kind in ("limits", "requests")
     )
     for key in limits.keys() & requests.keys():

@@ -1,0 +1,191 @@
+"""The path from a plain pod to a decision, through the real API server and kube-scheduler."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mica_api import names
+from mica_box.errors import BoxError
+
+from .conftest import Installation, Pods, eventually
+
+SLICE = {"mica.dev/vgpu-number": 1, "mica.dev/vgpu-cores": 20, "mica.dev/vgpu-memory-1Gi": 3}
+
+
+def test_a_plain_pod_is_bound_with_its_decision_in_the_same_write(pods: Pods) -> None:
+    with pods.history() as versions:
+        pods.create(pods.body("a", SLICE))
+        pod = pods.bound("a")
+        eventually(lambda: any(v["spec"].get("nodeName") for v in versions()), what="the watch shows the pod bound")
+        seen = versions()
+    assert [(g["mem"], g["cores"]) for g in pods.shares(pod)] == [(3072, 20)]
+    assert pod["metadata"]["labels"][names.LABEL_SLICE] == "true"
+    assert pod["spec"]["schedulerName"] == names.SCHEDULER_NAME
+    for version in seen:
+        assert ("nodeName" in version["spec"]) == (names.allocation_annotation(0) in version["metadata"]["annotations"])
+
+
+def test_pods_share_a_card_under_binpack_and_take_two_under_spread(pods: Pods) -> None:
+    spread = {names.ANNOTATION_GPU_POLICY: "spread"}
+    pods.create(pods.body("a", SLICE))
+    first = pods.bound("a")
+    pods.create(pods.body("b", SLICE))
+    second = pods.bound("b")
+    assert second["spec"]["nodeName"] == first["spec"]["nodeName"]
+    assert pods.shares(second)[0]["uuid"] == pods.shares(first)[0]["uuid"]
+    pods.create(pods.body("c", SLICE, annotations=spread))
+    third = pods.bound("c")
+    assert third["spec"]["nodeName"] == first["spec"]["nodeName"]
+    assert pods.shares(third)[0]["uuid"] != pods.shares(first)[0]["uuid"]
+
+
+def test_spread_over_nodes_takes_an_empty_node(pods: Pods) -> None:
+    pods.create(pods.body("a", SLICE))
+    first = pods.bound("a")
+    pods.create(pods.body("b", SLICE, annotations={names.ANNOTATION_NODE_POLICY: "spread"}))
+    assert pods.bound("b")["spec"]["nodeName"] != first["spec"]["nodeName"]
+
+
+def test_a_pod_that_does_not_fit_names_the_shortage_and_starts_when_room_is_made(pods: Pods) -> None:
+    large = {"mica.dev/vgpu-number": 2, "mica.dev/vgpu-memory-1Gi": 60}
+    pods.create(*(pods.body(f"full-{i}", large) for i in range(3)))
+    for index in range(3):
+        pods.bound(f"full-{index}")
+    pods.create(pods.body("waiting", {"mica.dev/vgpu-memory-1Gi": 30}))
+    message = pods.pending_because("waiting", "CardInsufficientMemory")
+    assert "3 CardInsufficientMemory" in message
+    pods.delete("full-0")
+    pods.bound("waiting", within=5)
+
+
+def test_a_pod_is_tried_again_when_a_card_recovers(mica: Installation, pods: Pods) -> None:
+    def health(value: str) -> None:
+        for node in mica.cluster.get("vgpunodes")["items"]:
+            for gpu in node["spec"]["gpus"]:
+                gpu["health"] = value
+            mica.cluster.apply(
+                {k: node[k] for k in ("apiVersion", "kind", "spec")} | {"metadata": {"name": node["metadata"]["name"]}}
+            )
+
+    health("Unhealthy")
+    try:
+        pods.create(pods.body("a", SLICE))
+        pods.pending_because("a", "CardNotHealth")
+    finally:
+        health("Healthy")
+    pods.bound("a", within=5)
+
+
+def test_forty_pods_at_once_are_all_bound_and_no_card_is_over_committed(mica: Installation, pods: Pods) -> None:
+    pods.create(
+        *(
+            pods.body(f"p{i}", {"mica.dev/vgpu-number": 1, "mica.dev/vgpu-cores": 10, "mica.dev/vgpu-memory-1Gi": 8})
+            for i in range(40)
+        )
+    )
+    used: dict[str, list[int]] = {}
+    for index in range(40):
+        for gpu in pods.shares(pods.bound(f"p{index}")):
+            total = used.setdefault(gpu["uuid"], [0, 0, 0])
+            used[gpu["uuid"]] = [total[0] + gpu["mem"], total[1] + gpu["cores"], total[2] + 1]
+    assert len(used) == 4
+    assert all(mem <= 81920 and cores <= 100 and slices <= 10 for mem, cores, slices in used.values())
+
+
+def test_a_hami_pod_is_accepted_as_it_is(pods: Pods) -> None:
+    pods.create(
+        pods.body(
+            "hami", {"nvidia.com/gpu": 2, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 30}, schedulerName="hami-scheduler"
+        )
+    )
+    shares = pods.shares(pods.bound("hami"))
+    assert [(g["mem"], g["cores"]) for g in shares] == [(3000, 30), (3000, 30)]
+    assert len({g["uuid"] for g in shares}) == 2
+
+
+def test_every_app_container_gets_an_annotation(pods: Pods) -> None:
+    body = pods.body("two", SLICE)
+    body["spec"]["containers"].insert(0, {"name": "web", "image": "unused"})
+    pods.create(body)
+    annotations = pods.bound("two")["metadata"]["annotations"]
+    assert json.loads(annotations[names.allocation_annotation(0)])["gpus"] == []
+    assert len(json.loads(annotations[names.allocation_annotation(1)])["gpus"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "spec", "annotations", "words"),
+    [
+        ({"mica.dev/vgpu-cores": 101}, {}, {}, "at most 100"),
+        ({"nvidia.com/gpu": 1, "mica.dev/vgpu-number": 1}, {}, {}, "mixed"),
+        ({"mica.dev/vgpu-memory-1Gi": 81}, {}, {}, "ask for less"),
+        (SLICE, {}, {names.ANNOTATION_USE_MODEL: "H100-of-nobody"}, "no such card"),
+        (SLICE, {"nodeName": "kwok-0"}, {}, "nodeName"),
+        (SLICE, {"hostPID": True}, {}, "hostPID"),
+        (SLICE, {}, {"alloc.mica.dev/c0": "forged"}, "alloc.mica.dev"),
+        (
+            SLICE,
+            {"initContainers": [{"name": "i", "image": "x", "resources": {"limits": {"nvidia.com/gpu": 1}}}]},
+            {},
+            "init container",
+        ),
+        ({"nvidia.com/mig-1g.5gb": 1}, {}, {}, "not supported"),
+    ],
+)
+def test_impossible_pods_are_refused_in_words(
+    pods: Pods, limits: dict[str, Any], spec: dict[str, Any], annotations: dict[str, str], words: str
+) -> None:
+    with pytest.raises(BoxError, match=words):
+        pods.create(pods.body("bad", limits, annotations=annotations, **spec))
+
+
+def test_a_decision_written_by_somebody_else_is_refused(mica: Installation, pods: Pods) -> None:
+    pods.create(pods.body("a", SLICE))
+    pods.bound("a")
+    with pytest.raises(BoxError, match="decisions of Mica"):
+        mica.cluster.kubectl("annotate", "pod", "a", "-n", pods.namespace, "--overwrite", "alloc.mica.dev/c0=forged")
+
+
+def test_pods_that_ask_for_nothing_are_left_alone(mica: Installation, pods: Pods) -> None:
+    pods.create(pods.body("plain", {"cpu": "1m"}))
+    pod = pods.get("plain")
+    assert pod["spec"]["schedulerName"] == "default-scheduler"
+    assert names.LABEL_SLICE not in pod["metadata"].get("labels", {})
+
+
+def test_explain_says_per_node_why_not(mica: Installation, pods: Pods) -> None:
+    pods.create(pods.body("big", {"mica.dev/vgpu-number": 3, "mica.dev/vgpu-memory-1Gi": 1}))
+    pods.pending_because("big", "NodeInsufficientDevice")
+    told = json.loads(mica.admin(f"/explain/{pods.namespace}/big"))
+    assert {n["code"] for n in told["nodes"].values()} == {"NodeInsufficientDevice"}
+
+
+def test_the_metrics_count_what_was_done(mica: Installation, pods: Pods) -> None:
+    pods.create(pods.body("a", SLICE))
+    pods.bound("a")
+    text = mica.admin("/metrics")
+    for name in ("filter", "prioritize", "bind", "admission"):
+        assert f"mica_extender_{name}_seconds_count" in text
+
+
+def test_a_killed_extender_comes_back_and_goes_on(mica: Installation, pods: Pods) -> None:
+    pods.create(pods.body("before", SLICE))
+    before = pods.shares(pods.bound("before"))[0]["uuid"]
+    mica.extender.stop(kill=True)
+    mica.extender.start()
+    mica.wait_ready()
+    pods.create(pods.body("after", SLICE))
+    assert pods.shares(pods.bound("after"))[0]["uuid"] == before
+
+
+def test_sigterm_ends_the_extender_within_two_seconds(mica: Installation, pods: Pods) -> None:
+    try:
+        assert mica.extender.stop() < 2
+        assert mica.extender.child is not None
+        assert mica.extender.child.returncode == 0
+    finally:
+        mica.extender.start()
+        mica.wait_ready()
+    eventually(lambda: mica.admin("/livez", ok=True))
