@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from mica_box.kwok import add_kwok_nodes
 from mica_box.plan import Mode
 from mica_box.testing import RunningBox, running_box
+from mica_demo.install import install
+from mica_demo.testing import Platform, eventually
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +26,12 @@ def box() -> Iterator[RunningBox]:
     """One box for the whole session; `box.images["mica"]` and friends are ready to be used in pods."""
     with running_box("mica-e2e", mode=Mode.FULL, load_images=True) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def mica(box: RunningBox) -> Platform:
+    """Mica, installed by its chart, with fake GPU nodes beside the real one."""
+    install(box)
+    add_kwok_nodes(box.box, 2)
+    eventually("the pool to be counted", lambda: box.get("vgpupool", "default")["status"].get("nodes") == 3)
+    return Platform(box)
