@@ -16,6 +16,9 @@ import pytest
 
 from .conftest import TOKENS, RouterProcess, StartRouter, free_port
 
+# Most of the time is the start of processes, which a busy machine makes long.
+pytestmark = pytest.mark.timeout(300)
+
 
 def routes_to(url: str, *, model: str = "chat") -> str:
     return f"models:\n  - {{name: {model}, endpoints: ['{url}']}}\n"
@@ -116,7 +119,7 @@ def test_what_cannot_work_ends_the_start_with_words(
     start_router: StartRouter, routes: str | None, settings: dict[str, str], words: str
 ) -> None:
     router = start_router(routes, ready=False, **settings)
-    assert router.process.wait(20) == 2
+    assert router.process.wait(90) == 2
     assert words in router.log.read_text()
     assert "Traceback" not in router.log.read_text()
 
@@ -125,7 +128,7 @@ def test_a_busy_port_ends_the_start(start_router: StartRouter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         router = start_router("models: []", ready=False, MICA_PORT=str(port))
-        assert router.process.wait(20) == 1
+        assert router.process.wait(90) == 1
     assert "in use" in router.log.read_text()
 
 
