@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging as stdlib_logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -56,6 +57,7 @@ async def start() -> None:
     """Run the agent until SIGTERM. Raises SettingsError, InstallError, RegistrationRefused and what else ends it."""
     settings = AgentSettings.from_environment()
     logging.configure(component=COMPONENT, level=settings.log_level)
+    stdlib_logging.getLogger("watchfiles").setLevel(stdlib_logging.WARNING)
     os.umask(_UMASK)
     files = HostFiles()
     installed = await asyncio.to_thread(install, settings, files)

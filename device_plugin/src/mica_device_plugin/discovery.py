@@ -12,16 +12,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import pynvml
 
-from mica_device_plugin.values import GPUDevice, Inventory, Link, Reading
+from mica_device_plugin.cards import CardReader
+from mica_device_plugin.values import GPUDevice, Inventory, Reading
 from mica_runtime.logging import get_logger
 
-_MIB: Final = 2**20
-_ANCESTORS: Final[Mapping[int, str]] = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
-_NVLINKS: Final = 18
 _log = get_logger(__name__)
 
 
@@ -48,20 +46,25 @@ class Discovery(Protocol):
 class NvmlDiscovery:
     """NVML through pynvml. One instance per process, because pynvml is global."""
 
-    def __init__(self, *, simulated: bool, library_dir: Path | None = None, sim_dir: Path | None = None) -> None:
+    def __init__(
+        self, *, simulated: bool, library_dir: Path | None = None, sim_dir: Path | None = None, nvml: Any = pynvml
+    ) -> None:
         """``library_dir`` holds the simulated ``libnvidia-ml.so.1``; None leaves the search to the dynamic linker."""
+        self._nvml = nvml
+        self._cards = CardReader(nvml)
         self._simulated = simulated
         self._library_dir = library_dir
         self._sim_dir = sim_dir
         self._ready = False
         self._known: dict[str, GPUDevice] = {}
+        self._silent: set[int] = set()
 
     def survey(self) -> Survey:
         """As in Discovery."""
         try:
             self._initialise()
-            version = str(pynvml.nvmlSystemGetDriverVersion())
-            count = int(pynvml.nvmlDeviceGetCount())
+            version = str(self._nvml.nvmlSystemGetDriverVersion())
+            count = int(self._nvml.nvmlDeviceGetCount())
         except (pynvml.NVMLError, OSError) as error:
             self._shut_down()
             raise DriverProblem(f"NVML does not answer: {error}") from error
@@ -80,7 +83,7 @@ class NvmlDiscovery:
         if self._library_dir is not None:
             os.environ["MICA_SIM_DIR"] = str(self._sim_dir or "")
             ctypes.CDLL(str(self._library_dir / "libnvidia-ml.so.1"))
-        pynvml.nvmlInit()
+        self._nvml.nvmlInit()
         self._ready = True
 
     def _shut_down(self) -> None:
@@ -88,100 +91,25 @@ class NvmlDiscovery:
             return
         self._ready = False
         try:
-            pynvml.nvmlShutdown()
+            self._nvml.nvmlShutdown()
         except pynvml.NVMLError as error:
             _log.warning("NVML cannot be shut down", error=str(error))
 
     def _look_at(self, index: int, found: dict[str, GPUDevice], readings: dict[str, Reading]) -> None:
         try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            uuid = str(pynvml.nvmlDeviceGetUUID(handle))
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = str(self._nvml.nvmlDeviceGetUUID(handle))
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
             known = self._known.get(uuid)
-            found[uuid] = replace(known, healthy=True) if known else _describe(handle, uuid, index, int(memory.total))
-            readings[uuid] = Reading(memory_used=int(memory.used), utilization=_utilization(handle))
+            found[uuid] = (
+                replace(known, healthy=True)
+                if known
+                else self._cards.describe(handle, uuid=uuid, index=index, memory=int(memory.total))
+            )
+            readings[uuid] = Reading(memory_used=int(memory.used), utilization=self._cards.utilization(handle))
         except pynvml.NVMLError as error:
-            _log.warning("GPU does not answer", index=index, error=str(error))
-
-
-def _describe(handle: Any, uuid: str, index: int, memory: int) -> GPUDevice:
-    return GPUDevice(
-        uuid=uuid,
-        index=index,
-        model=str(pynvml.nvmlDeviceGetName(handle)),
-        memory_mib=memory // _MIB,
-        numa=_numa(handle),
-        pci=_pci(handle),
-        links=_links(handle, uuid),
-    )
-
-
-def _utilization(handle: Any) -> float | None:
-    try:
-        return int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
-    except pynvml.NVMLError:
-        return None
-
-
-def _pci(handle: Any) -> str | None:
-    try:
-        return str(pynvml.nvmlDeviceGetPciInfo(handle).busId)
-    except pynvml.NVMLError:
-        return None
-
-
-def _numa(handle: Any) -> int | None:
-    try:
-        node = int(pynvml.nvmlDeviceGetNumaNodeId(handle))
-    except pynvml.NVMLError:
-        node = _numa_from_sysfs(_pci(handle))
-    return node if 0 <= node < 1024 else None
-
-
-def _numa_from_sysfs(pci: str | None) -> int:
-    if pci is None:
-        return -1
-    domain, _, rest = pci.lower().partition(":")
-    try:
-        return int(Path(f"/sys/bus/pci/devices/{domain[-4:]}:{rest}/numa_node").read_text())
-    except (OSError, ValueError):
-        return -1
-
-
-def _links(handle: Any, uuid: str) -> tuple[Link, ...]:
-    links = []
-    for index in range(int(pynvml.nvmlDeviceGetCount())):
-        try:
-            other = pynvml.nvmlDeviceGetHandleByIndex(index)
-            other_uuid = str(pynvml.nvmlDeviceGetUUID(other))
-            if other_uuid != uuid:
-                links.append(Link(other_uuid, _link_type(handle, other)))
-        except pynvml.NVMLError as error:
-            _log.info("link between GPUs is unknown", gpu=uuid, index=index, error=str(error))
-    return tuple(links)
-
-
-def _link_type(handle: Any, other: Any) -> str:
-    count = _nvlinks(handle, _pci(other))
-    if count:
-        return f"NV{count}"
-    return _ANCESTORS.get(int(pynvml.nvmlDeviceGetTopologyCommonAncestor(handle, other)), "SYS")
-
-
-def _nvlinks(handle: Any, other_pci: str | None) -> int:
-    """NVLinks that are up and end at the other card, or at a switch, which connects every card."""
-    count = 0
-    for link in range(_NVLINKS):
-        try:
-            if not pynvml.nvmlDeviceGetNvLinkState(handle, link):
-                continue
-            remote = str(pynvml.nvmlDeviceGetNvLinkRemotePciInfo(handle, link).busId)
-            count += remote == other_pci or _ends_at_switch(handle, link)
-        except pynvml.NVMLError:
-            continue
-    return count
-
-
-def _ends_at_switch(handle: Any, link: int) -> bool:
-    kind = pynvml.nvmlDeviceGetNvLinkRemoteDeviceType(handle, link)
-    return bool(kind == pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH)
+            if index not in self._silent:
+                _log.warning("GPU does not answer", index=index, error=str(error))
+            self._silent.add(index)
+        else:
+            self._silent.discard(index)
