@@ -64,12 +64,13 @@ class Buildah:
         return file
 
     @contextmanager
-    def cleaned(self) -> Iterator[None]:
-        """Whatever happens inside, no working container is left in this storage."""
+    def fresh(self) -> Iterator[None]:
+        """Storage that starts empty and is gone afterwards: no working container, layer or image is left in it."""
+        shutil.rmtree(self.storage, ignore_errors=True)
         try:
             yield
         finally:
-            self("rm", "--all")
+            shutil.rmtree(self.storage)
 
 
 def key(paths: Paths, base_key: str, versions: Versions) -> str:
@@ -104,7 +105,7 @@ def ensure(paths: Paths, versions: Versions, store: Store, base: tuple[str, str]
 def build(paths: Paths, versions: Versions, store: Store, base: tuple[str, str], *, target: str | None) -> str:
     """Build the Dockerfile up to stage `target` (all of it when None); manifest digest in the store."""
     buildah = Buildah(paths.cache / "buildah")
-    with buildah.cleaned(), tempfile.TemporaryDirectory(dir=paths.images) as scratch:
+    with buildah.fresh(), tempfile.TemporaryDirectory(dir=paths.images) as scratch:
         archive = Path(scratch, "base.tar")
         write_archive(store, {"localhost/mica-base:latest": base[1]}, archive)
         base_id = buildah("pull", "--quiet", f"oci-archive:{archive}").split()[-1]
@@ -116,7 +117,7 @@ def build(paths: Paths, versions: Versions, store: Store, base: tuple[str, str],
             arguments += [f"SSL_CERT_FILE={CA_BUNDLE}", f"PIP_CERT={CA_BUNDLE}"]
             volumes = ["--volume", f"{CA_BUNDLE}:{CA_BUNDLE}:ro"]
         built = buildah(
-            *("bud", "--quiet", "--pull=never", "--layers", *stage, *volumes),
+            *("bud", "--quiet", "--pull=never", *stage, *volumes),
             *(word for argument in arguments for word in ("--build-arg", argument)),
             *("--file", paths.repo / "Dockerfile", paths.repo),
         ).split()[-1]
