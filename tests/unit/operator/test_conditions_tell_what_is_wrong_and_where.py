@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mica_api.models import InferenceService
+from mica_api.models.common import WantedCondition
+from mica_operator.core.decide import Plan
+from mica_operator.core.views import Address, DeploymentState, Observed, read_pod, read_router
+
+Make = Callable[..., InferenceService]
+Observe = Callable[..., Observed]
+PlanOf = Callable[[Observed], Plan]
+The = Callable[[Plan, str], WantedCondition]
+KINDS = ["SpecValid", "SlicesAllocated", "EngineReady", "Routable", "Ready"]
+
+
+def _pod(*, node: str = "n1", **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "p0"}, "spec": {"nodeName": node} if node else {}, "status": status}
+
+
+def _waiting(reason: str, message: str = "", **container: Any) -> dict[str, Any]:
+    return _pod(phase="Pending", containerStatuses=[{"state": {"waiting": {"reason": reason, "message": message}}, **container}])
+
+
+def test_everything_in_order_is_said_in_all_conditions(observe: Observe, plan_of: PlanOf) -> None:
+    plan = plan_of(observe(2))
+    assert [(c.type, c.status) for c in plan.status.conditions] == [(kind, "True") for kind in KINDS]
+    assert plan.status.url == "http://10.0.0.7/v1"
+    assert (plan.status.replicas, plan.status.ready_replicas) == (2, 2)
+    assert plan.status.selector == "mica.dev/inference-service=tiny"
+
+
+@pytest.mark.parametrize(
+    ("pod", "kind", "reason", "words"),
+    [
+        (
+            _pod(
+                node="",
+                conditions=[
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "CardInsufficientMemory"}
+                ],
+            ),
+            "SlicesAllocated",
+            "NoCapacity",
+            "pod p0: CardInsufficientMemory",
+        ),
+        (
+            _pod(
+                node="",
+                conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": "extender"}],
+            ),
+            "SlicesAllocated",
+            "SchedulerError",
+            "pod p0: extender",
+        ),
+        (_pod(node=""), "SlicesAllocated", "Pending", "0 of 1 replicas have a node"),
+        (
+            _waiting("CreateContainerConfigError", "mica: GPU-x is not on this node"),
+            "EngineReady",
+            "RefusedByNode",
+            "pod p0 on n1: mica: GPU-x",
+        ),
+        (_waiting("ImagePullBackOff", "not found"), "EngineReady", "ImagePull", "pod p0: not found"),
+        (_waiting("ContainerCreating"), "EngineReady", "Starting", "/health"),
+        (
+            _waiting("CrashLoopBackOff", "back-off", lastState={"terminated": {"exitCode": 3, "reason": "Error"}}),
+            "EngineReady",
+            "CrashLoop",
+            "ended with exit code 3; see kubectl logs -p p0",
+        ),
+        (
+            _waiting("CrashLoopBackOff", "back-off", lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+            "EngineReady",
+            "OutOfMemory",
+            "used too much memory",
+        ),
+        (
+            _pod(phase="Failed", message="UnexpectedAdmissionError"),
+            "EngineReady",
+            "PodFailed",
+            "pod p0: UnexpectedAdmissionError",
+        ),
+        (_waiting("SomethingNew", "words"), "EngineReady", "SomethingNew", "pod p0: words"),
+    ],
+)
+def test_one_replica_in_trouble_is_named_with_its_reason(
+    observe: Observe, plan_of: PlanOf, the: The, pod: dict[str, Any], kind: str, reason: str, words: str
+) -> None:
+    view = read_pod(pod)
+    assert view is not None
+    plan = plan_of(replace(observe(1), pods=(view,)))
+    found = the(plan, kind)
+    assert (found.status, found.reason) == ("False", reason)
+    assert words in found.message
+    assert the(plan, "Ready").status == "False"
+
+
+def test_ready_gives_the_first_broken_link(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    view = read_pod(
+        _pod(node="", conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "shortage"}])
+    )
+    assert view is not None
+    ready = the(plan_of(replace(observe(1), pods=(view,))), "Ready")
+    assert (ready.status, ready.reason, ready.message) == ("False", "NoCapacity", "pod p0: shortage")
+
+
+def test_pods_that_may_not_be_made_are_explained_in_the_refusers_words(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    refused = replace(observe(1), pods=(), state=DeploymentState(current=True, failure="admission webhook denied: cores is 101"))
+    found = the(plan_of(refused), "SlicesAllocated")
+    assert (found.reason, found.message) == ("PodsRefused", "admission webhook denied: cores is 101")
+
+
+def test_readiness_ends_when_the_last_engine_dies(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    observed = observe(1)
+    assert the(plan_of(observed), "Ready").status == "True"
+    dead = tuple(replace(p, ready=False) for p in observed.pods)
+    plan = plan_of(replace(observed, pods=dead))
+    assert the(plan, "Ready").status == "False"
+    assert plan.status.ready_replicas == 0
+
+
+def test_fewer_engines_than_wanted_serve_on_and_say_so(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    observed = observe(2)
+    plan = plan_of(replace(observed, pods=observed.pods[:1]))
+    ready = the(plan, "Ready")
+    assert (ready.status, ready.reason) == ("True", "Degraded")
+    assert "1 of 2 engines answer" in ready.message
+    assert the(plan, "SlicesAllocated").status == "False"
+
+
+def test_a_rollout_is_told_from_the_old_specification_serving(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    ready = the(plan_of(replace(observe(2), state=DeploymentState(current=False, updated=2))), "Ready")
+    assert (ready.status, ready.reason) == ("True", "Progressing")
+
+
+def test_zero_replicas_are_explained_with_the_command_that_starts_one(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    plan = plan_of(observe(0))
+    ready = the(plan, "Ready")
+    assert (ready.status, ready.reason) == ("False", "ScaledToZero")
+    assert "kubectl -n ml scale minf tiny --replicas=1" in ready.message
+    assert the(plan, "SlicesAllocated").status == "True"
+
+
+def test_without_a_router_nothing_is_routable(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    plan = plan_of(replace(observe(1), router=None))
+    assert the(plan, "Routable").reason == "NoRouter"
+    assert the(plan, "Ready").status == "False"
+    assert plan.status.url is None
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (Address("10.0.0.1", 80), "http://10.0.0.1/v1"),
+        (Address("10.0.0.1", 8080), "http://10.0.0.1:8080/v1"),
+        (Address("fd00::1", 80), "http://[fd00::1]/v1"),
+    ],
+)
+def test_the_url_is_an_address(observe: Observe, plan_of: PlanOf, address: Address, url: str) -> None:
+    assert plan_of(replace(observe(1), router=address)).status.url == url
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"metadata": {"name": "p", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}},
+        {"metadata": {"name": "p"}, "status": {"phase": "Succeeded"}},
+    ],
+)
+def test_pods_that_go_are_not_replicas(pod: dict[str, Any]) -> None:
+    assert read_pod(pod) is None
+
+
+def test_a_bound_pod_is_placed_whatever_the_scheduler_wrote_afterwards() -> None:
+    """kube-scheduler writes PodScheduled=False on a bound pod when the reply to its bind was lost."""
+    view = read_pod(_pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulerError"}]))
+    assert view is not None
+    assert view.unplaced is None
+
+
+def test_a_headless_router_service_has_no_address() -> None:
+    assert read_router({"spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}}) is None
+    assert read_router({"spec": {"clusterIP": "10.1.1.1", "ports": [{"name": "other", "port": 80}]}}) is None
+
+
+@pytest.mark.parametrize("kind", KINDS[1:4])
+def test_an_impossible_specification_leaves_the_rest_unknown(service: Make, the: The, kind: str) -> None:
+    from mica_operator.core.decide import decide
+
+    assert the(decide(Observed(service=service()), {}), kind).status == "Unknown"
