@@ -19,6 +19,7 @@ from mica_router.sources.file import FileRouteSource
 from mica_runtime import logging
 from mica_runtime.http import serve
 from mica_runtime.service import run_parts
+from mica_runtime.settings import SettingsError
 
 _DRAIN_SECONDS = 1.2
 _log = logging.get_logger(__name__)
@@ -91,10 +92,19 @@ async def start() -> None:
         await _run(settings, FileRouteSource(settings.routes_file))
         return
     # Imported here, because the Kubernetes client is half of the start-up time and a stand-alone router does not need it.
+    from kubernetes.config import ConfigException
+
     from mica_router.sources.cluster import ClusterRouteSource
     from mica_runtime.kube import KubeClient
 
-    async with await KubeClient.connect(settings.kubeconfig) as client:
+    try:
+        client = await KubeClient.connect(settings.kubeconfig)
+    except (ConfigException, OSError) as error:
+        raise SettingsError(
+            f"no cluster to read routes from: {error}. Outside a pod set MICA_KUBECONFIG, "
+            "or set MICA_ROUTES=file and MICA_ROUTES_FILE"
+        ) from error
+    async with client:
         await _run(settings, ClusterRouteSource(client))
 
 

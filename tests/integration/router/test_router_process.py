@@ -108,6 +108,8 @@ def test_sigterm_ends_an_idle_process_at_once(start_router: StartRouter, openai_
 @pytest.mark.parametrize(
     ("routes", "settings", "words"),
     [
+        (None, {}, "no cluster to read routes from"),
+        (None, {"MICA_KUBECONFIG": "/nonexistent/kubeconfig"}, "/nonexistent/kubeconfig"),
         (None, {"MICA_ROUTES": "file"}, "needs MICA_ROUTES_FILE"),
         (None, {"MICA_ROUTES": "file", "MICA_ROUTES_FILE": "/nonexistent/routes.yaml"}, "/nonexistent/routes.yaml"),
         ("models: []", {"MICA_PROT": "1"}, "MICA_PROT"),

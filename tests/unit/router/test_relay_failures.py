@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from random import Random
 
 from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
 
-from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, post, settle, within
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, answer_ok, eventually, post, settle, within
 
 
 async def die_silently(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
@@ -194,3 +195,51 @@ async def test_every_way_out_gives_back_what_was_counted(bench: Bench) -> None:
     assert bench.context.load._endpoints == {}
     assert bench.context.load._queued == {}
     assert bench.context.load._in_flight == {}
+
+
+async def test_chunks_are_never_sent_to_an_http_1_0_client(bench: Bench) -> None:
+    async def chunked(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n")
+
+    engine = await bench.engine()
+    engine.script = chunked
+    bench.route(engine)
+    assert (await bench.ask(post(CHAT).replace(b"HTTP/1.1", b"HTTP/1.0"))).status == 502
+
+
+async def test_a_storm_of_leaving_clients_leaves_nothing_behind(bench: Bench) -> None:
+    """Clients hang up at every stage, engines die at every stage; afterwards all counts are zero and requests work."""
+    random = Random(7)
+
+    async def moody(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        stage = random.randrange(5)
+        if stage == 0:
+            writer.transport.abort()
+            return
+        whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"3\r\none\r\n" * 5 + b"0\r\n\r\n"
+        for start in range(0, len(whole), 11):
+            writer.write(whole[start : start + 11])
+            await asyncio.sleep(0)
+            if stage == 1 and random.random() < 0.2:
+                writer.transport.abort()
+                return
+
+    engines = [await bench.engine() for _ in range(3)]
+    for engine in engines:
+        engine.script = moody
+    bench.route(*engines)
+
+    async def visit() -> None:
+        client = await bench.client()
+        client.send(post(CHAT) * random.randrange(1, 4))
+        for _ in range(random.randrange(40)):
+            await asyncio.sleep(0)
+        client.hang_up()
+
+    for _ in range(20):
+        await asyncio.gather(*(visit() for _ in range(10)))
+    load = bench.context.load
+    await eventually(lambda: not bench.context.connections and load._endpoints == load._queued == load._in_flight == {})
+    for engine in engines:
+        engine.script = answer_ok
+    assert [(await bench.ask(post(CHAT))).status for _ in range(6)] == [200] * 6

@@ -190,3 +190,13 @@ async def test_refusals_are_counted_by_status(bench: Bench) -> None:
     await bench.ask(post(b'{"model": "gpt-9"}'))
     await bench.ask(post(b"{"))
     assert bench.context.metrics.requests == {("", 404): 1, ("", 400): 1}
+
+
+async def test_a_refusal_of_head_has_no_body_and_keeps_the_connection_in_step(bench: Bench) -> None:
+    client = await bench.client()
+    client.send(b"HEAD /nothing HTTP/1.1\r\nHost: r\r\n\r\nHEAD /v1/models HTTP/1.1\r\nHost: r\r\n\r\n")
+    assert (await client.response(bodyless=True)).status == 404
+    assert (await client.response(bodyless=True)).status == 200
+    client.send(b"GET /v1/models HTTP/1.1\r\nHost: r\r\n\r\n")
+    answer = await client.response()
+    assert json.loads(answer.body) == {"object": "list", "data": []}

@@ -138,8 +138,8 @@ def engine_protocol_error(model: str) -> ApiError:
     )
 
 
-def render_error(error: ApiError, *, close: bool) -> bytes:
-    """The whole HTTP response, head and JSON body."""
+def render_error(error: ApiError, *, close: bool, head_only: bool = False) -> bytes:
+    """The whole HTTP response, head and JSON body (no body in answer to HEAD)."""
     body = msgspec.json.encode(
         {
             "error": {
@@ -151,7 +151,7 @@ def render_error(error: ApiError, *, close: bool) -> bytes:
         }
     )
     extra = b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after
-    return render_json(error.status, body, close=close or error.close, extra=extra)
+    return render_json(error.status, body, close=close or error.close, extra=extra, head_only=head_only)
 
 
 def render_json(status: int, body: bytes, *, close: bool, extra: bytes = b"", head_only: bool = False) -> bytes:

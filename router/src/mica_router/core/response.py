@@ -23,6 +23,7 @@ class ResponseHead:
     status: int
     status_line: bytes
     headers: list[Header]
+    chunked: bool
     until_eof: bool
     reusable: bool
 
@@ -93,6 +94,7 @@ class ResponseReader:
             status=status,
             status_line=b"HTTP/1.1" + raw[: raw.index(b"\r\n")][8:],
             headers=self._headers,
+            chunked=bool(coding),
             until_eof=until_eof,
             reusable=self._keep_alive and not until_eof and not self._head_request,
         )

@@ -129,13 +129,15 @@ class ClientConnection(asyncio.Protocol):
     def _answer_error(self, error: ApiError) -> None:
         request, self._current = self._current, None
         keep_alive = request is not None and self._may_keep_alive(request) and not error.close
-        self.write(render_error(error, close=not keep_alive))
+        head_only = request is not None and request.method == b"HEAD"
+        self.write(render_error(error, close=not keep_alive, head_only=head_only))
         if error.close:
             self._linger()
         else:
             self._end_response(keep_alive=keep_alive)
 
     def _end_response(self, *, keep_alive: bool) -> None:
+        self._current = None
         if not keep_alive:
             self._close()
         elif self._reader.phase is Phase.IDLE:

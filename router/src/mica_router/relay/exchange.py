@@ -22,8 +22,10 @@ from mica_router.core.routes import Endpoint
 from mica_router.core.target import is_repeatable
 from mica_router.relay.context import RelayContext
 from mica_router.relay.upstream import UpstreamConnection
+from mica_runtime.logging import get_logger
 
 CLIENT_GONE = 499
+_log = get_logger(__name__)
 _MAX_TRIES = 3
 
 
@@ -91,6 +93,7 @@ class Exchange:
         if now < self._deadline:
             return
         if self._head is None:
+            _log.warning("engine sent nothing in time", model=self._model, engine=self._engine())
             self._context.metrics.upstream_error(self._model, "first_byte_timeout")
             self._fail(errors.engine_timeout(self._model, self._context.timeouts.first_byte))
         else:
@@ -129,9 +132,10 @@ class Exchange:
         context = self._context
         try:
             connection = await context.pool.connect(endpoint, deadline=context.timeouts.connect)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, UnicodeError) as error:
             self._connecting = None
             context.load.suspect(endpoint)
+            _log.warning("engine cannot be reached", model=self._model, engine=endpoint.authority, error=repr(error))
             context.metrics.upstream_error(self._model, "connect")
             self._try_elsewhere(endpoint, "connect")
             return
@@ -180,6 +184,9 @@ class Exchange:
             return
         if self._head is None:
             if reader.head is None:
+                return
+            if self._request.http10 and reader.head.chunked:
+                self._engine_misbehaved()
                 return
             out = self._accept_head(reader.head) + out
         self._deadline = self._context.clock() + self._context.timeouts.idle
@@ -235,10 +242,12 @@ class Exchange:
         if self._head is not None:
             self._break("protocol")
             return
+        _log.warning("engine answered with something that is not HTTP", model=self._model, engine=self._engine())
         self._context.metrics.upstream_error(self._model, "protocol")
         self._fail(errors.engine_protocol_error(self._model))
 
     def _break(self, reason: str) -> None:
+        _log.warning("response cut", model=self._model, engine=self._engine(), reason=reason)
         self._context.metrics.upstream_error(self._model, reason)
         self._context.metrics.request_done(self._model, self._head.status if self._head else 502)
         self._release()
@@ -248,6 +257,9 @@ class Exchange:
         self._release()
         self._context.metrics.request_done(self._model, error.status)
         self._client.exchange_failed(error)
+
+    def _engine(self) -> str | None:
+        return self._occupied.authority if self._occupied is not None else None
 
     def _vacate(self) -> None:
         if self._occupied is not None:

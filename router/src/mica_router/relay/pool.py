@@ -35,8 +35,13 @@ class Pool:
     async def connect(self, endpoint: Endpoint, *, deadline: float) -> UpstreamConnection:
         """A fresh connection. Raises OSError, or TimeoutError after `deadline` seconds."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(deadline):
-            _, connection = await loop.create_connection(lambda: UpstreamConnection(endpoint), endpoint.host, endpoint.port)
+        connection = UpstreamConnection(endpoint)
+        try:
+            async with asyncio.timeout(deadline):
+                await loop.create_connection(lambda: connection, endpoint.host, endpoint.port)
+        except BaseException:
+            connection.abort()  # also one that is established in the moment in which it is given up
+            raise
         return connection
 
     def give(self, connection: UpstreamConnection) -> None:

@@ -27,6 +27,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self._unwanted = False
 
     @property
     def usable(self) -> bool:
@@ -37,6 +38,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The engine accepted."""
         # A cast, because uvloop's transports implement the interface without inheriting from it.
         self._transport = cast("asyncio.Transport", transport)
+        if self._unwanted:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the engine."""
@@ -79,5 +82,6 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection at once; the engine sees that its work is not wanted."""
         self.user = None
+        self._unwanted = True
         if self._transport is not None:
             self._transport.abort()
