@@ -168,6 +168,12 @@ static void in_child(void)
     mine = NULL;
 }
 
+static bool same_inode(int a, int b)
+{
+    struct stat x, y;
+    return a >= 0 && b >= 0 && fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes)
 {
     char buffer[512], reason[192] = "";
@@ -187,15 +193,22 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
     range_lock(fd, F_OFD_SETLKW, F_WRLCK, 0);
     bool ok = prepare_file(fd, create, reason, sizeof reason);
     range_lock(fd, F_OFD_SETLK, F_UNLCK, 0);
+    /* The lock lives as long as its open file, and a mapping keeps one open, in forked children too: so the slot's lock is taken through a
+     * second opening that nothing maps. */
+    region_fd = ok ? open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW) : -1;
+    if (ok && !same_inode(fd, region_fd)) {
+        snprintf(reason, sizeof reason, "was replaced while it was opened");
+        ok = false;
+    }
+    close(fd);
+    if (ok && !take_slot()) {
+        snprintf(reason, sizeof reason, "is full: %d processes of this container use the GPU already", MICA_SLOTS);
+        ok = false;
+    }
     if (!ok) {
         snprintf(error, error_bytes, "usage region %s %s", path, reason);
-        close(fd);
-        return false;
-    }
-    region_fd = fd;
-    if (!take_slot()) {
-        snprintf(error, error_bytes, "usage region %s: %d processes of this container use the GPU already", path, MICA_SLOTS);
-        close(fd);
+        if (region_fd >= 0)
+            close(region_fd);
         region_fd = -1;
         return false;
     }

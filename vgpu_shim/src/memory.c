@@ -58,9 +58,9 @@ static CUcontext current(void)
         CUresult result = mica_memory_gate(&gpu); \
         if (result) \
             return result; \
-        if (gpu == MICA_GPU_NONE) \
-            return (real); /* no context: the driver says so */ \
         uint64_t wanted = (reserve); \
+        if (gpu == MICA_GPU_NONE || !wanted) \
+            return (real); /* no context, no bytes: the driver says so */ \
         if (!mica_charge(gpu, wanted)) \
             return MICA_CUDA_OUT_OF_MEMORY; \
         result = (real); \
