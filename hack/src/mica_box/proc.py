@@ -10,6 +10,9 @@ from mica_box.errors import BoxError
 
 TAIL_LINES = 20
 
+CONTAINED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--")
+"""In front of a command: its mounts are its own, and when it is interrupted all that it started ends with it."""
+
 
 def tail(text: str, lines: int = TAIL_LINES) -> str:
     """The last lines of `text`, indented for use below a message."""

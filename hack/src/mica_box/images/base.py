@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 from mica_box.images.store import Image, Store
-from mica_box.proc import run
+from mica_box.proc import CONTAINED, run
 from mica_box.progress import step
 
 PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6", "libgomp1")
@@ -59,8 +60,8 @@ def ensure(store: Store) -> tuple[str, str]:
     known = store.find(name)
     if known:
         return name, known
-    with step("base image: bootstrapping Debian (about a minute)"):
-        tar = store.root / f"{name}.part.tar"
+    with step("base image: bootstrapping Debian (about a minute)"), tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        tar = Path(scratch, "base.tar")
         _bootstrap(codename(os_release), tar)
         layer = store.layer(store.take(tar))
     image = Image((layer,), {"architecture": architecture(), "os": "linux", "config": {"Env": [PATH_ENV], "Cmd": ["sh"]}})
@@ -74,10 +75,10 @@ def architecture() -> str:
 
 
 def _bootstrap(release: str, tar: Path) -> None:
-    """In a mount namespace of its own, so that an interruption leaves no mount."""
+    """The file system is put together beside `tar`: whoever removes that folder removes everything."""
     clean = " ".join(f'"$1/{folder}"/*' for folder in CLEANED)
     argv = [
-        *("unshare", "--mount", "--propagation", "private"),
+        *CONTAINED,
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=essential", f"--include={','.join(PACKAGES)}"),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_INSTALLED),
         # python3-venv is wanted for its module, not for what it recommends.
@@ -89,6 +90,6 @@ def _bootstrap(release: str, tar: Path) -> None:
     ]
     run(
         argv,
-        env={**os.environ, "SOURCE_DATE_EPOCH": "0"},
+        env={**os.environ, "SOURCE_DATE_EPOCH": "0", "TMPDIR": str(tar.parent)},
         do="check the network (the Debian mirror of this host must be reachable) and `apt-get update`, then run again",
     )

@@ -19,7 +19,7 @@ from mica_box.errors import BoxError
 from mica_box.images.archive import write_archive
 from mica_box.images.store import CHUNK, Image, Store
 from mica_box.paths import Paths
-from mica_box.proc import run
+from mica_box.proc import CONTAINED, run
 from mica_box.progress import step
 from mica_box.versions import Versions
 
@@ -39,8 +39,7 @@ class Buildah:
 
     def _argv(self, *words: str | Path) -> list[str]:
         buildah = ["buildah", "--root", str(self.storage / "root"), "--runroot", str(self.storage / "run")]
-        own = ["unshare", "--mount", "--propagation", "private"]
-        return [*own, *buildah, "--storage-driver", "overlay", *map(str, words)]
+        return [*CONTAINED, *buildah, "--storage-driver", "overlay", *map(str, words)]
 
     def __call__(self, *words: str | Path) -> str:
         env = {
