@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from mica_device_plugin.janitor import Janitor
 from mica_device_plugin.node_cache import load_pool, store_pool
 from mica_device_plugin.state import AgentState
 from mica_device_plugin.values import PoolChoice
+from mica_device_plugin.waiting import woken
 from mica_runtime.logging import get_logger
 
 REAL_DRIVER: Final = (
@@ -98,8 +98,7 @@ class PoolWatch:
         while True:
             self._wake.clear()
             self.resolve()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout=1.0)
+            await woken(self._wake, within=1.0)
 
 
 async def feed_devices(*, state: AgentState, feed: DeviceFeed) -> None:
@@ -123,8 +122,7 @@ async def keep_clean(janitor: Janitor, *, wake: asyncio.Event, every: float, pau
         wake.clear()
         await janitor.sweep()
         await asyncio.sleep(pause)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), timeout=every)
+        await woken(wake, within=every)
 
 
 def _usable(survey: Survey) -> Survey:

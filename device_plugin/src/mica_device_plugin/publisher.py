@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +20,7 @@ from mica_device_plugin.node_object import (
 )
 from mica_device_plugin.state import AgentState
 from mica_device_plugin.values import Inventory
+from mica_device_plugin.waiting import woken
 from mica_runtime.kube import KubeError
 from mica_runtime.logging import get_logger
 
@@ -56,8 +56,7 @@ class Publisher:
             except KubeError as error:
                 _log.warning("VGPUNode cannot be written", error=str(error))
                 delay = _RETRY_S
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout=delay)
+            await woken(self._wake, within=delay)
             await asyncio.sleep(_GATHER_S)
 
     async def publish(self) -> None:

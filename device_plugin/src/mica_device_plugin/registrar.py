@@ -22,6 +22,7 @@ import watchfiles
 from mica_device_plugin._kubelet.deviceplugin_v1beta1 import api_pb2 as api
 from mica_device_plugin._kubelet.deviceplugin_v1beta1 import api_pb2_grpc
 from mica_device_plugin.servicer import DevicePlugin, options
+from mica_device_plugin.waiting import woken
 from mica_runtime.logging import get_logger
 
 _VERSION: Final = "v1beta1"
@@ -146,8 +147,7 @@ class Registrar:
         return _identity(self._kubelet) not in (known, None)
 
     async def _woken(self, within: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout=within)
+        await woken(self._wake, within=within)
         self._wake.clear()
 
     async def _watch(self) -> None:

@@ -193,7 +193,8 @@ class FakeKubelet:
     def pod_resources(self) -> Iterator[resources_api.PodResources]:
         for a in (a for a in self.assignments if not a.init):
             devices = [
-                resources_api.ContainerDevices(resource_name=names.RESOURCE_NUMBER, device_ids=[identifier]) for identifier in a.ids
+                resources_api.ContainerDevices(resource_name=names.RESOURCE_NUMBER, device_ids=[identifier])
+                for identifier in a.ids
             ]
             other = resources_api.ContainerDevices(resource_name=names.RESOURCE_CORES, device_ids=["core-1", "core-2"])
             container = resources_api.ContainerResources(name=a.container, devices=[*devices, other])
