@@ -1,6 +1,7 @@
 """Simulated cards for the tests of the shim: build the binaries once, give each test its own cards, run programs on them.
 
-Programs run as processes of their own, because what is tested is what the loader, the kernel and several processes make of the binaries.
+Programs run as processes of their own, because what is tested is what the
+loader, the kernel and several processes make of the binaries.
 """
 
 import fcntl
@@ -112,7 +113,9 @@ class Cards:
         """Write the config; keyword `gpu_0_numa="1"` means the key `gpu.0.numa`."""
         lines = ["version=1", f"gpus={gpus}"]
         lines += [f"gpu.{n}.uuid={self.uuid(n)}\ngpu.{n}.memory={memory}" for n in range(gpus)]
-        lines += [f"{key.replace('_', '.') if key.startswith(('gpu_', 'link_')) else key}={value}" for key, value in extra.items()]
+        lines += [
+            f"{key.replace('_', '.') if key.startswith(('gpu_', 'link_')) else key}={value}" for key, value in extra.items()
+        ]
         self.write_config("\n".join(lines) + "\n")
 
     def write_config(self, text: str) -> None:

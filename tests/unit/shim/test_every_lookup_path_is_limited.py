@@ -45,10 +45,12 @@ def find(name, version, flags):
     pointer, status = ctypes.c_void_p(), i32(9)
     assert cu.cuGetProcAddress_v2(name, ref(pointer), version, u64(flags), ref(status)) == 0
     return pointer.value
-for name, version in ((b"cuLaunchKernel", 7000), (b"cuMemAllocAsync", 11020), (b"cuMemFreeAsync", 11020), (b"cuLaunchKernelEx", 11060)):
-    own = lambda n: ctypes.cast(getattr(cu, n), ctypes.c_void_p).value
+own = lambda n: ctypes.cast(getattr(cu, n), ctypes.c_void_p).value
+for name, version in ((b"cuLaunchKernel", 7000), (b"cuMemAllocAsync", 11020), (b"cuMemFreeAsync", 11020),
+                       (b"cuLaunchKernelEx", 11060)):
     answer(find(name, version, 0) == own(name.decode()), find(name, version, 2) == own(name.decode() + "_ptsz"))
-answer(find(b"cuMemAlloc", 3020, 0) == own("cuMemAlloc_v2"), find(b"cuMemAlloc", 13000, 0) == own("cuMemAlloc_v2"), find(b"cuMemAlloc", 2000, 0) == own("cuMemAlloc"))
+answer(find(b"cuMemAlloc", 3020, 0) == own("cuMemAlloc_v2"),
+       find(b"cuMemAlloc", 13000, 0) == own("cuMemAlloc_v2"), find(b"cuMemAlloc", 2000, 0) == own("cuMemAlloc"))
 """
     found = cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
     assert all(all(row) for row in found), found
@@ -57,14 +59,19 @@ answer(find(b"cuMemAlloc", 3020, 0) == own("cuMemAlloc_v2"), find(b"cuMemAlloc",
 def test_lookup_works_before_the_driver_is_started(cards):
     code = """
 pointer, status = ctypes.c_void_p(), i32()
-answer(cu.cuGetProcAddress_v2(b"cuInit", ref(pointer), 2000, u64(0), ref(status)), ctypes.CFUNCTYPE(i32, ctypes.c_uint)(pointer.value)(0))
+answer(cu.cuGetProcAddress_v2(b"cuInit", ref(pointer), 2000, u64(0), ref(status)),
+       ctypes.CFUNCTYPE(i32, ctypes.c_uint)(pointer.value)(0))
 """
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[0, 0]]
 
 
 def chain(shim):
-    first = shim.compile("chain.c", "-shared", "-fPIC", "-O0", "-DLEVEL=1", "-Wl,-soname,libchain1.so", "-ldl", name="libchain1.so")
-    second = shim.compile("chain.c", "-shared", "-fPIC", "-O2", "-DLEVEL=10", "-Wl,-soname,libchain2.so", "-ldl", name="libchain2.so")
+    first = shim.compile(
+        "chain.c", "-shared", "-fPIC", "-O0", "-DLEVEL=1", "-Wl,-soname,libchain1.so", "-ldl", name="libchain1.so"
+    )
+    second = shim.compile(
+        "chain.c", "-shared", "-fPIC", "-O2", "-DLEVEL=10", "-Wl,-soname,libchain2.so", "-ldl", name="libchain2.so"
+    )
     main = shim.compile("chain_main.c", "-Wl,--no-as-needed", str(first), str(second), "-ldl", f"-Wl,-rpath,{shim.scratch}")
     return main, second
 

@@ -77,7 +77,9 @@ def test_a_bad_amount_in_the_environment_is_refused(cards, value):
     assert "MICA_MEMORY" in refused(cards, cards.env(limited=True, MICA_MEMORY=value))
 
 
-@pytest.mark.parametrize(("value", "size"), [("1GiB", GIB), ("1G", GIB), ("512MiB", GIB // 2), ("2097152", 2 * MIB), ("2048K", 2 * MIB)])
+@pytest.mark.parametrize(
+    ("value", "size"), [("1GiB", GIB), ("1G", GIB), ("512MiB", GIB // 2), ("2097152", 2 * MIB), ("2048K", 2 * MIB)]
+)
 def test_amounts_in_the_environment(cards, value, size):
     assert cards.probe(env=cards.env(limited=True, MICA_MEMORY=value))["total"] == size
 

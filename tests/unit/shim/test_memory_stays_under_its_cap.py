@@ -72,7 +72,8 @@ answer(info()[1], free(pointer.value), info()[1])
 
 VMM = """
 class Prop(ctypes.Structure):
-    _fields_ = [("type", i32), ("handle_types", i32), ("where", i32), ("id", i32), ("security", ctypes.c_void_p), ("flags", ctypes.c_ubyte * 8)]
+    _fields_ = [("type", i32), ("handle_types", i32), ("where", i32), ("id", i32),
+                ("security", ctypes.c_void_p), ("flags", ctypes.c_ubyte * 8)]
 size, none = ctypes.c_size_t(512 * MIB), ctypes.c_size_t(0)
 def create(where=1, number=0):
     handle = u64(); prop = Prop(1, 0, where, number)
@@ -107,7 +108,8 @@ error, handle = create(); a, b, again = reserve(), reserve(), u64()
 assert cu.cuMemMap(a, size, none, handle, u64(0)) == cu.cuMemMap(b, size, none, handle, u64(0)) == 0
 assert cu.cuMemRetainAllocationHandle(ref(again), ctypes.c_void_p(a.value + 4096)) == 0
 seen = [used()]
-for step in (lambda: cu.cuMemRelease(handle), lambda: cu.cuMemUnmap(a, size), lambda: cu.cuMemUnmap(b, size), lambda: cu.cuMemRelease(again)):
+for step in (lambda: cu.cuMemRelease(handle), lambda: cu.cuMemUnmap(a, size), lambda: cu.cuMemUnmap(b, size),
+             lambda: cu.cuMemRelease(again)):
     assert step() == 0
     seen.append(used())
 answer(*seen)
@@ -186,7 +188,10 @@ answer(child); time.sleep(60)
 
 
 def test_slices_of_two_containers_do_not_see_each_other(cards):
-    one, other = cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"), cards.env(limited=True, MICA_MEMORY="2GiB", MICA_SLICE="other")
+    one, other = (
+        cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"),
+        cards.env(limited=True, MICA_MEMORY="2GiB", MICA_SLICE="other"),
+    )
     holder = cards.start(cards.shim.probe, "--fill", "--hold", "60", env=one)
     holder.stdout.readline()
     assert cards.probe("--fill", env=other)["accepted"] == 2 * GIB

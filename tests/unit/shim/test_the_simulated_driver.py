@@ -34,10 +34,12 @@ def test_every_family_of_allocations_takes_physical_memory(cards, family):
 def test_vmm_memory_lives_until_handle_and_mapping_are_both_gone(cards):
     code = """
 class Prop(ctypes.Structure):
-    _fields_ = [("type", i32), ("handle_types", i32), ("where", i32), ("id", i32), ("security", ctypes.c_void_p), ("flags", ctypes.c_ubyte * 8)]
+    _fields_ = [("type", i32), ("handle_types", i32), ("where", i32), ("id", i32),
+                ("security", ctypes.c_void_p), ("flags", ctypes.c_ubyte * 8)]
 init(); prop = Prop(1, 0, 1, 0); handle, at, size = u64(), u64(), ctypes.c_size_t(GIB)
 held = lambda: info()[2] - info()[1]
-answer(cu.cuMemCreate(ref(handle), size, ref(prop), u64(0)), cu.cuMemAddressReserve(ref(at), size, ctypes.c_size_t(0), u64(0), u64(0)),
+answer(cu.cuMemCreate(ref(handle), size, ref(prop), u64(0)),
+       cu.cuMemAddressReserve(ref(at), size, ctypes.c_size_t(0), u64(0), u64(0)),
        cu.cuMemMap(at, size, ctypes.c_size_t(0), handle, u64(0)), held())
 answer(cu.cuMemRelease(handle), held())
 answer(cu.cuMemUnmap(at, size), held())
@@ -130,7 +132,8 @@ def find(name, version, flags=0):
              ("cuMemAlloc", "cuMemAlloc_v2", "cuLaunchKernel", "cuLaunchKernel_ptsz", "cuGetProcAddress", "cuGetProcAddress_v2")}
     return error, status.value, named.get(pointer.value)
 answer(find(b"cuMemAlloc", 2000), find(b"cuMemAlloc", 3020), find(b"cuLaunchKernel", 4000, 2), find(b"cuLaunchKernel", 7000, 2))
-answer(find(b"cuMemAllocAsync", 11010), find(b"cuNoSuchThing", 13000), find(b"cuGetProcAddress", 11030), find(b"cuGetProcAddress", 12000))
+answer(find(b"cuMemAllocAsync", 11010), find(b"cuNoSuchThing", 13000),
+       find(b"cuGetProcAddress", 11030), find(b"cuGetProcAddress", 12000))
 """
     assert cards.python(code, env=cards.env()) == [
         [[0, 0, "cuMemAlloc"], [0, 0, "cuMemAlloc_v2"], [0, 0, "cuLaunchKernel"], [0, 0, "cuLaunchKernel_ptsz"]],
@@ -170,7 +173,8 @@ def test_pynvml_works_unchanged(cards):
 import pynvml as n
 n.nvmlInit()
 a, b = (n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount()))
-print(json.dumps([n.nvmlSystemGetDriverVersion(), n.nvmlSystemGetCudaDriverVersion_v2(), n.nvmlDeviceGetUUID(b), n.nvmlDeviceGetName(a),
+print(json.dumps([n.nvmlSystemGetDriverVersion(), n.nvmlSystemGetCudaDriverVersion_v2(),
+    n.nvmlDeviceGetUUID(b), n.nvmlDeviceGetName(a),
     n.nvmlDeviceGetMemoryInfo(a).used, n.nvmlDeviceGetMemoryInfo(a, version=n.nvmlMemory_v2).free, n.nvmlDeviceGetNumaNodeId(a),
     n.nvmlDeviceGetTopologyCommonAncestor(a, b), n.nvmlDeviceGetNvLinkState(a, 17), n.nvmlDeviceGetPciInfo(b).busId,
     n.nvmlDeviceGetNvLinkRemotePciInfo(a, 0).busId, [p.pid for p in n.nvmlDeviceGetComputeRunningProcesses(a)],
@@ -178,13 +182,28 @@ print(json.dumps([n.nvmlSystemGetDriverVersion(), n.nvmlSystemGetCudaDriverVersi
 """
     (found,) = cards.python(code, env=cards.env())
     pci = "00000000:11:00.0"
-    assert found == ["580.95.05", 13000, cards.uuid(1), "NVIDIA H100 80GB HBM3", GIB, 79 * GIB, 0, 40, 1, pci, pci, [holder.pid], 1]
+    assert found == [
+        "580.95.05",
+        13000,
+        cards.uuid(1),
+        "NVIDIA H100 80GB HBM3",
+        GIB,
+        79 * GIB,
+        0,
+        40,
+        1,
+        pci,
+        pci,
+        [holder.pid],
+        1,
+    ]
 
 
 def test_a_sick_card_sends_one_xid_event_and_recovers(cards):
     code = """
 import pynvml as n
-n.nvmlInit(); h = n.nvmlDeviceGetHandleByIndex(0); s = n.nvmlEventSetCreate(); n.nvmlDeviceRegisterEvents(h, n.nvmlEventTypeXidCriticalError, s)
+n.nvmlInit(); h = n.nvmlDeviceGetHandleByIndex(0); s = n.nvmlEventSetCreate()
+n.nvmlDeviceRegisterEvents(h, n.nvmlEventTypeXidCriticalError, s)
 def wait(ms):
     try:
         return n.nvmlEventSetWait_v2(s, ms).eventData
