@@ -1,0 +1,70 @@
+"""The region reader against rubbish, and against a region as the limiter writes it."""
+
+import os
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mica_device_plugin.region import MAGIC, SIZE, SLOTS_OFFSET, GPUUsage, InvalidRegion, is_live, parse_region, read_region
+
+
+def region(*, count: int = 1, cores: int = 20, uuid: bytes = b"GPU-1", version: int = 1) -> bytearray:
+    data = bytearray(SLOTS_OFFSET)
+    struct.pack_into("<8sIIIIIIQQ", data, 0, MAGIC, version, 16, 1024, 256, 320, count, SIZE, 7)
+    struct.pack_into("<48sQI4xQQ", data, 256, uuid, 3 << 30, cores, (5 << 48) | (1 << 30), 2)
+    struct.pack_into("<QQQ", data, 256 + 192, 10, 11, 12)
+    return data
+
+
+def test_a_good_region_is_read_with_the_change_tag_masked():
+    usage = GPUUsage("GPU-1", 3 << 30, 20, 1 << 30, 2, 10, 11, 12)
+    assert parse_region(bytes(region())) == (usage,)
+
+
+def test_an_untouched_region_has_no_usage():
+    assert parse_region(bytes(SLOTS_OFFSET)) == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        region(count=17),
+        region(version=2),
+        region(cores=101),
+        region(uuid=b"\xff\xfe"),
+        region(uuid=b""),
+        b"short",
+        b"X" * SLOTS_OFFSET,
+    ],
+)
+def test_what_makes_no_sense_is_refused(data):
+    with pytest.raises(InvalidRegion):
+        parse_region(bytes(data))
+
+
+@given(st.binary(max_size=600), st.integers(0, 600))
+def test_no_content_does_more_than_be_refused(noise, offset):
+    data = region(count=2)
+    data[offset : offset + len(noise)] = noise
+    try:
+        usages = parse_region(bytes(data[:SLOTS_OFFSET].ljust(SLOTS_OFFSET, b"\0")))
+    except InvalidRegion:
+        return
+    assert all(u.uuid.isprintable() and u.used < 2**48 and u.cores <= 100 for u in usages)
+
+
+def test_only_a_plain_file_of_the_right_size_is_opened(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(SIZE))
+    link, small, directory, pipe = (tmp_path / name for name in ("link", "small", "directory", "pipe"))
+    link.symlink_to(secret)
+    small.write_bytes(b"x")
+    directory.mkdir()
+    os.mkfifo(pipe)
+    for path in (link, small, directory, pipe, tmp_path / "absent"):
+        with pytest.raises(InvalidRegion):
+            read_region(path)
+        assert not is_live(path)
+    assert read_region(secret) == () and not is_live(secret)
