@@ -21,7 +21,7 @@ from mica_runtime.http import serve
 from mica_runtime.service import run_parts
 from mica_runtime.settings import SettingsError
 
-_DRAIN_SECONDS = 1.2
+_DRAIN_SECONDS = 1.0
 _log = logging.get_logger(__name__)
 
 
@@ -92,7 +92,7 @@ async def start() -> None:
         await _run(settings, FileRouteSource(settings.routes_file))
         return
     # Imported here, because the Kubernetes client is half of the start-up time and a stand-alone router does not need it.
-    from kubernetes.config import ConfigException
+    from kubernetes.aio.config import ConfigException
 
     from mica_router.sources.cluster import ClusterRouteSource
     from mica_runtime.kube import KubeClient

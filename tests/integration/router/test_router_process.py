@@ -98,10 +98,10 @@ def test_sigterm_ends_the_process_within_two_seconds_even_while_streaming(start_
                 assert engine_side.recv(1) == b""
 
 
-def test_sigterm_ends_an_idle_process_at_once(start_router: StartRouter, openai_engine: str) -> None:
+def test_sigterm_ends_a_process_with_idle_clients(start_router: StartRouter, openai_engine: str) -> None:
     router = start_router(routes_to(openai_engine))
     with socket.create_connection(("127.0.0.1", router.port)):
-        assert router.terminate() < 1.0
+        assert router.terminate() < 2.0
     assert router.process.returncode == 0
 
 
