@@ -115,7 +115,7 @@ class Installation:
         eventually(self._leading, within=30, what="kube-scheduler holds the Lease")
 
     def wait_ready(self) -> None:
-        eventually(lambda: self.admin("/readyz", ok=True), within=20, what=f"extender ready\n{self.extender.text()[-3000:]}")
+        eventually(lambda: self.admin("/readyz", ok=True), within=60, what=f"extender ready\n{self.extender.text()[-3000:]}")
 
     def stop(self) -> None:
         for process in (self.scheduler, self.extender):

@@ -110,6 +110,10 @@ class Binder:
         if pod.node:
             _check_stored(pod, question.node)
             return
+        stored = self._ledger.reservation(pod.uid)
+        if stored is not None and stored.settled:
+            _check_settled(question, stored.node)
+            return
         shares = self._reserve(pod, question.node)
         try:
             await self._write(_Attempt(pod, question.node, shares, self._clock()))
@@ -218,3 +222,9 @@ def _check_stored(pod: PodRecord, node: str) -> None:
         raise Declined(f"pod {pod.key} is already bound to {pod.node}")
     if pod.shares is None:
         raise Declined(f"pod {pod.key} is bound to {node} without a valid decision of this scheduler")
+
+
+def _check_settled(question: BindQuestion, node: str) -> None:
+    """A decision is stored and the watch has not shown it yet; deciding again would forget the cards of the first."""
+    if node != question.node:
+        raise Declined(f"pod {question.key} is already bound to {node}")
