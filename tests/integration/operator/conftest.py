@@ -1,0 +1,169 @@
+"""The operator as a process with the chart's own rights, in a box of its own: it puts finalizers on objects of everybody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import yaml
+
+from mica_box import kwok
+from mica_box.plan import Mode
+from mica_box.simulated import advertised, cards
+from mica_box.testing import RunningBox, running_box
+from mica_generate.files import CHART, REPOSITORY
+
+Body = dict[str, Any]
+NAMESPACE = "mica-system"
+KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Service")
+
+
+def eventually(check: Callable[[], Any], *, within: float = 30.0) -> Any:
+    """The first truthy result of ``check``."""
+    deadline = time.monotonic() + within
+    while not (result := check()):
+        assert time.monotonic() < deadline, f"not within {within} s; last: {result!r}"
+        time.sleep(0.2)
+    return result
+
+
+@dataclass
+class Operator:
+    """The process, which may be ended and started again."""
+
+    kubeconfig: Path
+    port: int
+    log: Path
+    child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until ready."""
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("MICA_")},
+            "MICA_KUBECONFIG": str(self.kubeconfig),
+            "MICA_ROUTER_SERVICE": f"{NAMESPACE}/mica-router",
+            "MICA_ENGINE_IMAGES": '{"llamacpp": "localhost/engine:1"}',
+            "MICA_ADMIN_HOST": "127.0.0.1",
+            "MICA_ADMIN_PORT": str(self.port),
+        }
+        with self.log.open("ab") as log:
+            self.child = subprocess.Popen([sys.executable, "-m", "mica_operator"], env=environment, stdout=log, stderr=log)
+        eventually(self._ready)
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM; exit code and seconds until the end."""
+        assert self.child is not None
+        began = time.monotonic()
+        self.child.send_signal(signal.SIGTERM)
+        code = self.child.wait(timeout=10)
+        self.child = None
+        return code, time.monotonic() - began
+
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+        return text
+
+    def _ready(self) -> bool:
+        assert self.child is not None
+        assert self.child.poll() is None, self.log.read_text()[-2000:]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (URLError, OSError):
+            return False
+
+
+@pytest.fixture(scope="session")
+def op_box() -> Iterator[RunningBox]:
+    """A cluster with one fake node that runs everything and has two cards."""
+    with running_box("mica-it-op", mode=Mode.APISERVER_ONLY) as box:
+        gpus = cards("op-node", 2)
+        body = kwok.node("op-node", advertised(gpus, max_slices=10), address=box.box.plan.box_ip)
+        del body["spec"]["taints"]
+        box.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(body))
+        _install_rights(box)
+        box.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        yield box
+
+
+def _install_rights(box: RunningBox) -> None:
+    command = [str(box.box.binary("helm")), "template", "mica", CHART, "--namespace", NAMESPACE, "--set", "scheduler.image=x"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    chosen = [body for body in yaml.safe_load_all(done.stdout) if body and body["kind"] in KINDS]
+    box.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *chosen)
+
+
+@pytest.fixture(scope="session")
+def operator(op_box: RunningBox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """A running operator under its service account."""
+    folder = tmp_path_factory.mktemp("operator")
+    config = yaml.safe_load(op_box.box.kubeconfig.read_text())
+    token = op_box.kubectl("-n", NAMESPACE, "create", "token", "mica-operator").strip()
+    config["users"][0]["user"] = {"token": token}
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = Operator(kubeconfig, port, folder / "log")
+    process.start()
+    yield process
+    if process.child is not None:
+        process.stop()
+
+
+@dataclass(frozen=True)
+class Services:
+    """InferenceServices in a namespace of their own."""
+
+    box: RunningBox
+    namespace: str
+
+    def create(self, name: str, **spec: Any) -> None:
+        body = {"model": {"uri": "file:///m.gguf"}, "slice": {"cores": 20, "memory": "3Gi"}, **spec}
+        meta = {"name": name, "namespace": self.namespace}
+        self.box.apply({"apiVersion": "mica.dev/v1alpha1", "kind": "InferenceService", "metadata": meta, "spec": body})
+
+    def get(self, kind: str, *args: str) -> Body:
+        return self.box.get(kind, "-n", self.namespace, *args)
+
+    def ready(self, name: str) -> Body:
+        """Ready, or an empty condition while there is none."""
+        conditions = self.get("minf", name).get("status", {}).get("conditions", [])
+        found: list[Body] = [c for c in conditions if c["type"] == "Ready"]
+        return found[0] if found else {"status": "", "reason": "", "message": ""}
+
+    def wait_ready(self, name: str, status: str = "True", reason: str | None = None) -> Body:
+        def check() -> Body | None:
+            ready = self.ready(name)
+            return ready if ready["status"] == status and reason in (None, ready["reason"]) else None
+
+        found: Body = eventually(check)
+        return found
+
+
+@pytest.fixture
+def services(op_box: RunningBox, operator: Operator) -> Iterator[Services]:
+    namespace = f"op-{uuid.uuid4().hex[:8]}"
+    op_box.kubectl("create", "namespace", namespace)
+    yield Services(op_box, namespace)
+    op_box.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., Any]:
+    return eventually

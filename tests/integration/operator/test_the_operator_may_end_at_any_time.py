@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+WaitFor = Callable[..., Any]
+
+
+def _revisions(services: Any) -> dict[str, str]:
+    found = services.get("minf,deployments,services")["items"] + services.box.get("vgpupools")["items"]
+    return {f"{b['kind']}/{b['metadata']['name']}": b["metadata"]["resourceVersion"] for b in found}
+
+
+def test_a_restart_changes_nothing_and_takes_two_seconds_at_most(services: Any, operator: Any, wait_for: WaitFor) -> None:
+    services.create("tiny")
+    services.wait_ready("tiny", "True", "Serving")
+    time.sleep(1)
+    before = _revisions(services)
+    code, seconds = operator.stop()
+    assert code == 0, operator.log.read_text()[-2000:]
+    assert seconds <= 2.0
+    operator.start()
+    done = 'mica_operator_reconciles_total{kind="InferenceService",outcome="done"}'
+    wait_for(lambda: done in operator.metrics())
+    time.sleep(1)
+    assert _revisions(services) == before
+    assert "mica_operator_writes_total{" not in operator.metrics()
+
+
+def test_what_happened_while_it_was_dead_is_caught_up_with(services: Any, operator: Any, wait_for: WaitFor) -> None:
+    services.create("tiny")
+    services.wait_ready("tiny")
+    operator.child.send_signal(signal.SIGKILL)
+    operator.child.wait()
+    services.create("born-meanwhile")
+    services.box.kubectl("-n", services.namespace, "scale", "minf", "tiny", "--replicas=2")
+    services.box.kubectl("-n", services.namespace, "delete", "service", "tiny-engine")
+    operator.start()
+    services.wait_ready("born-meanwhile")
+    wait_for(lambda: services.get("minf", "tiny")["status"]["readyReplicas"] == 2)
+    wait_for(lambda: len(services.get("services")["items"]) == 2)
