@@ -66,15 +66,30 @@ class OpenAiEngine(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def openai_engine() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OpenAiEngine)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def start_openai_engine() -> Iterator[Callable[[str], int]]:
+    """Start an engine on an address; returns its port."""
+    started: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(host: str) -> int:
+        server = ThreadingHTTPServer((host, 0), OpenAiEngine)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        started.append((server, thread))
+        port: int = server.server_address[1]
+        return port
+
+    yield start
+    for server, thread in started:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def openai_engine(start_openai_engine: Callable[[str], int]) -> str:
+    """URL of an engine on this host."""
+    return f"http://127.0.0.1:{start_openai_engine('127.0.0.1')}"
 
 
 def free_port() -> int:
