@@ -78,10 +78,10 @@ test-long: venv images ## the slow suites too: two boxes side by side, image tre
 	@$(PYTEST) -m slow tests
 
 demo: venv images ## a cluster in a box, Mica installed, and the main job shown
-	@$(DEMO) up
+	@$(DEMO)
 
 demo-down: venv ## remove the demo and every trace of it (caches stay)
-	@$(DEMO) down
+	@$(BOX) down mica-demo
 
 bench-%: venv ## run one benchmark: benchmarks/<name>
 	@test -e benchmarks/$* || { echo "mica: no benchmark $*; there are: $$(ls benchmarks)"; exit 1; }

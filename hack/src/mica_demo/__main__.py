@@ -47,8 +47,11 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> int:
-    """Exit status: 0, 1 with a message, 130 when interrupted."""
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, 1 with a message, 2 for an argument (there are none), 130 when interrupted."""
+    if arguments:
+        print("usage: python -m mica_demo (to remove the demo: make demo-down)", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, _terminated)
     paths = paths_from(os.environ)
     os.chdir(paths.hack.parent)
@@ -67,4 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
