@@ -153,7 +153,10 @@ def parse_count(container: str, resource: str, value: str | int) -> int:
 
     Raises InvalidRequest for anything else.
     """
-    matched = _QUANTITY.fullmatch(str(value))
+    text = str(value)
+    if text.isascii() and text.isdigit() and len(text) <= 12:
+        return int(text)
+    matched = _QUANTITY.fullmatch(text)
     if matched is not None:
         number, suffix, exponent = matched.groups()
         amount = Fraction(number) * (_SUFFIXES[suffix] if suffix else 10 ** int(exponent or 0))
