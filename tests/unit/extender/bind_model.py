@@ -72,7 +72,6 @@ class Server:
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
         self.pods[key] = body
         self._emit(key, body)
-        self._check()
 
     def remove(self, key: str) -> None:
         """Delete a pod for good."""
@@ -148,6 +147,7 @@ class Server:
             raise BindingRefused("409 already assigned", conflict=True)
         bound = {**stored, "metadata": {**meta, "annotations": {**meta["annotations"], **annotations}}}
         self.put({**bound, "spec": {**stored["spec"], "nodeName": node}})
+        self._check()
 
     def taken(self) -> dict[str, tuple[int, int, int]]:
         """What is stored on each card."""
