@@ -1,5 +1,6 @@
 """The limiter is preloaded into every process of a container, most of which never use a GPU."""
 
+import subprocess
 import sys
 
 import pytest
@@ -40,3 +41,23 @@ def test_opening_the_driver_and_looking_up_its_names_says_nothing_and_touches_no
     )
     assert (done.stdout.strip(), done.stderr) == ("True", "")
     assert [p.name for p in cards.directory.iterdir()] == ["config"]
+
+
+def test_a_static_program_of_another_libc_runs(cards, tmp_path):
+    source = tmp_path / "hello.c"
+    source.write_text('#include <stdio.h>\nint main(void) { puts("hello"); return 7; }\n')
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-target",
+        "x86_64-linux-musl",
+        "-static",
+        str(source),
+        "-o",
+        str(tmp_path / "hello"),
+    ]
+    subprocess.run(command, check=True)
+    plain, preloaded = both(cards, tmp_path / "hello")
+    assert preloaded == plain == (7, "hello\n", "")
