@@ -83,7 +83,9 @@ def test_an_impossible_request_is_refused_at_admission(mica: Platform, limits: d
 
 def test_a_card_that_no_node_has_is_refused_at_admission(mica: Platform) -> None:
     wanted = {names.ANNOTATION_USE_MODEL: "B300"}
-    assert "models here: NVIDIA H100 80GB HBM3" in mica.refused(mica.pod("impossible", ["true"], limits=slice_limits(cores=10), annotations=wanted))
+    assert "models here: NVIDIA H100 80GB HBM3" in mica.refused(
+        mica.pod("impossible", ["true"], limits=slice_limits(cores=10), annotations=wanted)
+    )
 
 
 def test_a_preload_of_the_users_own_is_refused_at_admission(mica: Platform) -> None:
