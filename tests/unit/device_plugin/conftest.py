@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from agent_under_test import AgentUnderTest, make_settings
 from fake_kubelet import FakeKubelet
+
+settings.register_profile("mica-device-plugin", deadline=None)
+settings.load_profile("mica-device-plugin")
 
 
 @pytest.fixture
@@ -31,10 +35,23 @@ async def kubelet(host: Path) -> AsyncIterator[FakeKubelet]:
 
 
 @pytest.fixture
-async def agent(host: Path, kubelet: FakeKubelet) -> AsyncIterator[AgentUnderTest]:
+async def new_agent(host: Path, kubelet: FakeKubelet) -> AsyncIterator[Callable[..., AgentUnderTest]]:
+    """Makes agents on one host; whatever of them still runs at the end is stopped."""
+    made: list[AgentUnderTest] = []
+
+    def make(**options: object) -> AgentUnderTest:
+        made.append(AgentUnderTest(make_settings(host), **options))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        await agent.stop()
+
+
+@pytest.fixture
+async def agent(kubelet: FakeKubelet, new_agent: Callable[..., AgentUnderTest]) -> AgentUnderTest:
     """A running agent, registered with the fake kubelet."""
-    running = AgentUnderTest(make_settings(host))
+    running = new_agent()
     await running.start()
     await kubelet.wait_registered()
-    yield running
-    await running.stop()
+    return running

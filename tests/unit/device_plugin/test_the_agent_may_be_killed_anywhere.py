@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from agent_under_test import CARD_MIB, GPU_A, GPU_B, NODE, AgentUnderTest, make_settings, slice_pod
+from agent_under_test import CARD_MIB, GPU_A, GPU_B, NODE, slice_pod
 
 from mica_api import names
 from mica_api.allocation import GPUShare, encode_pod_allocation
@@ -51,13 +51,13 @@ class DyingFiles(HostFiles):
         super().remove_tree(path)
 
 
-CHANGES_OF_A_START = 11
+CHANGES_OF_A_START = 9
 
 
 @pytest.mark.parametrize("budget", range(CHANGES_OF_A_START + 1))
-async def test_killed_during_a_start_the_next_agent_finishes_it(host, kubelet, budget):
+async def test_killed_during_a_start_the_next_agent_finishes_it(new_agent, kubelet, budget):
     files = DyingFiles()
-    first = AgentUnderTest(make_settings(host))
+    first = new_agent()
     first.cluster.add(slice_pod(SHARE))
     await first.start(files)
     await kubelet.wait_registered()
@@ -71,7 +71,7 @@ async def test_killed_during_a_start_the_next_agent_finishes_it(host, kubelet, b
         assert "killed" in (error.details() or "")
     assert started == (budget >= CHANGES_OF_A_START)
     await first.stop()
-    second = AgentUnderTest(first.settings, cluster=first.cluster)
+    second = new_agent(cluster=first.cluster)
     await second.start()
     await kubelet.wait_registered()
     await kubelet.pre_start(given)
@@ -81,13 +81,12 @@ async def test_killed_during_a_start_the_next_agent_finishes_it(host, kubelet, b
     kubelet.forget("uid-1")
     second.cluster.delete(slice_pod(SHARE))
     await second.eventually(lambda: not second.leftovers())
-    await second.stop()
 
 
-async def test_killed_during_a_removal_the_next_agent_finishes_it(host, kubelet):
+async def test_killed_during_a_removal_the_next_agent_finishes_it(new_agent, kubelet):
     for budget in range(4):
         files = DyingFiles()
-        first = AgentUnderTest(make_settings(host))
+        first = new_agent()
         pod = slice_pod(SHARE)
         first.cluster.add(pod)
         await first.start(files)
@@ -98,27 +97,26 @@ async def test_killed_during_a_removal_the_next_agent_finishes_it(host, kubelet)
         first.cluster.delete(pod)
         await first.eventually(lambda files=files, budget=budget: files.changes >= min(budget, 3))
         await first.stop()
-        second = AgentUnderTest(first.settings, cluster=first.cluster)
+        second = new_agent(cluster=first.cluster)
         await second.start()
         await second.eventually(lambda second=second: not second.leftovers())
         await second.stop()
 
 
-async def test_a_new_agent_still_counts_what_the_old_one_let_start(host, kubelet):
-    first = AgentUnderTest(make_settings(host))
+async def test_a_new_agent_still_counts_what_the_old_one_let_start(new_agent, kubelet):
+    first = new_agent()
     first.cluster.add(slice_pod(GPUShare(GPU_A, CARD_MIB, 0)))
     await first.start()
     await kubelet.wait_registered()
     await kubelet.pre_start(await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0"))
     await first.stop()
-    second = AgentUnderTest(first.settings, cluster=first.cluster)
+    second = new_agent(cluster=first.cluster)
     second.cluster.add(slice_pod(SHARE, uid="uid-2", name="pod-2"))
     await second.start()
     await kubelet.wait_registered()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await kubelet.pre_start(await kubelet.allocate(uid="uid-2", pod="pod-2", container="c0"))
     assert "OutOfMemory" in caught.value.details()
-    await second.stop()
 
 
 async def test_two_pods_that_start_at_once_cannot_both_have_the_card(agent, kubelet):
@@ -129,22 +127,21 @@ async def test_two_pods_that_start_at_once_cannot_both_have_the_card(agent, kube
     assert sorted(type(o).__name__ for o in outcomes) == ["AioRpcError", "NoneType"]
 
 
-async def test_a_pinned_pod_restarts_while_the_api_server_is_away(host, kubelet):
-    first = AgentUnderTest(make_settings(host))
+async def test_a_pinned_pod_restarts_while_the_api_server_is_away(new_agent, kubelet):
+    first = new_agent()
     first.cluster.add(slice_pod(SHARE))
     await first.start()
     await kubelet.wait_registered()
     given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
     await kubelet.pre_start(given)
     await first.stop()
-    second = AgentUnderTest(first.settings)
+    second = new_agent()
     second.cluster.down, second.cluster.synced = True, False
     await second.start()
     await kubelet.wait_registered()
     await kubelet.wait_devices(names.RESOURCE_NUMBER, healthy=20, total=20)
     await kubelet.pre_start(given)
     assert "generation=2" in second.layout.limits_file(slice_key(given.ids)).read_text()
-    await second.stop()
 
 
 async def test_an_edited_annotation_does_not_change_a_pinned_decision(agent, kubelet):
@@ -159,8 +156,8 @@ async def test_an_edited_annotation_does_not_change_a_pinned_decision(agent, kub
     assert agent.cluster.events[0]["reason"] == "DecisionChanged"
 
 
-async def test_a_damaged_pin_is_verified_anew(host, kubelet):
-    first = AgentUnderTest(make_settings(host))
+async def test_a_damaged_pin_is_verified_anew(new_agent, kubelet):
+    first = new_agent()
     first.cluster.add(slice_pod(SHARE))
     await first.start()
     await kubelet.wait_registered()
@@ -168,10 +165,9 @@ async def test_a_damaged_pin_is_verified_anew(host, kubelet):
     await kubelet.pre_start(given)
     await first.stop()
     first.layout.pin_file("uid-1").write_text('{"v": 1')
-    second = AgentUnderTest(first.settings, cluster=first.cluster)
+    second = new_agent(cluster=first.cluster)
     await second.start()
     await kubelet.wait_registered()
     assert not second.agent.state.pins
     await kubelet.pre_start(given)
     assert "uid-1" in second.agent.state.pins
-    await second.stop()

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from agent_under_test import GPU_A, AgentUnderTest, make_pool, make_settings, slice_pod
+from agent_under_test import GPU_A, make_pool, slice_pod
 
 from mica_api import names
 from mica_api.allocation import GPUShare
@@ -53,18 +53,17 @@ async def test_a_waiting_pod_starts_after_the_kubelets_restart(agent, kubelet):
     await kubelet.pre_start(given)
 
 
-async def test_a_refused_registration_ends_the_process(host, kubelet):
+async def test_a_refused_registration_ends_the_process(new_agent, kubelet):
     kubelet.refuse_with = "resource name taken"
-    running = AgentUnderTest(make_settings(host))
+    running = new_agent()
     await running.start()
     done, _ = await asyncio.wait(running.parts, timeout=10, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(RegistrationRefused, match="resource name taken"):
         done.pop().result()
-    await running.stop()
 
 
-async def test_nothing_is_registered_before_the_pool_is_known_and_nothing_advertised_without_one(host, kubelet):
-    running = AgentUnderTest(make_settings(host))
+async def test_nothing_is_registered_before_the_pool_is_known_and_nothing_advertised_without_one(new_agent, kubelet):
+    running = new_agent()
     running.cluster.synced = False
     await running.start()
     await asyncio.sleep(0.1)
@@ -80,4 +79,3 @@ async def test_nothing_is_registered_before_the_pool_is_known_and_nothing_advert
     running.cluster.all_pools = (make_pool(max_slices=4),)
     running.cluster.changed()
     await kubelet.wait_devices(names.RESOURCE_NUMBER, healthy=8, total=8)
-    await running.stop()
