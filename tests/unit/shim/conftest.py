@@ -200,3 +200,10 @@ def cards(shim: Shim, tmp_path: Path) -> Iterator[Cards]:
     for process in made.processes:
         process.kill()
         process.communicate()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test may have to build everything with a cold compiler cache."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(300))

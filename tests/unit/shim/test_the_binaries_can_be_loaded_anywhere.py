@@ -106,7 +106,6 @@ def test_the_limiter_never_ends_the_program(shim):
     assert not undefined & {"exit", "_exit", "abort", "_Exit", "quick_exit", "kill", "raise", "signal", "sigaction", "umask"}
 
 
-@pytest.mark.timeout(300)
 def test_two_builds_are_equal_to_the_byte(shim, tmp_path):
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), f"BUILD={tmp_path}", f"PYTHON={sys.executable}"],
