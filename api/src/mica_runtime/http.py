@@ -5,6 +5,7 @@ The admin surface is FastAPI, off every hot path: ``/livez`` (the loop turns), `
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,7 +55,9 @@ class TlsFiles:
 
 
 async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, protocol: Any = "httptools") -> None:
-    """Serve an ASGI application until cancelled. A port that cannot be bound ends the process with the reason.
+    """Serve an ASGI application until cancelled; answers under way then get a second to be sent.
+
+    A port that cannot be bound ends the process with the reason.
 
     ``protocol`` is uvicorn's HTTP protocol, or a subclass of it that looks at a connection before its requests are read.
     """
@@ -78,7 +81,12 @@ async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, 
         **options,
     )
     server = _Server(config)
-    await server.serve()
+    try:
+        await server.serve()
+    except asyncio.CancelledError:
+        if server.started:
+            await server.shutdown()
+        raise
 
 
 class _Server(uvicorn.Server):
