@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
@@ -189,3 +190,61 @@ def test_sigterm_ends_the_extender_within_two_seconds(mica: Installation, pods: 
         mica.extender.start()
         mica.wait_ready()
     eventually(lambda: mica.admin("/livez", ok=True))
+
+
+def test_nobody_without_the_schedulers_certificate_is_heard(mica: Installation) -> None:
+    words = ["curl", "-sk", "-m", "5", "-X", "POST", "-d", "{}", f"https://127.0.0.1:{mica.scheduler_port}/bind"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def _status(mica: Installation, node: str, **status: Any) -> None:
+    """The node's agent reports."""
+    mica.cluster.kubectl("patch", "vgpunode", node, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+
+
+def test_a_slice_stays_taken_until_the_node_agent_lets_go(mica: Installation, pods: Pods) -> None:
+    whole = {"mica.dev/vgpu-number": 2}
+    pods.create(*(pods.body(f"full-{i}", whole) for i in range(3)))
+    for index in range(3):
+        first = pods.bound(f"full-{index}")
+    gpus = [{"uuid": g["uuid"], "memoryMiB": g["mem"], "cores": g["cores"]} for g in pods.shares(first)]
+    held = {"podUID": first["metadata"]["uid"], "namespace": pods.namespace, "pod": "full-2", "container": "main", "gpus": gpus}
+    node = first["spec"]["nodeName"]
+    _status(mica, node, slices=[held])
+    try:
+        pods.create(pods.body("next", whole))
+        pods.pending_because("next", "")
+        pods.delete("full-2")
+        pods.pending_because("next", "ExclusiveDeviceAllocateConflict")
+        assert "nodeName" not in pods.get("next")["spec"]
+    finally:
+        _status(mica, node, slices=[])
+    assert pods.bound("next", within=5)["spec"]["nodeName"] == node
+
+
+def test_a_pod_that_the_node_agent_refused_is_replaced_by_its_owner(mica: Installation, pods: Pods) -> None:
+    template = pods.body("unused", SLICE)
+    spec = {
+        "replicas": 1,
+        "selector": {"matchLabels": {"app": "a"}},
+        "template": {"metadata": {"labels": {"app": "a"}}, "spec": template["spec"]},
+    }
+    mica.cluster.apply(
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "a", "namespace": pods.namespace}, "spec": spec}
+    )
+
+    def bound() -> list[dict[str, Any]]:
+        items = mica.cluster.get("pods", "-n", pods.namespace)["items"]
+        return [pod for pod in items if pod["spec"].get("nodeName") and "deletionTimestamp" not in pod["metadata"]]
+
+    [first] = eventually(bound)
+    meta, node = first["metadata"], first["spec"]["nodeName"]
+    refusal = {"podUID": meta["uid"], "namespace": pods.namespace, "pod": meta["name"], "container": "main"}
+    _status(mica, node, refusals=[{**refusal, "reason": "DoesNotFit", "message": "in a test"}])
+    try:
+        eventually(lambda: [p for p in bound() if p["metadata"]["uid"] != meta["uid"]], what="a new pod is bound")
+    finally:
+        _status(mica, node, refusals=[])
+        mica.cluster.kubectl("delete", "replicaset", "a", "-n", pods.namespace)
