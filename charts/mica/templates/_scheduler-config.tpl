@@ -27,6 +27,7 @@ extenders:
   - urlPrefix: https://127.0.0.1:9443
     filterVerb: filter
     prioritizeVerb: prioritize
+    preemptVerb: preempt
     bindVerb: bind
     weight: 100
     enableHTTPS: true
