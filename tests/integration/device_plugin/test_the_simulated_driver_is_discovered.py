@@ -1,4 +1,4 @@
-"""The agent's discovery, with the real pynvml, on the simulated NVML of `make shim`. In a process of its own: pynvml is global."""
+"""The agent's discovery, with the real pynvml, on the NVML of `make shim`. In a process of its own: pynvml is global."""
 
 import json
 import os
