@@ -1,9 +1,9 @@
 """A local copy of one kind of object, kept by list and watch.
 
-Semantics of client-go's reflector: page through a list, then watch from its revision, and go on from the last event after a broken
-or silent stream; list again when the revision is gone (410). Objects are decoded by the caller's function, only into what it needs;
-one that cannot be decoded is logged and left out, it never stops the others. Not a queue: ``on_change`` runs in the loop and must not
-block.
+Semantics of client-go's reflector: page through a list, watch from its revision, go on from the last event after a broken or
+silent stream, list again when the revision is gone (410). Objects are decoded by the caller's function, only into what it needs;
+one that cannot be decoded is logged and left out, it never stops the others. Not a queue: ``on_change`` runs in the loop and must
+not block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _PAGE: Final = 500
 _SILENCE_S: Final = 70.0
+_HEALTHY_S: Final = 5.0
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _log = get_logger(__name__)
 
@@ -116,6 +117,7 @@ class Reflector(Generic[T]):
         self._revisions: dict[str, str] = {}
         self._synced = asyncio.Event()
         self._revision = ""
+        self._heard = False
 
     @property
     def objects(self) -> Mapping[str, T]:
@@ -134,21 +136,35 @@ class Reflector(Generic[T]):
     async def run(self) -> None:
         """Keep the copy until cancelled."""
         failures = 0
+        clock = asyncio.get_running_loop().time
         while True:
-            try:
-                if not self._revision:
-                    self._revision = await self._list()
+            began = clock()
+            self._heard = False
+            problem = await self._list_and_watch()
+            if self._heard or clock() - began >= _HEALTHY_S:
                 failures = 0
-                await self._watch()
-            except _Expired:
-                self._revision = ""
-            except (KubeError, msgspec.DecodeError) as error:
-                if isinstance(error, ApiError):
-                    self._revision = ""
-                delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)] * random.uniform(0.8, 1.2)
-                failures += 1
-                _log.warning("list or watch failed", path=self._path, error=str(error), retry_in_s=round(delay, 2))
-                await asyncio.sleep(delay)
+                if problem is None:
+                    continue
+            delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)] * random.uniform(0.8, 1.2)
+            failures += 1
+            _log.warning("list or watch ended", path=self._path, problem=problem or "closed at once", retry_in_s=round(delay, 2))
+            await asyncio.sleep(delay)
+
+    async def _list_and_watch(self) -> str | None:
+        """One stream, after a list where the revision is not known; why it failed, or None when the server just ended it."""
+        try:
+            if not self._revision:
+                self._revision = await self._list()
+            await self._watch()
+        except _Expired:
+            self._revision = ""
+            return "revision expired"
+        except ApiError as error:
+            self._revision = ""
+            return str(error)
+        except (KubeError, msgspec.DecodeError) as error:
+            return str(error)
+        return None
 
     async def _list(self) -> str:
         seen: set[str] = set()
@@ -181,6 +197,7 @@ class Reflector(Generic[T]):
         }
         async for line in self._source.stream_lines(self._path, params=params, silence=self._silence):
             if line.strip():
+                self._heard = True
                 self._revision = self._apply(_decode_event(line)) or self._revision
 
     def _apply(self, event: _Event) -> str:

@@ -6,11 +6,11 @@ A variable with our prefix that no field takes is an error: a misspelt setting m
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Final, Self
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSettings
 
 PREFIX: Final = "MICA_"
 
@@ -27,11 +27,10 @@ class Settings(BaseSettings):
     log_level: str = "info"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+    def from_environment(cls) -> Self:
         """Read the settings. Raises SettingsError that names every wrong variable."""
-        present = os.environ if environment is None else environment
         known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
-        unknown = sorted(key for key in present if key.startswith(PREFIX) and key not in known)
+        unknown = sorted(key for key in os.environ if key.startswith(PREFIX) and key not in known)
         if unknown:
             raise SettingsError(f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         try:
@@ -41,3 +40,5 @@ class Settings(BaseSettings):
                 f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
             )
             raise SettingsError(details) from error
+        except UnreadableSettings as error:
+            raise SettingsError(f"{error}: {error.__cause__}; collections are written as JSON") from error

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mica_api.models import VGPUPool
+from mica_api.pools import resolve_pool
+from mica_api.request import InvalidRequest
+from mica_api.selection import Selection, canonical_selection, read_selection
+
+
+@pytest.mark.parametrize(
+    ("annotations", "selection"),
+    [
+        ({}, Selection()),
+        ({"mica.dev/node-policy": "Binpack"}, Selection(node_policy="binpack")),
+        ({"hami.io/gpu-scheduler-policy": "spread"}, Selection(gpu_policy="spread")),
+        ({"nvidia.com/use-gputype": "A100, H100"}, Selection(use_models=frozenset({"a100", "h100"}))),
+        ({"nvidia.com/nouse-gputype": "T4"}, Selection(avoid_models=frozenset({"t4"}))),
+        ({"volcano.sh/vgpu-use-gpuuuid": "GPU-1"}, Selection(use_uuids=frozenset({"GPU-1"}))),
+        ({"mica.dev/avoid-gpu-uuid": "GPU-1,GPU-2"}, Selection(avoid_uuids=frozenset({"GPU-1", "GPU-2"}))),
+        ({"nvidia.com/vgpu-mode": "hami-core", "nvidia.com/numa-bind": "false"}, Selection()),
+    ],
+)
+def test_annotations_select_in_either_spelling(annotations: dict[str, str], selection: Selection) -> None:
+    assert read_selection(annotations) == selection
+
+
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        ({"mica.dev/node-policy": "random"}, "must be one of binpack, spread"),
+        ({"mica.dev/use-gpu-model": " , "}, "is empty; list at least one value or remove it"),
+        ({"mica.dev/use-gpu-uuid": "GPU-1", "nvidia.com/use-gpuuuid": "GPU-2"}, "written twice with different values"),
+        ({"nvidia.com/gpumem": "3000"}, "amounts belong in resources.limits"),
+        ({"nvidia.com/vgpu-mode": "mig"}, "is not supported"),
+        ({"nvidia.com/numa-bind": "true"}, "is not supported"),
+    ],
+)
+def test_a_selection_that_cannot_be_honoured_is_refused(annotations: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        read_selection(annotations)
+
+
+def test_the_canonical_form_keeps_only_selections() -> None:
+    assert canonical_selection({"nvidia.com/use-gputype": "A", "own/x": "1"}) == {"mica.dev/use-gpu-model": "A"}
+
+
+def test_models_match_in_part_and_uuids_exactly() -> None:
+    selection = read_selection(
+        {"mica.dev/use-gpu-model": "a100", "mica.dev/avoid-gpu-model": "40gb", "mica.dev/use-gpu-uuid": "GPU-1"}
+    )
+    assert selection.accepts_model("NVIDIA A100-SXM4-80GB")
+    assert not selection.accepts_model("NVIDIA A100-SXM4-40GB")
+    assert not selection.accepts_model("NVIDIA H100")
+    assert selection.accepts_uuid("GPU-1")
+    assert not selection.accepts_uuid("GPU-12")
+
+
+def _pool(name: str, *, created: str = "2026-01-01T00:00:00Z", deleted: bool = False, **labels: str) -> VGPUPool:
+    meta: dict[str, Any] = {"name": name, "creationTimestamp": created}
+    if deleted:
+        meta["deletionTimestamp"] = created
+    spec = {"nodeSelector": {"matchLabels": labels}} if labels else {}
+    return VGPUPool.model_validate({"metadata": meta, "spec": spec})
+
+
+@pytest.mark.parametrize(
+    ("pools", "winner"),
+    [
+        ([], None),
+        ([_pool("default")], "default"),
+        ([_pool("other", gpu="h100")], None),
+        ([_pool("default"), _pool("all", created="2026-02-01T00:00:00Z")], "all"),
+        ([_pool("one", gpu="a100"), _pool("two", gpu="a100", zone="z")], "two"),
+        ([_pool("b"), _pool("a", created="2026-02-01T00:00:00Z")], "b"),
+        ([_pool("b"), _pool("a")], "a"),
+        ([_pool("default", gpu="a100", zone="z"), _pool("plain")], "plain"),
+        ([_pool("gone", gpu="a100", deleted=True), _pool("default")], "default"),
+    ],
+)
+def test_a_node_belongs_to_the_most_specific_pool(pools: list[VGPUPool], winner: str | None) -> None:
+    found = resolve_pool({"gpu": "a100", "zone": "z"}, pools)
+    assert (found.metadata.name if found else None) == winner
+
+
+@given(st.integers())
+def test_the_pool_does_not_depend_on_the_order_of_the_list(seed: int) -> None:
+    pools = [_pool("default"), _pool("a"), _pool("b"), _pool("c", gpu="a100"), _pool("d", gpu="a100")]
+    random.Random(seed).shuffle(pools)
+    found = resolve_pool({"gpu": "a100"}, pools)
+    assert found is not None
+    assert found.metadata.name == "c"

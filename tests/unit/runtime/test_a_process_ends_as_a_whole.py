@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from mica_runtime.service import PartEnded, forever, run_parts
+
+_PROGRAM = """
+import asyncio, sys
+from mica_runtime import service
+from mica_runtime.settings import SettingsError
+
+async def waits():
+    print("up", flush=True)
+    await asyncio.Event().wait()
+
+async def fails():
+    raise RuntimeError("broken part")
+
+async def returns():
+    pass
+
+async def start():
+    if sys.argv[1] == "settings":
+        raise SettingsError("MICA_X: wrong")
+    await service.run_parts(waits(), *([] if sys.argv[1] == "waits" else [globals()[sys.argv[1]]()]))
+
+service.main("test", start)
+"""
+
+
+def _process(which: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", _PROGRAM, which], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well_and_soon(number: int) -> None:
+    with _process("waits") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 0
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "words"), [("fails", 1, "broken part"), ("returns", 1, "PartEnded"), ("settings", 2, "MICA_X: wrong")]
+)
+def test_a_half_running_process_ends_with_its_reason_as_json(which: str, code: int, words: str) -> None:
+    with _process(which) as process:
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    logged: list[dict[str, Any]] = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert logged
+    assert any(words in json.dumps(entry) for entry in logged)
+    assert {"ts", "level", "logger", "msg", "component"} <= logged[-1].keys()
+
+
+async def test_the_other_parts_are_cancelled_when_one_fails() -> None:
+    ended: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("waits")
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run_parts(waits(), fails())
+    assert ended == ["waits"]
+
+
+async def test_a_part_that_returns_is_an_error() -> None:
+    async def returns() -> None:
+        pass
+
+    with pytest.raises(PartEnded, match="returns"):
+        await run_parts(returns())
+
+
+@pytest.mark.looptime
+async def test_forever_acts_on_time_and_when_woken() -> None:
+    times: list[float] = []
+    wake = asyncio.Event()
+    clock = asyncio.get_running_loop().time
+    start = clock()
+
+    async def act() -> None:
+        times.append(round(clock() - start, 1))
+
+    task = asyncio.create_task(forever(act, every=10, wake=wake))
+    await asyncio.sleep(3)
+    wake.set()
+    await asyncio.sleep(12)
+    task.cancel()
+    await asyncio.wait([task])
+    assert times == [0.0, 3.0, 13.0]
