@@ -53,10 +53,10 @@ def node_objects(plan: Plan, count: int, gpus: list[list[SimulatedGPU]], *, max_
     ]
 
 
-def _create(box: Box, objects: list[dict[str, Any]]) -> None:
+def _create(box: Box, objects: list[dict[str, Any]], *more: str) -> None:
     """Create or replace, in one kubectl call."""
     body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    box.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=mica-box", "-f", "-", stdin=body)
+    box.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=mica-box", *more, "-f", "-", stdin=body)
 
 
 def _wait_ready(box: Box, count: int) -> None:
@@ -91,6 +91,8 @@ def add_kwok_nodes(
     with step(f"box {box.name}: {count} fake nodes with {gpus} GPUs each"):
         _create(box, node_objects(box.plan, count, inventories, max_slices=max_slices))
         pairs = zip(names, inventories, strict=True)
-        _create(box, [vgpu_node(name, cards_, pool=pool, max_slices=max_slices) for name, cards_ in pairs])
+        inventories_ = [vgpu_node(name, cards_, pool=pool, max_slices=max_slices) for name, cards_ in pairs]
+        _create(box, inventories_)
+        _create(box, inventories_, "--subresource=status")
         _wait_ready(box, count)
     return names

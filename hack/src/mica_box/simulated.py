@@ -93,6 +93,7 @@ def vgpu_node(node: str, gpus: Sequence[SimulatedGPU], *, pool: str, max_slices:
             "driver": {"version": DRIVER_VERSION, "simulated": True},
             "gpus": inventory,
         },
+        "status": {"summary": {"gpus": len(inventory), "model": gpus[0].model if gpus else ""}},
     }
 
 

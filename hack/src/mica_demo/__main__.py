@@ -64,7 +64,8 @@ def main(arguments: list[str]) -> int:
         print(f"mica: {error}\n  what to do: mend it (is the disk full?), then run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mica: interrupted; run the same command again to go on, or `make demo-down`", file=sys.stderr)
+        box.down(paths, NAME)
+        print("mica: interrupted, the demo is removed; what was built is kept, so that the next run is shorter", file=sys.stderr)
         return INTERRUPTED
     return 0
 

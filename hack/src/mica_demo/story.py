@@ -18,6 +18,7 @@ def tell(box: RunningBox, shell: Shell, work: Path) -> None:
     manifests = Manifests(box, work)
     _installed(box, shell)
     _inventory(shell)
+    _choice(shell, manifests)
     _slices(shell, manifests)
     _refusals(shell, manifests)
     _serving(shell, manifests)
@@ -36,7 +37,16 @@ class Manifests:
         self._work = work
         work.mkdir(parents=True, exist_ok=True)
 
-    def pod(self, name: str, command: list[str], *, cores: int, memory_gib: int, **metadata: Any) -> str:
+    def pod(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        cores: int,
+        memory_gib: int,
+        annotations: dict[str, str] | None = None,
+        **spec: Any,
+    ) -> str:
         """Path of a pod manifest with a slice. Fake nodes are tainted, so that it runs on the real one."""
         limits = {
             "mica.dev/vgpu-number": 1,
@@ -47,10 +57,11 @@ class Manifests:
         body = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, **metadata},
+            "metadata": {"name": name, **({"annotations": annotations} if annotations else {})},
             "spec": {
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 1,
+                **spec,
                 "containers": [container],
             },
         }
@@ -70,6 +81,25 @@ def _inventory(shell: Shell) -> None:
     shell.wait("the pool to be counted", lambda: shell.quiet("kubectl get vgpupool default -o jsonpath={.status.nodes}") == "4")
     shell.show("kubectl get vgpunodes")
     shell.show("kubectl get vgpupools")
+
+
+def _choice(shell: Shell, manifests: Manifests) -> None:
+    shell.headline("Placement has a choice: fill up (binpack, the pool's default), or spread over nodes, by an annotation")
+    toleration = [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]
+    fake = {"type": "kwok"}
+    paths = []
+    for policy in ("binpack", "spread"):
+        for number in (1, 2):
+            annotations = {"mica.dev/node-policy": policy}
+            name = f"{policy}-{number}"
+            path = manifests.pod(
+                name, ["true"], cores=40, memory_gib=20, annotations=annotations, tolerations=toleration, nodeSelector=fake
+            )
+            shell.quiet(f"kubectl apply -f {path} && kubectl wait --for=condition=PodScheduled pod/{name} --timeout=20s")
+            paths.append(path)
+    shell.say("Four pods of 40 % and 20 GiB that tolerate the fake nodes (where nothing really runs), two of each policy:")
+    shell.show("kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,DECISION:.metadata.annotations.alloc\\.mica\\.dev/c0")
+    shell.quiet("kubectl delete pods --all --now")
 
 
 def _slices(shell: Shell, manifests: Manifests) -> None:
@@ -130,6 +160,11 @@ def _serving(shell: Shell, manifests: Manifests) -> None:
         "The engine is real (llama.cpp); the GPU is simulated: weights and KV cache are allocated on it, one launch a token."
     )
     shell.show("kubectl get vgpunodes node1")
+    agent = shell.quiet(
+        f"kubectl -n {NAMESPACE} get pods -l app.kubernetes.io/component=node-agent -o jsonpath={{.items[0].metadata.name}}"
+    )
+    metrics = f"/api/v1/namespaces/{NAMESPACE}/pods/{agent}:8080/proxy/metrics"
+    shell.show(f"kubectl get --raw {metrics} | grep -E '^mica_node_slice_(memory_used|compute_busy|throttled|launches)'")
 
 
 def _clean(shell: Shell) -> None:
