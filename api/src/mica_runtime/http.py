@@ -18,6 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 ReadyChecks = Mapping[str, Callable[[], bool]]
 _GRACE_S: Final = 1
+_KEEP_ALIVE_S: Final = 120
+"""Longer than Go's clients keep an idle connection (90 s): when they close it first, no request runs into a closing one."""
 
 
 def admin_app(*, component: str, registry: CollectorRegistry, ready: ReadyChecks, live: ReadyChecks | None = None) -> FastAPI:
@@ -77,6 +79,7 @@ async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, 
         http=protocol,
         ws="none",
         timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
         **options,
     )
