@@ -90,9 +90,9 @@ def add_kwok_nodes(
     inventories = [cards(name, gpus, model=model, memory_mib=memory_mib) for name in names]
     with step(f"box {box.name}: {count} fake nodes with {gpus} GPUs each"):
         _create(box, node_objects(box.plan, count, inventories, max_slices=max_slices))
-        pairs = zip(names, inventories, strict=True)
-        inventories_ = [vgpu_node(name, cards_, pool=pool, max_slices=max_slices) for name, cards_ in pairs]
-        _create(box, inventories_)
-        _create(box, inventories_, "--subresource=status")
+        nodes = zip(names, inventories, strict=True)
+        bodies = [vgpu_node(name, gpus_, pool=pool, max_slices=max_slices) for name, gpus_ in nodes]
+        _create(box, bodies)
+        _create(box, bodies, "--subresource=status")
         _wait_ready(box, count)
     return names

@@ -98,7 +98,8 @@ def _choice(shell: Shell, manifests: Manifests) -> None:
             shell.quiet(f"kubectl apply -f {path} && kubectl wait --for=condition=PodScheduled pod/{name} --timeout=20s")
             paths.append(path)
     shell.say("Four pods of 40 % and 20 GiB that tolerate the fake nodes (where nothing really runs), two of each policy:")
-    shell.show("kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,DECISION:.metadata.annotations.alloc\\.mica\\.dev/c0")
+    decision = "DECISION:.metadata.annotations.alloc\\.mica\\.dev/c0"
+    shell.show(f"kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,{decision}")
     shell.quiet("kubectl delete pods --all --now")
 
 
