@@ -47,7 +47,7 @@ def test_slices_on_nodes_add_up_in_the_pool(op_box: RunningBox, operator: Any, w
     )
     wait_for(lambda: op_box.get("vgpupool", "default")["status"]["allocated"]["slices"] == 1)
     shown = op_box.kubectl("get", "vgpupools", "default", "--no-headers").split()
-    assert shown[:7] == ["default", "1", "2", "1/20", "20/200", "3/160Gi", "True"]
+    assert " ".join(shown[:9]) == "default 1 2 1/20 20/200 % 3/160 GiB True"
     op_box.kubectl("delete", "vgpunode", "pool-node")
     wait_for(lambda: op_box.get("vgpupool", "default")["status"]["nodes"] == 0)
     (ready,) = op_box.get("vgpupool", "default")["status"]["conditions"]

@@ -41,7 +41,7 @@ def test_capacity_and_what_is_taken_are_summed_over_the_pools_nodes() -> None:
     assert (status.nodes, status.gpus) == (2, 4)
     assert (status.capacity.slices, status.capacity.cores, status.capacity.memory_mib) == (40, 400, 4 * 81920)
     assert (status.allocated.slices, status.allocated.cores, status.allocated.memory_mib) == (2, 40, 6144)
-    assert (status.summary.slices, status.summary.cores, status.summary.memory) == ("2/40", "40/400", "6/320Gi")
+    assert (status.summary.slices, status.summary.cores, status.summary.memory) == ("2/40", "40/400 %", "6/320 GiB")
     assert (status.conditions[0].status, status.conditions[0].reason) == ("True", "Ready")
 
 

@@ -68,8 +68,8 @@ def pool_status(pool: str, nodes: Iterable[NodeTotals]) -> WantedPoolStatus:
         allocated=allocated,
         summary=PoolSummary(
             slices=f"{allocated.slices}/{capacity.slices}",
-            cores=f"{allocated.cores}/{capacity.cores}",
-            memory=f"{_gib(allocated.memory_mib)}/{_gib(capacity.memory_mib)}Gi",
+            cores=f"{allocated.cores}/{capacity.cores} %",
+            memory=f"{_gib(allocated.memory_mib)}/{_gib(capacity.memory_mib)} GiB",
         ),
         conditions=(_ready(members),),
     )
