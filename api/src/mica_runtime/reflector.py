@@ -23,7 +23,7 @@ from mica_runtime.logging import get_logger
 T = TypeVar("T")
 
 _PAGE: Final = 500
-_SILENCE_S: Final = 70.0
+_SILENCE_S: Final = 100.0  # bookmarks come about once a minute
 _HEALTHY_S: Final = 5.0
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _log = get_logger(__name__)

@@ -10,7 +10,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Final
 
 import uvloop
@@ -60,13 +59,3 @@ def main(component: str, start: Callable[[], Awaitable[None]]) -> None:
 
 async def _as_coroutine(start: Callable[[], Awaitable[None]]) -> None:
     await start()
-
-
-async def forever(action: Callable[[], Awaitable[None]], *, every: float, wake: asyncio.Event | None = None) -> None:
-    """Run ``action`` now, then every ``every`` seconds or when ``wake`` is set, until cancelled. Its errors are the caller's."""
-    wake = wake or asyncio.Event()
-    while True:
-        wake.clear()
-        await action()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), timeout=every)

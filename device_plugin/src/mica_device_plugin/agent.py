@@ -128,7 +128,10 @@ class Agent:
         """Run until SIGTERM or until a part fails."""
         app = admin_app(component=COMPONENT, registry=self.registry, ready=self.ready_checks())
         admin = serve(app, host=self._settings.admin_host, port=self._settings.admin_port)
-        await run_parts(admin, *await self.prepare())
+        try:
+            await run_parts(admin, *await self.prepare())
+        finally:
+            await self.publisher.say_goodbye()
 
     async def prepare(self) -> list[Coroutine[Any, Any, None]]:
         """Rebuild what is known and look at the cards once; returns the parts to run together."""

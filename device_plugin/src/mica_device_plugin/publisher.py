@@ -27,6 +27,7 @@ from mica_runtime.logging import get_logger
 _EVERY_S: Final = 10.0
 _RETRY_S: Final = 1.0
 _GATHER_S: Final = 0.05
+_GOODBYE_S: Final = 0.4
 _log = get_logger(__name__)
 
 
@@ -58,6 +59,15 @@ class Publisher:
                 delay = _RETRY_S
             await woken(self._wake, within=delay)
             await asyncio.sleep(_GATHER_S)
+
+    async def say_goodbye(self) -> None:
+        """Say that this node takes no slices for now: kubelet would fail a pod that is bound while nobody serves it."""
+        self._state.registered = False
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self.publish()
+        except (KubeError, TimeoutError) as error:
+            _log.warning("leaving without a word to the scheduler", error=str(error))
 
     async def publish(self) -> None:
         """Write what differs, once. Raises KubeError."""

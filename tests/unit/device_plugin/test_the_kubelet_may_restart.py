@@ -79,3 +79,14 @@ async def test_nothing_is_registered_before_the_pool_is_known_and_nothing_advert
     running.cluster.all_pools = (make_pool(max_slices=4),)
     running.cluster.changed()
     await kubelet.wait_devices(names.RESOURCE_NUMBER, healthy=8, total=8)
+
+
+async def test_an_agent_that_ends_says_that_its_node_takes_no_slices(agent, kubelet):
+    def ready():
+        conditions = agent.cluster.object.get("status", {}).get("conditions", [])
+        return {c["type"]: c["status"] for c in conditions}.get("Ready")
+
+    await agent.eventually(lambda: ready() == "True")
+    await agent.stop()
+    await agent.agent.publisher.say_goodbye()
+    assert ready() == "False"

@@ -8,7 +8,8 @@ import pytest
 
 from mica_api import names
 from mica_api.allocation import GPUShare, encode_pod_allocation
-from mica_api.request import ContainerRequest
+from mica_api.request import ContainerRequest, PodRequest
+from mica_extender.placement import Code, Placement, Rejection, Shape, Verdict, choose
 from mica_extender.state.records import PoolRecord
 from mica_runtime.reflector import Change
 
@@ -162,3 +163,19 @@ def test_a_card_that_recovers_is_announced(world: World) -> None:
     quiet = world.gains
     world.see_node(node_body("n1"))
     assert world.gains == quiet + 1
+
+
+def test_a_node_whose_agent_is_away_takes_nothing_and_is_announced_when_it_is_back(world: World) -> None:
+    wanted = Shape(PodRequest((ContainerRequest("main", number=1, cores=10),)))
+
+    def verdict() -> Verdict:
+        state = world.ledger.node("n1")
+        assert state is not None
+        return choose(wanted, state)
+
+    world.see_node(node_body("n1", conditions=[{"type": "Ready", "status": "False"}]))
+    assert verdict() == Rejection(Code.UNREGISTERED)
+    before = world.gains
+    world.see_node(node_body("n1", conditions=[{"type": "Ready", "status": "True"}]))
+    assert isinstance(verdict(), Placement)
+    assert world.gains == before + 1

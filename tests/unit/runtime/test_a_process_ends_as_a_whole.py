@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mica_runtime.service import PartEnded, forever, run_parts
+from mica_runtime.service import PartEnded, run_parts
 
 _PROGRAM = """
 import asyncio, sys
@@ -88,22 +88,3 @@ async def test_a_part_that_returns_is_an_error() -> None:
 
     with pytest.raises(PartEnded, match="returns"):
         await run_parts(returns())
-
-
-@pytest.mark.looptime
-async def test_forever_acts_on_time_and_when_woken() -> None:
-    times: list[float] = []
-    wake = asyncio.Event()
-    clock = asyncio.get_running_loop().time
-    start = clock()
-
-    async def act() -> None:
-        times.append(round(clock() - start, 1))
-
-    task = asyncio.create_task(forever(act, every=10, wake=wake))
-    await asyncio.sleep(3)
-    wake.set()
-    await asyncio.sleep(12)
-    task.cancel()
-    await asyncio.wait([task])
-    assert times == [0.0, 3.0, 13.0]

@@ -146,7 +146,7 @@ async def test_a_bookmark_moves_the_revision_and_nothing_else() -> None:
 async def test_a_silent_stream_is_given_up_and_opened_again() -> None:
     script = Script([page([], revision=5)])
     async with following(script):
-        await asyncio.sleep(150)
+        await asyncio.sleep(210)
     assert len(script.watched) == 3
 
 

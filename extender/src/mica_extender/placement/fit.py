@@ -36,6 +36,8 @@ def fits(shape: Shape, node: NodeState) -> bool:
 
 def choose(shape: Shape, node: NodeState) -> Verdict:
     """Cards for every container under the pod's card policy or else the node's, or why there are none."""
+    if not node.ready:
+        return Rejection(Code.UNREGISTERED)
     containers = shape.request.containers
     asking = sorted((i for i, c in enumerate(containers) if c.asks), key=lambda i: _hardness(containers[i]), reverse=True)
     search = _Search(shape, node, shape.selection.gpu_policy or node.gpu_policy)

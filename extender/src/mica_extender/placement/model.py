@@ -74,13 +74,14 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """One node at one moment. The policies are its pool's defaults."""
+    """One node at one moment. The policies are its pool's defaults; ``ready`` is what its agent says of itself."""
 
     name: str
     max_slices: int
     cards: tuple[Card, ...]
     node_policy: Policy = "binpack"
     gpu_policy: Policy = "binpack"
+    ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,12 +211,13 @@ class Ledger:
             cards=tuple(_taken(card, taken.get(card.uuid, _NOTHING)) for card in record.cards),
             node_policy=pool.node_policy if pool else "binpack",
             gpu_policy=pool.gpu_policy if pool else "binpack",
+            ready=record.ready,
         )
 
 
 def gained(before: NodeState | None, after: NodeState) -> bool:
     """Whether a pod that did not fit before could fit now."""
-    if before is None or after.max_slices > before.max_slices:
+    if before is None or after.max_slices > before.max_slices or (after.ready and not before.ready):
         return True
     old = {card.uuid: card for card in before.cards}
     return any(card.uuid not in old or _better(old[card.uuid], card) for card in after.cards)

@@ -119,9 +119,15 @@ class _Refused(msgspec.Struct):
     reason: str = ""
 
 
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+
+
 class _NodeStatus(msgspec.Struct):
     slices: list[_Held] | None = None
     refusals: list[_Refused] | None = None
+    conditions: list[_Condition] | None = None
 
 
 class _Named(msgspec.Struct):
@@ -154,6 +160,7 @@ class NodeRecord:
     cards: tuple[Card, ...]
     held: Mapping[str, tuple[GPUShare, ...]]
     refused: tuple[RefusedPod, ...]
+    ready: bool = True
 
 
 class _PoolPlacement(msgspec.Struct):
@@ -267,6 +274,7 @@ def decode_node(raw: bytes) -> NodeRecord:
         max_slices=node.spec.maxSlicesPerGPU,
         cards=tuple(Card(g.uuid, g.index, g.model, g.memoryMiB, g.health == "Healthy") for g in node.spec.gpus),
         held=held,
+        ready=all(c.status != "False" for c in node.status.conditions or [] if c.type == "Ready"),
         refused=tuple(RefusedPod(r.podUID, r.namespace, r.pod, r.reason) for r in node.status.refusals or []),
     )
 
