@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +58,16 @@ def test_a_stream_arrives_in_pieces_and_ends_with_done(url: str) -> None:
     assert all(line.startswith("data: ") for line in lines)
     assert lines[-1] == "data: [DONE]"
     assert len(lines) > 4
+
+
+def test_the_engines_speed_follows_its_share_of_compute(url: str) -> None:
+    """A token costs 5 ms of GPU time, so that a whole card would give 200 a second and 30 % of it give 60."""
+    with OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        stream = client.completions.create(model="tiny", prompt="Hello", max_tokens=150, stream=True)
+        times = [time.monotonic() for event in stream if event.choices and event.choices[0].text]
+    rate = (len(times) - 1) / (times[-1] - times[0])
+    assert len(times) > 60
+    assert rate < 90
 
 
 def test_the_router_lists_the_model(url: str) -> None:

@@ -122,14 +122,15 @@ def _run(paths: Paths, args: argparse.Namespace) -> int:
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends us the way Ctrl-C does, so that what was begun is undone."""
+    """Both signals end us in the same way, so that what was begun is undone."""
     raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 with a message, or 130 when interrupted."""
     args = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell ignores SIGINT for what it starts in the background
+        signal.signal(number, _terminated)
     try:
         return _run(paths_from(os.environ), args)
     except BoxError as error:

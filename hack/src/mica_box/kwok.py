@@ -53,10 +53,12 @@ def node_objects(plan: Plan, count: int, gpus: list[list[SimulatedGPU]], *, max_
     ]
 
 
-def _create(box: Box, objects: list[dict[str, Any]], *more: str) -> None:
-    """Create or replace, in one kubectl call."""
+def _create(box: Box, objects: list[dict[str, Any]]) -> None:
+    """Create or replace, status included: of objects that exist, the API server takes a status through the subresource only."""
     body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    box.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=mica-box", *more, "-f", "-", stdin=body)
+    apply = ("apply", "--server-side", "--force-conflicts", "--field-manager=mica-box")
+    for part in ((), ("--subresource=status",)):
+        box.kubectl(*apply, *part, "-f", "-", stdin=body)
 
 
 def _wait_ready(box: Box, count: int) -> None:
@@ -93,6 +95,5 @@ def add_kwok_nodes(
         nodes = zip(names, inventories, strict=True)
         bodies = [vgpu_node(name, gpus_, pool=pool, max_slices=max_slices) for name, gpus_ in nodes]
         _create(box, bodies)
-        _create(box, bodies, "--subresource=status")
         _wait_ready(box, count)
     return names

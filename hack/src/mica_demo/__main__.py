@@ -43,7 +43,7 @@ def _up(paths: Paths) -> None:
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends us the way Ctrl-C does, so that what was begun is undone."""
+    """Both signals end us in the same way, so that what was begun is undone."""
     raise KeyboardInterrupt
 
 
@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
     if arguments:
         print("usage: python -m mica_demo (to remove the demo: make demo-down)", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell ignores SIGINT for what it starts in the background
+        signal.signal(number, _terminated)
     paths = paths_from(os.environ)
     os.chdir(paths.hack.parent)
     try:
