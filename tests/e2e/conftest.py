@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mica_api import names
 from mica_box.kwok import add_kwok_nodes
 from mica_box.plan import Mode
 from mica_box.testing import RunningBox, running_box
@@ -32,6 +33,15 @@ def box() -> Iterator[RunningBox]:
 def mica(box: RunningBox) -> Platform:
     """Mica, installed by its chart, with fake GPU nodes beside the real one."""
     install(box)
+    box.kubectl("delete", "minf", "--all", "--wait")  # a box that was kept may hold what an interrupted session left
     add_kwok_nodes(box.box, 2)
     eventually("the pool to be counted", lambda: box.get("vgpupool", "default")["status"].get("nodes") == 3)
     return Platform(box)
+
+
+@pytest.fixture(autouse=True)
+def _alone(mica: Platform) -> None:
+    """Whatever an earlier test has left, a test starts with no pod but those of InferenceServices."""
+    mica.box.kubectl("delete", "pods", "-l", f"!{names.LABEL_INFERENCE_SERVICE}", "--now", "--wait")
+    served = {pod["metadata"]["uid"] for pod in mica.box.get("pods")["items"]}
+    eventually("the node to have let go", lambda: all(held["podUID"] in served for held in mica.held()))

@@ -14,12 +14,6 @@ def kill_pods(mica: Platform, component: str) -> None:
     mica.box.kubectl("-n", "mica-system", "delete", "pod", "-l", selector, "--grace-period=0", "--force")
 
 
-@pytest.fixture(autouse=True)
-def _clean(mica: Platform) -> None:
-    mica.delete("pod", "before", "after")
-    eventually("no slice held", lambda: not mica.held())
-
-
 @pytest.mark.parametrize("component", ["scheduler", "node-agent", "operator", "router"])
 def test_a_killed_component_comes_back_and_the_path_completes(mica: Platform, component: str) -> None:
     mica.box.apply(mica.pod("before", HOLD, limits=slice_limits(cores=20, memory_gib=3)))
