@@ -11,7 +11,8 @@ from mica_box.kwok import add_kwok_nodes
 from mica_box.plan import Mode
 from mica_box.testing import RunningBox, running_box
 from mica_demo.install import install
-from mica_demo.testing import Platform, eventually
+
+from .mica_under_test import Platform, eventually
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,8 +35,8 @@ def mica(box: RunningBox) -> Platform:
     """Mica, installed by its chart, with fake GPU nodes beside the real one."""
     install(box)
     box.kubectl("delete", "minf", "--all", "--wait")  # a box that was kept may hold what an interrupted session left
-    add_kwok_nodes(box.box, 2)
-    eventually("the pool to be counted", lambda: box.get("vgpupool", "default")["status"].get("nodes") == 3)
+    add_kwok_nodes(box.box, 3)
+    eventually("the pool to be counted", lambda: box.get("vgpupool", "default")["status"].get("nodes") == 4)
     return Platform(box)
 
 

@@ -11,34 +11,15 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from mica_demo.testing import ON_REAL_NODE, Platform, eventually
+from .mica_under_test import Platform, condition, eventually, inference_service, serving_url
 
-SERVICE = {
-    "apiVersion": "mica.dev/v1alpha1",
-    "kind": "InferenceService",
-    "metadata": {"name": "tiny", "namespace": "default"},
-    "spec": {
-        "model": {"uri": "file:///models/tiny.gguf"},
-        "slice": {"cores": 30, "memory": "3Gi"},
-        "placement": {"nodeSelector": ON_REAL_NODE},
-    },
-}
-
-
-def condition(body: dict[str, Any], kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in body["status"]["conditions"] if c["type"] == kind)
-    return found
+SERVICE = inference_service("tiny")
 
 
 @pytest.fixture(scope="module")
 def url(mica: Platform) -> Iterator[str]:
     mica.box.apply(SERVICE)
-
-    def ready() -> str | None:
-        body = mica.get("minf", "tiny")
-        return body["status"]["url"] if condition(body, "Ready")["status"] == "True" else None
-
-    yield eventually("the model to be Ready", ready, timeout_s=120)
+    yield serving_url(mica, "tiny")
     mica.delete("minf", "tiny")
 
 
@@ -60,14 +41,24 @@ def test_a_stream_arrives_in_pieces_and_ends_with_done(url: str) -> None:
     assert len(lines) > 4
 
 
-def test_the_engines_speed_follows_its_share_of_compute(url: str) -> None:
+def test_the_engines_speed_follows_its_share_of_compute(mica: Platform, url: str) -> None:
     """A token costs 5 ms of GPU time, so that a whole card would give 200 a second and 30 % of it give 60."""
+    before = of_engine(mica, "mica_node_slice_throttled_seconds_total")
+    times = []
     with OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        stream = client.completions.create(model="tiny", prompt="Hello", max_tokens=150, stream=True)
-        times = [time.monotonic() for event in stream if event.choices and event.choices[0].text]
-    rate = (len(times) - 1) / (times[-1] - times[0])
+        for _ in range(3):
+            stream = client.completions.create(model="tiny", prompt="Hello", max_tokens=60, stream=True)
+            times += [time.monotonic() for event in stream if event.choices and event.choices[0].text]
     assert len(times) > 60
-    assert rate < 90
+    assert (len(times) - 1) / (times[-1] - times[0]) < 90
+    assert of_engine(mica, "mica_node_slice_throttled_seconds_total") - before > 0.5
+    assert of_engine(mica, "mica_node_slice_compute_busy_seconds_total") >= 0.005 * len(times)
+
+
+def of_engine(mica: Platform, metric: str) -> float:
+    """The metric of the engine's slice."""
+    (value,) = [v for k, v in mica.agent_metrics().items() if k.startswith(f"{metric}{{") and 'pod="tiny-' in k]
+    return value
 
 
 def test_the_router_lists_the_model(url: str) -> None:
@@ -76,16 +67,8 @@ def test_the_router_lists_the_model(url: str) -> None:
 
 
 def test_the_engines_memory_shows_on_its_slice(mica: Platform, url: str) -> None:
-    agent = mica.box.kubectl(
-        "-n", "mica-system", "get", "pods", "-l", "app.kubernetes.io/component=node-agent", "-o", "name"
-    ).split()[0]
-    path = f"/api/v1/namespaces/mica-system/pods/{agent.removeprefix('pod/')}:8080/proxy/metrics"
-    metrics = mica.box.kubectl("get", "--raw", path)
-    used = [
-        line for line in metrics.splitlines() if line.startswith("mica_node_slice_memory_used_bytes{") and 'pod="tiny-' in line
-    ]
-    assert used, metrics
-    assert float(used[0].rsplit(" ", 1)[1]) >= 1 << 30
+    weights_and_kv_mib = 1024 + 512
+    assert of_engine(mica, "mica_node_slice_memory_used_bytes") == weights_and_kv_mib << 20
 
 
 def test_status_says_when_the_engine_is_gone(mica: Platform, url: str) -> None:
@@ -95,13 +78,17 @@ def test_status_says_when_the_engine_is_gone(mica: Platform, url: str) -> None:
     eventually("Ready again", lambda: condition(mica.get("minf", "tiny"), "Ready")["status"] == "True" or None, timeout_s=90)
 
 
-def test_deleting_the_service_leaves_nothing(mica: Platform) -> None:
-    other = {**SERVICE, "metadata": {"name": "brief", "namespace": "default"}}
-    mica.box.apply(other)
-    eventually("a pod", lambda: mica.box.kubectl("get", "pods", "-l", "mica.dev/inference-service=brief", "-o", "name"))
-    mica.delete("minf", "brief")
+def test_deleting_the_service_leaves_nothing(mica: Platform, url: str) -> None:
+    mica.box.apply(inference_service("brief"))
+    serving_url(mica, "brief")
+    with OpenAI(base_url=url, api_key="none") as client:
+        assert "brief" in [model.id for model in client.models.list()]
+        mica.delete("minf", "brief")
+        eventually("no route", lambda: "brief" not in [model.id for model in client.models.list()])
     kinds = "deployments,services,pods,endpointslices"
     eventually("no child", lambda: not mica.box.kubectl("get", kinds, "-l", "mica.dev/inference-service=brief", "-o", "name"))
+    eventually("one slice left", lambda: [s["pod"].rsplit("-", 2)[0] for s in mica.held()] == ["tiny-engine"])
+    eventually("its files alone", lambda: len(mica.node_files()) == 3)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from mica_api import names
-from mica_demo.testing import Platform, eventually, slice_limits
+
+from .mica_under_test import Platform, eventually, slice_limits
 
 GIB = 1 << 30
 HOLD = ["gpu-probe", "--hold", "3600"]

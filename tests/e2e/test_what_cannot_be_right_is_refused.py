@@ -4,57 +4,84 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from mica_api import names
 from mica_box.errors import BoxError
-from mica_demo.testing import Platform, eventually, slice_limits
+
+from .mica_under_test import Platform, eventually, slice_limits
 
 GATE = {"schedulingGates": [{"name": "test.mica.dev/hold"}]}
 
 
-@pytest.fixture
-def undecided(mica: Platform) -> Iterator[dict[str, Any]]:
+@contextmanager
+def undecided(mica: Platform, name: str) -> Iterator[dict[str, Any]]:
     """An admitted pod that no scheduler touches, so that a test can decide in the extender's name."""
-    mica.box.apply(mica.pod("forged", ["gpu-probe"], limits=slice_limits(cores=20, memory_gib=3), **GATE))
-    mica.box.kubectl("-n", "mica-system", "scale", "deployment/mica-scheduler", "--replicas=0")
-    eventually("the scheduler to be gone", lambda: "mica-scheduler" not in mica.box.kubectl("-n", "mica-system", "get", "pods"))
-    mica.box.kubectl("patch", "pod", "forged", "--type=json", '-p=[{"op":"remove","path":"/spec/schedulingGates"}]')
-    yield mica.get("pod", "forged")
-    mica.delete("pod", "forged")
-    mica.box.kubectl("-n", "mica-system", "scale", "deployment/mica-scheduler", "--replicas=1")
-    mica.box.kubectl("-n", "mica-system", "rollout", "status", "deployment/mica-scheduler", "--timeout=60s")
-
-
-def decision(mica: Platform, **changes: Any) -> dict[str, Any]:
-    gpu = mica.box.get("vgpunode", "node1")["spec"]["gpus"][0]["uuid"]
-    return {"uuid": gpu, "mem": 3072, "cores": 20, **changes}
+    scheduler = ("-n", "mica-system", "scale", "deployment/mica-scheduler")
+    mica.box.apply(mica.pod(name, ["gpu-probe"], limits=slice_limits(cores=20, memory_gib=3), **GATE))
+    try:
+        mica.box.kubectl(*scheduler, "--replicas=0")
+        eventually("no scheduler", lambda: "mica-scheduler" not in mica.box.kubectl("-n", "mica-system", "get", "pods"))
+        mica.box.kubectl("patch", "pod", name, "--type=json", '-p=[{"op":"remove","path":"/spec/schedulingGates"}]')
+        yield mica.get("pod", name)
+    finally:
+        mica.delete("pod", name)
+        mica.box.kubectl(*scheduler, "--replicas=1")
+        mica.box.kubectl("-n", "mica-system", "rollout", "status", "deployment/mica-scheduler", "--timeout=60s")
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "reason"),
     [
-        ({"uid": "00000000-0000-0000-0000-000000000000"}, "uid"),
-        ({"node": "kwok-0"}, "node"),
-        ({"gpu": {"uuid": "GPU-00000000-0000-0000-0000-00000000dead"}}, "not on this node"),
-        ({"gpu": {"mem": 4096}}, "requested"),
-        ({"gpu": {"cores": 90}}, "requested"),
+        ({"uid": "00000000-0000-0000-0000-000000000000"}, "WrongPod"),
+        ({"node": "kwok-0"}, "WrongNode"),
+        ({"gpu": {"uuid": "GPU-00000000-0000-0000-0000-00000000dead"}}, "UnknownGPU"),
+        ({"gpu": {"mem": 4096}}, "NotAsRequested"),
+        ({"gpu": {"cores": 90}}, "NotAsRequested"),
     ],
     ids=["another-uid", "another-node", "unknown-gpu", "more-memory", "more-compute"],
 )
-def test_a_decision_that_cannot_be_right_does_not_start(
-    mica: Platform, undecided: dict[str, Any], wrong: dict[str, Any], words: str
-) -> None:
-    gpu = decision(mica, **wrong.get("gpu", {}))
-    value = {"v": 1, "uid": wrong.get("uid", undecided["metadata"]["uid"]), "node": wrong.get("node", "node1"), "gpus": [gpu]}
-    mica.binding(undecided, "node1", {names.allocation_annotation(0): json.dumps(value)})
-    message = eventually("the agent's words", lambda: mica.waiting_message("forged") or None, timeout_s=90)
-    message = eventually("a refusal", lambda: m if words in (m := mica.waiting_message("forged")) else None, timeout_s=90)
+def test_a_decision_that_cannot_be_right_does_not_start(mica: Platform, wrong: dict[str, Any], reason: str) -> None:
+    with undecided(mica, "forged") as pod:
+        uid = pod["metadata"]["uid"]
+        gpu = {"uuid": first_card(mica), "mem": 3072, "cores": 20, **wrong.get("gpu", {})}
+        value = {"v": 1, "uid": wrong.get("uid", uid), "node": wrong.get("node", "node1"), "gpus": [gpu]}
+        mica.binding(pod, "node1", {names.allocation_annotation(0): json.dumps(value)})
+        assert refusal(mica, pod)["reason"] == reason
+
+
+def test_a_decision_that_does_not_fit_does_not_start(mica: Platform) -> None:
+    """A card that is full, given away once more."""
+    mica.box.apply(mica.pod("full", ["gpu-probe", "--hold", "3600"], limits=slice_limits(cores=10, memory_gib=79)))
+    mica.phase("full", "Running")
+    (card,) = eventually("the slice held", lambda: [gpu["uuid"] for held in mica.held() for gpu in held["gpus"]])
+    with undecided(mica, "forged") as pod:
+        gpu = {"uuid": card, "mem": 3072, "cores": 20}
+        value = {"v": 1, "uid": pod["metadata"]["uid"], "node": "node1", "gpus": [gpu]}
+        mica.binding(pod, "node1", {names.allocation_annotation(0): json.dumps(value)})
+        assert refusal(mica, pod)["reason"] == "OutOfMemory"
+
+
+def first_card(mica: Platform) -> str:
+    uuid: str = mica.box.get("vgpunode", "node1")["spec"]["gpus"][0]["uuid"]
+    return uuid
+
+
+def refusal(mica: Platform, pod: dict[str, Any]) -> dict[str, Any]:
+    """What the agent says about the pod in the inventory; the waiting container says the same."""
+    name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+
+    def look() -> dict[str, Any] | None:
+        refusals = mica.box.get("vgpunode", "node1")["status"].get("refusals", [])
+        return next((r for r in refusals if r["podUID"] == uid), None)
+
+    found = eventually("a refusal in the inventory", look)
+    message = eventually("the agent's words", lambda: m if found["message"] in (m := mica.waiting_message(name)) else None)
     assert "CreateContainerConfigError" in message
-    refusals = eventually("a refusal in the inventory", lambda: mica.box.get("vgpunode", "node1")["status"].get("refusals"))
-    assert refusals[0]["pod"] == "forged"
+    return found
 
 
 def test_an_allocation_cannot_be_written_by_hand(mica: Platform) -> None:

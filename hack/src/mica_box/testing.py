@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 from mica_box import binaries, box
 from mica_box.box import Box
 from mica_box.locks import shared
 from mica_box.paths import Paths, paths_from
 from mica_box.plan import Mode
+from mica_box.running import RunningBox
 from mica_box.simulated import default_sim_config
 from mica_box.versions import load_versions
 
-
-@dataclass(frozen=True)
-class RunningBox:
-    """A box as tests see it. `images` maps names (`mica`, `kube-scheduler`, …) to references; empty when none are loaded."""
-
-    box: Box
-    images: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def kubeconfig(self) -> str:
-        """Path of the admin kubeconfig."""
-        return str(self.box.kubeconfig)
-
-    @property
-    def host_ip(self) -> str:
-        """Where a server that runs on this host must listen to be called by the API server."""
-        return self.box.host_ip
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment for programs that should talk to this box (`KUBECONFIG`, `PATH` with kubectl and helm)."""
-        path = f"{self.box.plan.bin}:{os.environ.get('PATH', '')}"
-        return {**os.environ, "KUBECONFIG": self.kubeconfig, "PATH": path}
-
-    def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        """kubectl's stdout; raises BoxError with kubectl's own words when it fails."""
-        return self.box.kubectl(*args, stdin=stdin)
-
-    def get(self, *args: str) -> dict[str, Any]:
-        """`kubectl get … -o json`, parsed."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o", "json"))
-        return found
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        """Apply Kubernetes bodies."""
-        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+__all__ = ["RunningBox", "running_box"]
 
 
 def _load_images(paths: Paths, the_box: Box) -> dict[str, str]:

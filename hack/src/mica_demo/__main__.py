@@ -16,8 +16,8 @@ from mica_box.kwok import add_kwok_nodes
 from mica_box.paths import Paths, paths_from
 from mica_box.plan import Mode
 from mica_box.progress import say, step
+from mica_box.running import RunningBox
 from mica_box.simulated import default_sim_config
-from mica_box.testing import RunningBox
 from mica_box.versions import load_versions
 from mica_demo.install import install
 from mica_demo.shell import Shell

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mica_box.proc import run
-from mica_box.testing import RunningBox
+from mica_box.running import RunningBox
 
 NAMESPACE: Final = "mica-system"
 RELEASE: Final = "mica"

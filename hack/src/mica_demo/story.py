@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mica_box.testing import RunningBox
+from mica_box.box import Box
+from mica_box.running import RunningBox
 from mica_demo.install import NAMESPACE, helm_command
 from mica_demo.shell import Shell
 
@@ -21,8 +22,8 @@ def tell(box: RunningBox, shell: Shell, work: Path) -> None:
     _choice(shell, manifests)
     _slices(shell, manifests)
     _refusals(shell, manifests)
-    _serving(shell, manifests)
-    _clean(shell)
+    url = _serving(shell)
+    _clean(box.box, shell, url)
     shell.headline("The cluster stays up: try it yourself")
     shell.say(f"  export KUBECONFIG={box.kubeconfig} PATH={box.box.plan.bin}:$PATH")
     shell.say("  kubectl apply -f examples/serving/inference-service.yaml")
@@ -140,11 +141,12 @@ def _refusals(shell: Shell, manifests: Manifests) -> None:
     shell.show(f"kubectl annotate --overwrite pod third alloc.mica.dev/c0='{_FORGED}'", expect_failure=True)
     greedy = manifests.pod("greedy", ["true"], cores=120, memory_gib=1)
     shell.show(f"kubectl apply -f {greedy}", expect_failure=True)
-    preload = manifests.pod("big", ["true"], cores=10, memory_gib=500)
-    shell.show(f"kubectl apply -f {preload}", expect_failure=True)
+    big = manifests.pod("big", ["true"], cores=10, memory_gib=500)
+    shell.show(f"kubectl apply -f {big}", expect_failure=True)
 
 
-def _serving(shell: Shell, manifests: Manifests) -> None:
+def _serving(shell: Shell) -> str:
+    """The URL at which the model is served."""
     shell.headline("Serve a model: eight lines")
     shell.show("kubectl delete pod third other-card --now")
     shell.show("cat examples/serving/inference-service.yaml")
@@ -166,9 +168,10 @@ def _serving(shell: Shell, manifests: Manifests) -> None:
     )
     metrics = f"/api/v1/namespaces/{NAMESPACE}/pods/{agent}:8080/proxy/metrics"
     shell.show(f"kubectl get --raw {metrics} | grep -E '^mica_node_slice_(memory_used|compute_busy|throttled|launches)'")
+    return url
 
 
-def _clean(shell: Shell) -> None:
+def _clean(box: Box, shell: Shell, url: str) -> None:
     shell.headline("Delete: nothing is left")
     shell.show("kubectl delete -f examples/serving/inference-service.yaml")
     shell.wait(
@@ -177,3 +180,7 @@ def _clean(shell: Shell) -> None:
         timeout_s=60,
     )
     shell.show("kubectl get vgpunodes node1")
+    shell.say("Limits files, decisions and CDI specs on the node, and models that the router knows:")
+    folders = "/run/mica/slices /var/lib/mica/pins /var/run/cdi"
+    shell.show(f".venv/bin/python -m mica_box exec {box.name} find {folders} -mindepth 1")
+    shell.show(f"curl -sS {url}/models; echo")

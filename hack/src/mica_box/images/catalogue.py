@@ -35,6 +35,8 @@ from mica_box.versions import Versions
 COMPONENTS = ("api", "operator", "extender", "device_plugin", "router", "cli")
 USER = "65532:65532"
 TAG_LENGTH = 12
+ALIAS_TAG = "dev"
+"""Second tag of every image, always the last import: for manifests that people write, as those in examples/."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,9 @@ def _import(store: Store, box: Box, images: Sequence[Built]) -> dict[str, str]:
     """One archive with the blobs that containerd lacks; layers that it has are never written again."""
     ctr = (str(box.binary("ctr")), "--address", str(box.plan.containerd_socket), "--namespace", "k8s.io")
     there = dict(line.split()[0:3:2] for line in box.exec(*ctr, "images", "ls").splitlines()[1:])
-    wanted = {image.reference: image.manifest for image in images if there.get(image.reference) != image.manifest}
+    named = {image.reference: image.manifest for image in images}
+    named |= {f"localhost/{image.name}:{ALIAS_TAG}": image.manifest for image in images}
+    wanted = {reference: manifest for reference, manifest in named.items() if there.get(reference) != manifest}
     if wanted:
         have = set(box.exec(*ctr, "content", "ls", "--quiet").split())
         archive = box.plan.root / "import.tar"

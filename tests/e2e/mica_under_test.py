@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from mica_api import names
 from mica_box.errors import BoxError
 from mica_box.plan import NODE_NAME
-from mica_box.testing import RunningBox
+from mica_box.running import RunningBox
 
 T = TypeVar("T")
 _POLL_S: Final = 0.25
@@ -118,6 +118,14 @@ class Platform:
         """Delete and wait until they are gone."""
         self.box.kubectl("delete", kind, *objects, "--ignore-not-found", "--now", "--wait")
 
+    def agent_metrics(self) -> dict[str, float]:
+        """Samples of the real node's agent, by name and labels as in the text format."""
+        selector = ("-l", "app.kubernetes.io/component=node-agent", "-o", "name")
+        agent = self.box.kubectl("-n", "mica-system", "get", "pods", *selector).split()[0].removeprefix("pod/")
+        text = self.box.kubectl("get", "--raw", f"/api/v1/namespaces/mica-system/pods/{agent}:8080/proxy/metrics")
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
     def held(self) -> list[dict[str, Any]]:
         """Slices that the real node's agent reports."""
         status = self.box.get("vgpunode", NODE_NAME).get("status", {})
@@ -143,6 +151,36 @@ class Platform:
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/binding"
         account = "system:serviceaccount:mica-system:mica-extender"
         return self.box.kubectl("create", f"--as={account}", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
+
+def inference_service(name: str) -> dict[str, Any]:
+    """Body of a small model on the real node."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "InferenceService",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "model": {"uri": "file:///models/tiny.gguf"},
+            "slice": {"cores": 30, "memory": "3Gi"},
+            "placement": {"nodeSelector": ON_REAL_NODE},
+        },
+    }
+
+
+def condition(body: dict[str, Any], kind: str) -> dict[str, Any]:
+    """One condition of an object. Raises KeyError when it has none of the kind."""
+    found: dict[str, Any] = {c["type"]: c for c in body["status"]["conditions"]}[kind]
+    return found
+
+
+def serving_url(mica: Platform, name: str) -> str:
+    """URL of an InferenceService once it is Ready."""
+
+    def ready() -> str | None:
+        body = mica.get("minf", name)
+        return body["status"]["url"] if condition(body, "Ready")["status"] == "True" else None
+
+    return eventually(f"{name} to be Ready", ready, timeout_s=120)
 
 
 def slice_limits(*, number: int = 1, cores: int | None = None, memory_gib: int | None = None) -> dict[str, Any]:
