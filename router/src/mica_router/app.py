@@ -10,6 +10,7 @@ from mica_router.admin import build_admin
 from mica_router.core.routes import RouteTable
 from mica_router.metrics import MetricsCollector, RouterMetrics
 from mica_router.ports import RouteSource, RouteSourceError
+from mica_router.relay.budget import Budget
 from mica_router.relay.context import RelayContext
 from mica_router.relay.load import Load
 from mica_router.relay.pool import Pool
@@ -40,6 +41,7 @@ class Router:
             pool=Pool(clock=clock),
             limits=settings.limits(),
             timeouts=settings.timeouts(),
+            budget=Budget(settings.max_buffered_bytes),
             retry_after=settings.retry_after,
         )
         self.server = RelayServer(self.context)
@@ -73,6 +75,7 @@ class Router:
                 context.metrics,
                 demand=lambda: context.load.demand(context.table),
                 connections=lambda: len(context.connections),
+                buffered=lambda: context.budget.held,
             )
         )
         app = build_admin(

@@ -73,10 +73,12 @@ class MetricsCollector(Collector):
         *,
         demand: Callable[[], Mapping[str, ModelDemand]],
         connections: Callable[[], int],
+        buffered: Callable[[], int],
     ) -> None:
         self._metrics = metrics
         self._demand = demand
         self._connections = connections
+        self._buffered = buffered
 
     def collect(self) -> Iterator[Metric]:
         """Every family, built from the numbers of this moment."""
@@ -115,6 +117,7 @@ class MetricsCollector(Collector):
         yield in_flight
         yield queued
         yield GaugeMetricFamily("mica_router_client_connections", "Open client connections.", value=self._connections())
+        yield GaugeMetricFamily("mica_router_buffered_request_bytes", "Bytes of requests that are held.", value=self._buffered())
 
     def _ttfb(self) -> Metric:
         family = HistogramMetricFamily(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mica_router.core.request import RequestLimits
-from mica_router.relay.context import Timeouts
+from mica_router.relay.context import DEFAULT_BUDGET, Timeouts
 from mica_runtime.settings import Settings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -16,7 +16,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class RouterSettings(Settings):
-    """Times in seconds, sizes in bytes. Port 0 takes a free port (the log says which)."""
+    """Times in seconds, sizes in bytes. Port 0 takes a free port (the log says which).
+
+    `max_buffered_bytes` bounds what the requests of all clients take together; beyond it they are answered with 503.
+    """
 
     host: str = "0.0.0.0"
     port: Port = 8000
@@ -27,6 +30,7 @@ class RouterSettings(Settings):
 
     max_head_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 64 * 1024
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 32 * 1024 * 1024
+    max_buffered_bytes: Annotated[int, Field(ge=1024, le=2**36)] = DEFAULT_BUDGET
 
     head_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
@@ -44,6 +48,12 @@ class RouterSettings(Settings):
             raise ValueError("MICA_ROUTES_FILE is only used with MICA_ROUTES=file")
         if self.routes == "file" and self.kubeconfig is not None:
             raise ValueError("MICA_KUBECONFIG is only used with MICA_ROUTES=cluster")
+        return self
+
+    @model_validator(mode="after")
+    def _largest_request_fits(self) -> Self:
+        if self.max_buffered_bytes < self.max_head_bytes + self.max_body_bytes:
+            raise ValueError("MICA_MAX_BUFFERED_BYTES must hold one request: MICA_MAX_HEAD_BYTES and MICA_MAX_BODY_BYTES")
         return self
 
     def limits(self) -> RequestLimits:

@@ -21,6 +21,7 @@ def admin_of(bench: Bench, *, synced: bool = True) -> TestClient:
             context.metrics,
             demand=lambda: context.load.demand(context.table),
             connections=lambda: len(context.connections),
+            buffered=lambda: context.budget.held,
         )
     )
     return TestClient(
@@ -77,6 +78,7 @@ async def test_metrics_and_demand_are_served(bench: Bench) -> None:
         'mica_router_time_to_first_byte_seconds_bucket{le="+Inf",model="chat"} 1.0',
         'mica_router_time_to_first_byte_seconds_count{model="chat"} 1.0',
         "mica_router_client_connections 2.0",
+        "mica_router_buffered_request_bytes 0.0",
     ):
         assert line in text.splitlines()
     assert admin.get("/demand").json() == {"models": {"chat": {"in_flight": 0, "queued": 0}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 from hypothesis import example, given
@@ -58,6 +59,23 @@ def test_requests_are_the_same_however_they_are_cut(sent: list[tuple], cuts: lis
     assert [(r.method.decode(), r.body) for r in got] == [(method, body) for method, _, body, _ in sent]
     assert [[(n.decode(), v.decode()) for n, v in r.headers[1:-1]] for r in got] == [headers for _, headers, _, _ in sent]
     assert reader.phase is Phase.IDLE
+
+
+def test_a_body_in_tiny_parts_takes_no_more_than_its_bytes() -> None:
+    reader = RequestReader(RequestLimits(head=4096, body=2**20))
+    reader.feed(b"POST / HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n")
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            reader.feed(b"2\r\nab\r\n" * 1000)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 300_000
+    (request,) = reader.feed(b"0\r\n\r\n")
+    assert request.body == b"ab" * 50_000
+    assert request.size > 100_000
+    assert reader.buffered == 0
 
 
 @given(st.lists(st.binary(max_size=400), max_size=20))

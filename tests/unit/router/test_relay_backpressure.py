@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 
-from .conftest import CHAT, Bench, EngineRequest, RawClient, eventually, post, settle, within
+from .conftest import CHAT, Bench, EngineRequest, RawClient, answer_ok, eventually, post, settle, within
 
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+BIG = b'{"model": "chat", "pad": "' + b"x" * 200_000 + b'"}'
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -91,14 +93,68 @@ async def test_requests_sent_ahead_are_not_read_while_one_is_served(bench: Bench
     engine.script = wait
     bench.route(engine)
     client = await bench.client()
-    body = b'{"model": "chat", "pad": "' + b"x" * 50_000 + b'"}'
-    for _ in range(400):
-        client.send(post(body))
+    for _ in range(40):
+        client.send(post(BIG))
     await within(engine.arrived.get())
     await settle()
     (connection,) = bench.context.connections
     assert connection._read_paused
-    assert len(connection._waiting) < 40
+    assert bench.context.budget.held < 4 * len(BIG)
     go_on.set()
-    for _ in range(400):
+    for _ in range(40):
         assert (await client.response()).status == 200
+    assert bench.context.budget.held == 0
+
+
+async def never(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    await request.gone.wait()
+
+
+async def test_a_request_too_many_is_503_and_the_connection_stays_in_step(bench: Bench) -> None:
+    engine = await bench.engine()
+    engine.script = never
+    bench.route(engine)
+    bench.context.budget.limit = 100  # enough for one request, head and body, and not for two
+    holder = await bench.client()
+    holder.send(post(CHAT))
+    await within(engine.arrived.get())
+    client = await bench.client()
+    for _ in range(2):
+        client.send(post(CHAT))
+        answer = await client.response()
+        assert (answer.status, answer.header("retry-after"), answer.header("connection")) == (503, "2", None)
+        assert json.loads(answer.body)["error"]["code"] == "overloaded"
+    holder.hang_up()
+    await eventually(lambda: bench.context.budget.held == 0)
+    engine.script = answer_ok
+    client.send(post(CHAT))
+    assert (await client.response()).status == 200
+    assert bench.context.metrics.requests == {("chat", 503): 2, ("chat", 499): 1, ("chat", 200): 1}
+
+
+async def test_a_body_that_would_be_too_much_is_refused_while_it_is_sent(bench: Bench) -> None:
+    bench.context.budget.limit = len(BIG) // 2
+    client = await bench.client()
+    client.send(post(BIG)[:-10])
+    answer = await client.response()
+    assert (answer.status, answer.header("retry-after"), answer.header("connection")) == (503, "2", "close")
+    assert json.loads(answer.body)["error"]["code"] == "overloaded"
+    assert bench.context.budget.held < 1024
+    bench.pass_time(2)
+    await client.ended()
+    await eventually(lambda: bench.context.budget.held == 0)
+
+
+async def test_a_request_is_held_only_until_its_answer_begins(bench: Bench) -> None:
+    async def begin(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"3\r\none\r\n")
+        await request.gone.wait()
+
+    engine = await bench.engine()
+    engine.script = begin
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(BIG))
+    await eventually(lambda: bench.context.budget.held >= len(BIG))
+    await within(client.reader.readuntil(b"one\r\n"))
+    assert bench.context.budget.held == 0

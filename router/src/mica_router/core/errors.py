@@ -110,6 +110,17 @@ def no_ready_engine(model: str, *, retry_after: int) -> ApiError:
     )
 
 
+def overloaded(limit: int, *, retry_after: int, close: bool) -> ApiError:
+    return ApiError(
+        status=503,
+        type="server_error",
+        code="overloaded",
+        message=f"Requests that are being served fill the {limit} bytes that the router may hold. Try again in {retry_after} s.",
+        retry_after=retry_after,
+        close=close,
+    )
+
+
 def engine_unreachable(model: str, *, retry_after: int) -> ApiError:
     return ApiError(
         status=503,

@@ -7,7 +7,7 @@ top of that this module bounds head and body and refuses what a proxy must not p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -28,7 +28,7 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request, whole. `body` is free of transfer coding."""
+    """One request, whole. `body` is free of transfer coding; `size` counts head and body."""
 
     method: bytes
     target: bytes
@@ -36,6 +36,11 @@ class Request:
     body: bytes
     keep_alive: bool
     http10: bool
+    size: int
+
+    def without_body(self) -> Request:
+        """The same request for those who need only its head, so that the body lives no longer than it is needed."""
+        return replace(self, body=b"") if self.body else self
 
 
 class Phase(Enum):
@@ -67,10 +72,19 @@ class RequestReader:
         self._target: list[bytes] = []
         self._headers: list[Header] = []
         self._head_size = 0
-        self._body: list[bytes] = []
-        self._body_size = 0
+        # One buffer and no list of parts: a body may come in parts of a byte, each of which would cost fifty.
+        self._body = bytearray()
         self._keep_alive = True
         self._http10 = False
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the request that is not whole yet."""
+        return 0 if self.phase is Phase.IDLE else self._head_size + len(self._body)
+
+    def give_up(self, error: ApiError) -> None:
+        """Take no more bytes, and let go of what was read of the current request."""
+        self._fail(error)
 
     def feed(self, data: bytes) -> list[Request]:
         """Requests completed by these bytes, in order. Sets `failure` when what follows cannot be used."""
@@ -112,6 +126,7 @@ class RequestReader:
     def _fail(self, error: ApiError) -> None:
         if self.failure is None:
             self.failure = error
+            self._body = bytearray()
 
     # Callbacks of httptools, in the order of a message.
 
@@ -168,12 +183,10 @@ class RequestReader:
         """Part of the body, free of transfer coding."""
         if self.failure is not None:
             return
-        self._body_size += len(body)
-        if self._body_size > self._limits.body:
-            self._body.clear()
+        if len(self._body) + len(body) > self._limits.body:
             self._fail(errors.body_too_large(self._limits.body))
             return
-        self._body.append(body)
+        self._body += body
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -186,9 +199,10 @@ class RequestReader:
                 method=self._parser.get_method(),
                 target=b"".join(self._target),
                 headers=self._headers,
-                body=b"".join(self._body),
+                body=bytes(self._body),
                 keep_alive=self._keep_alive,
                 http10=self._http10,
+                size=self._head_size + len(self._body),
             )
         )
-        self._body = []
+        self._body = bytearray()

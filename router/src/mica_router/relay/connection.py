@@ -11,15 +11,17 @@ from mica_router.core.dispatch import Answer, Forward, dispatch
 from mica_router.core.errors import ApiError, render_error, render_json
 from mica_router.core.request import Phase, Request, RequestReader
 from mica_router.metrics import NO_MODEL
+from mica_router.relay.budget import Share
 from mica_router.relay.context import RelayContext
 from mica_router.relay.exchange import Exchange
 
-_MAX_PIPELINED = 8
 _LINGER_SECONDS = 1.0
 
 
 class ClientConnection(asyncio.Protocol):
     """Back-pressure: a client that does not read pauses the engine; one that sends ahead is not read from.
+    What it holds of the process's budget: the request that is read, those that wait, and the one that is served until the engine
+    answers.
 
     A half-closed connection counts as closed: its request is cancelled.
     """
@@ -28,6 +30,9 @@ class ClientConnection(asyncio.Protocol):
         self._context = context
         self._reader = RequestReader(context.limits)
         self._waiting: deque[Request] = deque()
+        self._share = Share(context.budget)
+        self._waiting_bytes = 0
+        self._served_bytes = 0
         self._exchange: Exchange | None = None
         self._transport: asyncio.Transport | None = None
         self._phase = Phase.IDLE
@@ -52,6 +57,11 @@ class ClientConnection(asyncio.Protocol):
             return
         requests = self._reader.feed(data)
         self._waiting.extend(requests)
+        self._waiting_bytes += sum(request.size for request in requests)
+        self._account()
+        if self._reader.buffered and self._context.budget.exceeded:
+            self._reader.give_up(self._overloaded(close=True))
+            self._account()
         self._watch_phase(progressed=bool(requests))
         self._advance()
 
@@ -65,6 +75,8 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._context.connections.discard(self)
         self._context.note_connections()
+        self._waiting.clear()
+        self._share.set(0)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -88,7 +100,11 @@ class ClientConnection(asyncio.Protocol):
     def _advance(self) -> None:
         """Serve what is waiting, then say what has to be said to a client between two requests."""
         while self._waiting and not self._busy():
-            self._serve(self._waiting.popleft())
+            request = self._waiting.popleft()
+            self._waiting_bytes -= request.size
+            self._served_bytes = request.size
+            self._serve(request)
+        self._account()
         self._limit_reading()
         if self._busy() or self._waiting:
             return
@@ -105,9 +121,11 @@ class ClientConnection(asyncio.Protocol):
         return self._exchange is not None or self._closing or self._write_paused
 
     def _serve(self, request: Request) -> None:
-        self._current = request
         decision = dispatch(request, self._context.table)
-        if isinstance(decision, Forward):
+        request = self._current = request.without_body()
+        if isinstance(decision, Forward) and self._context.budget.exceeded:
+            self._refuse(self._overloaded(close=False), model=decision.route.public_name)
+        elif isinstance(decision, Forward):
             self._exchange = Exchange(self._context, self, request=request, forward=decision)
             self._exchange.start()
         elif isinstance(decision, Answer):
@@ -121,6 +139,17 @@ class ClientConnection(asyncio.Protocol):
 
     def _may_keep_alive(self, request: Request) -> bool:
         return request.keep_alive and not request.http10 and not self._context.draining
+
+    def _account(self) -> None:
+        self._share.set(self._reader.buffered + self._waiting_bytes + self._served_bytes)
+
+    def _let_go(self) -> None:
+        """The request that is served is held no longer."""
+        self._served_bytes = 0
+        self._account()
+
+    def _overloaded(self, *, close: bool) -> ApiError:
+        return errors.overloaded(self._context.budget.limit, retry_after=self._context.retry_after, close=close)
 
     def _refuse(self, error: ApiError, *, model: str) -> None:
         self._context.metrics.request_done(model, error.status)
@@ -138,6 +167,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_response(self, *, keep_alive: bool) -> None:
         self._current = None
+        self._let_go()
         if not keep_alive:
             self._close()
         elif self._reader.phase is Phase.IDLE:
@@ -149,6 +179,10 @@ class ClientConnection(asyncio.Protocol):
         """Send response bytes."""
         if self._transport is not None:
             self._transport.write(data)
+
+    def exchange_answered(self) -> None:
+        """The request is not kept any longer."""
+        self._let_go()
 
     def exchange_done(self, *, keep_alive: bool) -> None:
         """A response was relayed whole."""
@@ -203,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if not self._read_paused and len(self._waiting) > _MAX_PIPELINED:
+        if not self._read_paused and self._waiting:
             self._read_paused = True
             transport.pause_reading()
         elif self._read_paused and not self._waiting:

@@ -1,20 +1,23 @@
-"""What every connection of one router process shares. Made once by `mica_router.server`, or by a test."""
+"""What every connection of one router process shares. Made once by `mica_router.app`, or by a test."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mica_router.core.request import RequestLimits
 from mica_router.core.routes import EMPTY_TABLE, RouteTable
 from mica_router.metrics import RouterMetrics
 from mica_router.ports import Clock
+from mica_router.relay.budget import Budget
 from mica_router.relay.load import Load
 
 if TYPE_CHECKING:
     from mica_router.relay.connection import ClientConnection
     from mica_router.relay.pool import Pool
+
+DEFAULT_BUDGET: Final = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class RelayContext:
     pool: Pool
     limits: RequestLimits = field(default_factory=RequestLimits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    budget: Budget = field(default_factory=lambda: Budget(DEFAULT_BUDGET))
     retry_after: int = 2
     table: RouteTable = EMPTY_TABLE
     draining: bool = False

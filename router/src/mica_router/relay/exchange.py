@@ -35,6 +35,9 @@ class ResponseSink(Protocol):
     def write(self, data: bytes) -> None:
         """Response bytes, in order."""
 
+    def exchange_answered(self) -> None:
+        """The engine answers: the request will not be sent again and is no longer kept."""
+
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The response is complete."""
 
@@ -52,7 +55,9 @@ class Exchange:
         self._context = context
         self._client = client
         self._request = request
-        self._forward = forward
+        self._path = forward.path
+        self._target = forward.target
+        self._body = forward.body
         self._route = forward.route
         self._model = forward.route.public_name
         self._tried: frozenset[Endpoint] = frozenset()
@@ -152,7 +157,7 @@ class Exchange:
         self._attempt()
 
     def _send(self, connection: UpstreamConnection, *, reused: bool) -> None:
-        request, forward = self._request, self._forward
+        request = self._request
         connection.user = self
         self._connection = connection
         self._reused = reused
@@ -163,14 +168,14 @@ class Exchange:
             self._context.load.enter_engine(self._route.service.key)
         head = render_request_head(
             method=request.method,
-            target=forward.target,
+            target=self._target,
             authority=connection.endpoint.authority,
             headers=request.headers,
-            body_length=len(forward.body),
+            body_length=len(self._body),
             http10=request.http10,
         )
         self._deadline = self._context.clock() + self._context.timeouts.first_byte
-        connection.send(head, forward.body)
+        connection.send(head, self._body)
 
     # What the engine says.
 
@@ -198,6 +203,8 @@ class Exchange:
     def _accept_head(self, head: ResponseHead) -> bytes:
         context = self._context
         self._head = head
+        self._body = b""
+        self._client.exchange_answered()
         context.metrics.first_byte(self._model, context.clock() - self._started)
         self._keep_alive = self._request.keep_alive and not self._request.http10 and not head.until_eof and not context.draining
         return render_response_head(status_line=head.status_line, headers=head.headers, close=not self._keep_alive)
@@ -231,7 +238,7 @@ class Exchange:
             self._lost_before_answer(connection.endpoint)
 
     def _lost_before_answer(self, endpoint: Endpoint) -> None:
-        if is_repeatable(self._request.method, self._forward.path):
+        if is_repeatable(self._request.method, self._path):
             self._try_elsewhere(endpoint, "disconnected")
         else:
             self._fail(errors.engine_unreachable(self._model, retry_after=self._context.retry_after))

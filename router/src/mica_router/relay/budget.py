@@ -1,0 +1,29 @@
+"""How many bytes of requests the process holds. Every client connection accounts for its own and refuses what is too much."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """`held` counts requests that are being read, that wait, and that could still have to be sent again."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether requests have to be refused until others are done."""
+        return self.held > self.limit
+
+
+class Share:
+    """What one connection holds of a budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held = 0
+
+    def set(self, held: int) -> None:
+        """This connection holds so many bytes now."""
+        self._budget.held += held - self._held
+        self._held = held
