@@ -21,7 +21,7 @@ from mica_device_plugin.discovery import Discovery, NvmlDiscovery
 from mica_device_plugin.events import EventReporter
 from mica_device_plugin.feed import DeviceFeed
 from mica_device_plugin.files import Files, HostFiles, sweep_temporaries
-from mica_device_plugin.gate import StartGate
+from mica_device_plugin.gate import SLOT_WAIT_S, StartGate
 from mica_device_plugin.install import (
     install_config,
     install_library,
@@ -102,11 +102,13 @@ class Agent:
         cluster: Cluster,
         files: Files,
         discovery: Discovery | None = None,
+        slot_wait: float = SLOT_WAIT_S,
     ) -> None:
         self._settings = settings
         self._installed = installed
         self._layout: Layout = settings.layout()
         self._files = files
+        self._slot_wait = slot_wait
         self._sweep = asyncio.Event()
         self.state = AgentState(node_name=settings.node_name)
         self.cluster = cluster
@@ -167,6 +169,7 @@ class Agent:
             edits_for=self._edits_for,
             missing=self._missing,
             reporter=_CountingReporter(self.events, self.metrics),
+            slot_wait=self._slot_wait,
         )
         slots = SlotPlugin(
             feed=self.feed,

@@ -25,6 +25,8 @@ from mica_runtime.kube import KubeError
 from mica_runtime.logging import get_logger
 
 MESSAGE_LIMIT: Final = 1000
+SLOT_WAIT_S: Final = 5.0
+_SLOT_LOOK_S: Final = 0.1
 _log = get_logger(__name__)
 
 EditsFor = Callable[[Sequence[GPUShare]], Edits]
@@ -42,6 +44,10 @@ class Undecided(Exception):
     """It cannot be told now (API server or kubelet do not answer); nothing is held against the pod."""
 
 
+class SlotsInUse(Exception):
+    """The kubelet gave out slots whose last owner has not been seen dead yet."""
+
+
 class Reporter(Protocol):
     """Where words for people go."""
 
@@ -51,7 +57,10 @@ class Reporter(Protocol):
 
 
 class StartGate:
-    """One per process. ``missing`` lists files of the limiter, or host paths, that are not in place."""
+    """One per process. ``missing`` lists files of the limiter, or host paths, that are not in place.
+
+    ``slot_wait``: seconds to wait for the end of the pod that had the slots before; well below the kubelet's own deadline.
+    """
 
     def __init__(
         self,
@@ -63,6 +72,7 @@ class StartGate:
         edits_for: EditsFor,
         missing: Callable[[Sequence[Path]], list[str]],
         reporter: Reporter,
+        slot_wait: float = SLOT_WAIT_S,
     ) -> None:
         self._state = state
         self._store = store
@@ -71,6 +81,7 @@ class StartGate:
         self._edits_for = edits_for
         self._missing = missing
         self._reporter = reporter
+        self._slot_wait = slot_wait
 
     async def admit(self, ids: Sequence[str]) -> None:
         """Let the container that holds ``ids`` start. Raises Refused, Undecided, OSError."""
@@ -80,8 +91,7 @@ class StartGate:
             raise Refused(claim)
         pod = await self._resolve(claim)
         try:
-            async with self._state.lock:
-                await self._start(key, tuple(sorted(ids)), claim, pod)
+            await self._start_once_free(key, tuple(sorted(ids)), claim, pod)
         except Refused as refused:
             self._record(refused.refuse, pod, claim.holder)
             raise
@@ -129,6 +139,22 @@ class StartGate:
             if (pin.namespace, pin.pod) == (holder.namespace, holder.pod) and claim.uids and pin.pod_uid in claim.uids:
                 return PodView(pin.pod_uid, pin.namespace, pin.pod, self._state.node_name, {}, ())
         return None
+
+    async def _start_once_free(self, key: SliceKey, slots: tuple[str, ...], claim: Claim, pod: PodView) -> None:
+        """Start, waiting for slots: the kubelet hands them on when containers have ended, before their pod's object says so.
+
+        The lock is free between looks, so that the pod which is waited for can be cleaned up.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._slot_wait
+        while True:
+            try:
+                async with self._state.lock:
+                    return await self._start(key, slots, claim, pod)
+            except SlotsInUse as in_use:
+                if loop.time() >= deadline:
+                    raise Undecided(str(in_use)) from in_use
+            await asyncio.sleep(_SLOT_LOOK_S)
 
     async def _start(self, key: SliceKey, slots: tuple[str, ...], claim: Claim, pod: PodView) -> None:
         pin = self._pin_for(pod)
@@ -184,10 +210,10 @@ class StartGate:
             return
         alive = any(p.uid == owner.pod_uid and not p.finished for p in self._cluster.pods().values())
         if alive or await asyncio.to_thread(self._store.is_live, key):
-            words = (
-                f"the kubelet's slots still belong to pod uid {owner.pod_uid}, whose container {owner.container} has not ended"
+            raise SlotsInUse(
+                f"the kubelet's slots still belong to container {owner.container} of pod uid {owner.pod_uid}, "
+                "which has not been seen to end"
             )
-            raise Refused(Refuse(Reason.SLOTS_IN_USE, words))
         await asyncio.to_thread(self._store.remove_slice, key)
         del self._state.owners[key]
 

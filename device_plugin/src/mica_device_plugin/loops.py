@@ -17,8 +17,8 @@ from mica_device_plugin.janitor import Janitor
 from mica_device_plugin.node_cache import load_pool, store_pool
 from mica_device_plugin.state import AgentState
 from mica_device_plugin.values import PoolChoice
-from mica_device_plugin.waiting import woken
 from mica_runtime.logging import get_logger
+from mica_runtime.waiting import woken
 
 REAL_DRIVER: Final = (
     "this version starts containers on simulated GPUs only (MICA_SIMULATED=true); the cards are listed but not handed out"

@@ -20,9 +20,9 @@ from mica_device_plugin.node_object import (
 )
 from mica_device_plugin.state import AgentState
 from mica_device_plugin.values import Inventory
-from mica_device_plugin.waiting import woken
 from mica_runtime.kube import KubeError
 from mica_runtime.logging import get_logger
+from mica_runtime.waiting import woken
 
 _EVERY_S: Final = 10.0
 _RETRY_S: Final = 1.0

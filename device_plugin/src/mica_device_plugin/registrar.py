@@ -22,8 +22,8 @@ import watchfiles
 from mica_device_plugin._kubelet.deviceplugin_v1beta1 import api_pb2 as api
 from mica_device_plugin._kubelet.deviceplugin_v1beta1 import api_pb2_grpc
 from mica_device_plugin.servicer import DevicePlugin, options
-from mica_device_plugin.waiting import woken
 from mica_runtime.logging import get_logger
+from mica_runtime.waiting import woken
 
 _VERSION: Final = "v1beta1"
 _PREFIX: Final = "mica-"

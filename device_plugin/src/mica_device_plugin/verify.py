@@ -34,7 +34,6 @@ class Reason(StrEnum):
     NOT_EXCLUSIVE = "NotExclusive"
     UNKNOWN_CONTAINER = "UnknownContainer"
     INIT_CONTAINER = "InitContainer"
-    SLOTS_IN_USE = "SlotsInUse"
     LIBRARY_MISSING = "LibraryMissing"
 
 
@@ -92,7 +91,11 @@ def check_gpus(shares: Iterable[GPUShare], gpus: Iterable[GPUDevice]) -> Refuse 
         if gpu is None:
             return Refuse(Reason.UNKNOWN_GPU, f"GPU {share.uuid} is not on this node")
         if not gpu.healthy:
-            return Refuse(Reason.UNHEALTHY_GPU, f"GPU {share.uuid} is unhealthy; the container starts when it has recovered")
+            words = (
+                f"GPU {share.uuid} is unhealthy; a pod of a controller is evicted and its successor decided anew, "
+                "any other starts when the GPU has recovered"
+            )
+            return Refuse(Reason.UNHEALTHY_GPU, words)
     return None
 
 

@@ -176,18 +176,33 @@ class FakeCluster:
 class AgentUnderTest:
     """Start, stop and kill one agent; the node's files and the API server outlive it."""
 
-    def __init__(self, settings: AgentSettings, *, cluster: FakeCluster | None = None, cards: FakeCards | None = None) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        cluster: FakeCluster | None = None,
+        cards: FakeCards | None = None,
+        slot_wait: float = 5.0,
+    ) -> None:
         self.settings = settings
         self.layout = settings.layout()
         self.cluster = cluster or FakeCluster()
         self.cards = cards or FakeCards()
+        self.slot_wait = slot_wait
         self.agent: Agent
         self.parts: list[asyncio.Task[None]] = []
 
     async def start(self, files: Files | None = None) -> None:
         used = files or HostFiles()
         installed = install(self.settings, used, root=self.settings.host_run / "nowhere")
-        self.agent = Agent(self.settings, installed=installed, cluster=self.cluster, files=used, discovery=self.cards)
+        self.agent = Agent(
+            self.settings,
+            installed=installed,
+            cluster=self.cluster,
+            files=used,
+            discovery=self.cards,
+            slot_wait=self.slot_wait,
+        )
         self.parts = [asyncio.create_task(part) for part in await self.agent.prepare()]
 
     async def stop(self) -> None:

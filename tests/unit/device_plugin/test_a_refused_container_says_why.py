@@ -1,5 +1,6 @@
 """What people see of a refusal, what makes it go away, and what is not held against a pod."""
 
+import asyncio
 from dataclasses import replace
 
 import grpc
@@ -59,7 +60,8 @@ async def test_an_unhealthy_card_holds_back_even_a_pinned_container_until_it_rec
     await kubelet.pre_start(given)
     agent.cards.cards = (card(GPU_A, healthy=False), card(GPU_B, 1))
     await agent.eventually(lambda: not agent.agent.state.gpus[0].healthy)
-    assert "UnhealthyGPU" in (await refused(kubelet, given)).details()
+    words = (await refused(kubelet, given)).details()
+    assert "UnhealthyGPU" in words and "a pod of a controller is evicted" in words
     agent.cards.cards = (card(GPU_A), card(GPU_B, 1))
     await agent.eventually(lambda: agent.agent.state.gpus[0].healthy)
     await kubelet.pre_start(given)
@@ -99,15 +101,37 @@ async def test_a_checkpointed_mount_of_a_lost_library_version_holds_the_containe
     assert "0123/ld.so.preload" in (await refused(kubelet, given)).details()
 
 
-async def test_slots_of_a_live_pod_are_not_given_to_another(agent, kubelet):
+async def test_slots_of_a_live_pod_are_not_given_to_another_and_that_is_not_held_against_it(new_agent, kubelet):
+    agent = new_agent(slot_wait=0.2)
+    await agent.start()
+    await kubelet.wait_registered()
     agent.cluster.add(slice_pod(GPUShare(GPU_A, 3072, 20)))
     agent.cluster.add(slice_pod(GPUShare(GPU_B, 3072, 20), uid="uid-2", name="pod-2"))
     given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
     await kubelet.pre_start(given)
     kubelet.assignments = [replace(given, uid="uid-2", pod="pod-2")]
     kubelet.write_checkpoint()
-    assert (await refused(kubelet, kubelet.assignments[0])).details().startswith("SlotsInUse")
+    error = await refused(kubelet, kubelet.assignments[0])
+    assert error.code() is grpc.StatusCode.UNAVAILABLE and "slots still belong to container c0" in error.details()
+    assert not agent.agent.state.refusals
     assert "pod=uid-1" in agent.layout.limits_file(slice_key(given.ids)).read_text()
+
+
+async def test_slots_are_waited_for_until_their_owner_is_seen_dead(agent, kubelet):
+    """The kubelet reuses slots when containers have ended; the pod's object says so a moment later."""
+    first = slice_pod(GPUShare(GPU_A, 3072, 20))
+    agent.cluster.add(first)
+    agent.cluster.add(slice_pod(GPUShare(GPU_B, 3072, 20), uid="uid-2", name="pod-2"))
+    given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
+    await kubelet.pre_start(given)
+    kubelet.assignments = [replace(given, uid="uid-2", pod="pod-2")]
+    kubelet.write_checkpoint()
+    starting = asyncio.create_task(kubelet.pre_start(kubelet.assignments[0]))
+    done, _ = await asyncio.wait([starting], timeout=0.3)
+    assert not done
+    agent.cluster.add(replace(first, finished=True))
+    await starting
+    assert "pod=uid-2" in agent.layout.limits_file(slice_key(given.ids)).read_text()
 
 
 async def test_slots_of_a_dead_pod_are_taken_over(agent, kubelet):

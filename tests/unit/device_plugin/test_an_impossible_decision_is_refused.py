@@ -83,7 +83,7 @@ def test_what_cannot_be_right_is_refused_with_its_reason(name):
 
 
 def test_every_reason_of_verify_is_covered_here():
-    elsewhere = {Reason.UNKNOWN_CONTAINER, Reason.INIT_CONTAINER, Reason.SLOTS_IN_USE, Reason.LIBRARY_MISSING}
+    elsewhere = {Reason.UNKNOWN_CONTAINER, Reason.INIT_CONTAINER, Reason.LIBRARY_MISSING}
     assert {case[3] for case in WRONG.values()} == set(Reason) - elsewhere
 
 
