@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from mica_operator.metrics import Metrics
 from mica_runtime.kube import KubeError
 from mica_runtime.logging import get_logger
+from mica_runtime.waiting import woken
 
 _log = get_logger(__name__)
 _BACKOFF_S: Final = 0.2
@@ -25,27 +25,25 @@ _STUCK_S: Final = 120.0
 
 @dataclass(slots=True)
 class Wakeups:
-    """One event per object. Waking an object without a loop is remembered until its loop starts."""
+    """One event per running loop. Waking an object without one does nothing: a loop begins with a look."""
 
     _events: dict[Hashable, asyncio.Event] = field(default_factory=dict)
 
-    def of(self, key: Hashable) -> asyncio.Event:
-        """The event of a key."""
-        return self._events.setdefault(key, asyncio.Event())
+    def listen(self, key: Hashable) -> asyncio.Event:
+        """The event of a loop that begins; it takes the place of one that is ending."""
+        event = self._events[key] = asyncio.Event()
+        return event
 
     def wake(self, key: Hashable) -> None:
         """Look at one object again."""
-        self.of(key).set()
+        event = self._events.get(key)
+        if event is not None:
+            event.set()
 
-    def wake_all(self, kind: str) -> None:
-        """Look at all objects whose key starts with ``kind``."""
-        for key, event in self._events.items():
-            if isinstance(key, tuple) and key[0] == kind:
-                event.set()
-
-    def forget(self, key: Hashable) -> None:
-        """The object is gone."""
-        self._events.pop(key, None)
+    def forget(self, key: Hashable, event: asyncio.Event) -> None:
+        """The loop of ``event`` has ended; a namesake's that began meanwhile is left alone."""
+        if self._events.get(key) is event:
+            del self._events[key]
 
 
 class Pulse:
@@ -80,7 +78,7 @@ class Loop:
 
     async def run(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> None:
         """Until cancelled, when the object is gone or the process ends. ``key`` is (kind, name)."""
-        wake = self.wakeups.of(key)
+        wake = self.wakeups.listen(key)
         failures = 0
         try:
             while True:
@@ -88,13 +86,12 @@ class Loop:
                 if await self._attempt(key, step):
                     failures = 0
                     await asyncio.sleep(_SPACING_S)
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(wake.wait(), timeout=self.resync_s * random.uniform(0.8, 1.2))
+                    await woken(wake, within=self.resync_s * random.uniform(0.8, 1.2))
                 else:
                     await asyncio.sleep(min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** min(failures, 20)) * random.uniform(0.8, 1.2))
                     failures += 1
         finally:
-            self.wakeups.forget(key)
+            self.wakeups.forget(key, wake)
 
     async def _attempt(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> bool:
         kind, name = key

@@ -121,6 +121,42 @@ async def test_what_happens_during_a_look_is_looked_at_again() -> None:
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_loop_that_is_woken_and_cancelled_at_once_ends(turns: int) -> None:
+    loop, _ = _loop()
+    task = asyncio.create_task(loop.run(KEY, Steps()))
+    await asyncio.sleep(1)
+    loop.wakeups.wake(KEY)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=10)
+    assert task in done
+    assert task.cancelled()
+
+
+async def test_the_end_of_a_loop_leaves_a_namesakes_alone() -> None:
+    loop, _ = _loop()
+    steps = Steps()
+    old = asyncio.create_task(loop.run(KEY, Steps()))
+    await asyncio.sleep(1)
+    async with _running(loop, steps):
+        old.cancel()
+        await asyncio.wait([old])
+        loop.wakeups.wake(KEY)
+        await asyncio.sleep(1)
+    assert len(steps.times) == 2
+
+
+async def test_news_of_objects_without_a_loop_leave_nothing_behind() -> None:
+    loop, _ = _loop()
+    async with _running(loop, Steps()):
+        for number in range(10):
+            loop.wakeups.wake(("InferenceService", f"ml/{number}"))
+        assert set(loop.wakeups._events) == {KEY}
+    assert loop.wakeups._events == {}
+
+
 def test_a_step_that_never_ends_is_noticed() -> None:
     now = [0.0]
     pulse = Pulse(lambda: now[0])
