@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +18,14 @@ from mica_runtime.http import ReadyChecks, admin_app
 def make_admin(*, registry: CollectorRegistry, ready: ReadyChecks, ledger: Ledger, pods: Mapping[str, PodRecord]) -> FastAPI:
     """Application for the admin port."""
     app = admin_app(component="extender", registry=registry, ready=ready)
+    one_at_a_time = asyncio.Lock()
 
     @app.get("/explain/{namespace}/{name}")
     async def explain_pod(namespace: str, name: str) -> dict[str, Any]:
         pod = pods.get(f"{namespace}/{name}")
         if pod is None:
             raise HTTPException(404, f"{namespace}/{name} is not a pod on slices, or is not known yet")
-        return explain(pod, ledger)
+        async with one_at_a_time:
+            return await explain(pod, ledger)
 
     return app

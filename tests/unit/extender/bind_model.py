@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mica_api.request import ContainerRequest
+from mica_extender.effort import Effort
 from mica_extender.placement import Placement
 from mica_extender.ports import BindingLost, BindingRefused, PodGone
 from mica_extender.scheduling.binder import Binder
@@ -229,7 +230,7 @@ class Scenario:
 
     async def _attempt(self, pod: PodRecord) -> None:
         assert pod.shape is not None
-        fitting = [name for name in self.names if isinstance(self.verdicts.verdict(pod.shape, name), Placement)]
+        fitting = [name for name in self.names if isinstance(self.verdicts.verdict(pod.shape, name, Effort()), Placement)]
         if not fitting:
             return
         question = BindQuestion(pod.namespace, pod.name, pod.uid, self.random.choice(fitting))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mica_api.allocation import mismatch
 from mica_api.request import ContainerRequest, PodRequest
 from mica_api.selection import Policy, Selection
-from mica_extender.placement import Card, NodeState, Placement, Shape, choose, fits, score
-from mica_extender.placement.fit import check_card
+from mica_extender.placement import Card, NodeState, Placement, Shape, choose, score, search
+from mica_extender.placement.fit import SEARCH_BUDGET, check_card
 from mica_extender.placement.score import MAX_SCORE, apply
 
 GIB = 1024
@@ -36,6 +36,10 @@ def shape(*containers: ContainerRequest, **selection: object) -> Shape:
 
 def want(number: int = 1, cores: int = 0, mib: int = 0, percent: int = 0, name: str = "main") -> ContainerRequest:
     return ContainerRequest(name, number=number, cores=cores, memory_mib=mib, memory_percent=percent)
+
+
+def fits(wanted: Shape, state: NodeState) -> bool:
+    return isinstance(choose(wanted, state), Placement)
 
 
 def uuids(verdict: object) -> list[list[str]]:
@@ -206,3 +210,44 @@ def test_a_hundred_quarter_cards_under_binpack_take_exactly_twenty_five_cards() 
         state = nodes[name]
         nodes[name] = NodeState(state.name, state.max_slices, apply(state.cards, verdict), state.node_policy, state.gpu_policy)
     assert sum(not c.empty for state in nodes.values() for c in state.cards) == 25
+
+
+def four_of_eight(containers: int, **amounts: int) -> Shape:
+    return shape(*(want(4, name=f"c{i}", **amounts) for i in range(containers)))
+
+
+def test_what_cannot_fit_by_its_sums_is_not_searched_for() -> None:
+    empty = node(*(card(i) for i in range(8)))
+    uneven = node(*(card(i, mib=(i + 1) * GIB) for i in range(8)))
+    for impossible in (
+        four_of_eight(6, cores=100),
+        four_of_eight(6, mib=30 * GIB),
+        four_of_eight(6, cores=40, mib=GIB),
+        four_of_eight(6, mib=41 * GIB),
+    ):
+        for state in (empty, uneven):
+            found = search(impossible, state)
+            assert not isinstance(found.verdict, Placement)
+            assert found.tried <= 6
+    assert search(four_of_eight(6, mib=GIB), node(*(card(i) for i in range(8)), max_slices=2)).tried <= 6
+
+
+def test_a_search_is_given_up_after_its_budget() -> None:
+    state = node(*(card(i, mib=(10 + i) * GIB) for i in range(8)))
+    wanted = shape(*(want(4, mib=gib * GIB, name=f"c{gib}") for gib in (19, 20, 21, 22, 23, 24)))
+    found = search(wanted, state)
+    assert found.given_up
+    assert found.tried == SEARCH_BUDGET
+
+
+def test_one_container_is_decided_by_its_first_combination_whatever_the_budget() -> None:
+    state = node(*(card(i, mib=(i % 7) * GIB) for i in range(16)))
+    found = search(shape(want(8, mib=GIB)), state, budget=0)
+    assert isinstance(found.verdict, Placement)
+    assert found.tried == 1
+
+
+def test_cards_that_look_alike_are_tried_once() -> None:
+    state = node(*(card(i, memory=40 * GIB) for i in range(8)), card(8, memory=40 * GIB, mib=30 * GIB))
+    wanted = shape(want(5, mib=25 * GIB), want(5, mib=15 * GIB, name="b"), want(5, mib=14 * GIB, name="c"))
+    assert search(wanted, state).tried < 30

@@ -1,7 +1,8 @@
 """Whether a pod fits on a node, and on which cards.
 
 A container gets distinct cards; containers of one pod may share a card. One asking container is decided exactly by taking the
-best cards; several are decided by a search that goes back when the best cards of one leave too little for another.
+best cards; several are decided by a search that goes back when the best cards of one leave too little for another. What cannot
+fit by its sums is not searched for, and a search is given up after SEARCH_BUDGET combinations.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Final
+from typing import Final, NamedTuple
 
 from mica_api.allocation import GPUShare
 from mica_api.request import MAX_CORES, ContainerRequest
 from mica_api.selection import Policy
 from mica_extender.placement.model import Card, Code, NodeState, Placement, Rejection, Shape, Verdict
 
-SEARCH_BUDGET: Final = 20_000
+SEARCH_BUDGET: Final = 500
 """Card combinations tried for one pod on one node; a pod of many containers that exceeds it counts as not fitting."""
+
+_Look = tuple[int, int, int, int]
 
 _SHORTAGES: Final = (
     Code.INSUFFICIENT_MEMORY,
@@ -29,22 +31,36 @@ _SHORTAGES: Final = (
 _SAID_FIRST: Final = (*_SHORTAGES, Code.NOT_HEALTHY, Code.UUID_MISMATCH, Code.TYPE_MISMATCH, Code.INSUFFICIENT_DEVICE)
 
 
-def fits(shape: Shape, node: NodeState) -> bool:
-    """Whether ``choose`` finds cards."""
-    return isinstance(choose(shape, node), Placement)
+class Found(NamedTuple):
+    """A verdict, the card combinations tried for it, and whether the search was given up before it had tried them all."""
+
+    verdict: Verdict
+    tried: int = 0
+    given_up: bool = False
 
 
 def choose(shape: Shape, node: NodeState) -> Verdict:
     """Cards for every container under the pod's card policy or else the node's, or why there are none."""
+    return search(shape, node).verdict
+
+
+def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET) -> Found:
+    """``choose``, and what it cost. At least one combination per container is tried, which is all that one container needs."""
     if not node.ready:
-        return Rejection(Code.UNREGISTERED)
+        return Found(Rejection(Code.UNREGISTERED))
     containers = shape.request.containers
     asking = sorted((i for i, c in enumerate(containers) if c.asks), key=lambda i: _hardness(containers[i]), reverse=True)
-    search = _Search(shape, node, shape.selection.gpu_policy or node.gpu_policy)
-    found = search.run([(i, containers[i]) for i in asking], node.cards)
+    wanted = [(i, containers[i]) for i in asking]
+    # What cannot fit is tried once all the same: the first dead end is what names the shortage.
+    possible = len(wanted) < 2 or _sums_allow(shape, node, [request for _, request in wanted])
+    left = max(budget, len(wanted)) if possible else len(wanted)
+    work = _Search(shape, node, shape.selection.gpu_policy or node.gpu_policy, left)
+    found = work.run(wanted, node.cards)
+    tried = left - work.left
     if found is None:
-        return search.rejection or Rejection(Code.INSUFFICIENT_DEVICE, cards=len(node.cards))
-    return Placement(tuple(found.get(i, ()) for i in range(len(containers))))
+        verdict = work.rejection or Rejection(Code.INSUFFICIENT_DEVICE, cards=len(node.cards))
+        return Found(verdict, tried, given_up=possible and work.exhausted)
+    return Found(Placement(tuple(found.get(i, ()) for i in range(len(containers)))), tried)
 
 
 def check_card(card: Card, *, wanted: ContainerRequest, shape: Shape, max_slices: int) -> Code | None:
@@ -79,12 +95,13 @@ def card_rank(card: Card, *, wanted: ContainerRequest, policy: Policy, max_slice
 
 @dataclass(slots=True)
 class _Search:
-    """State of one ``choose``: the combinations left and the first dead end, which is the one that names the shortage."""
+    """State of one search: the combinations left and the first dead end, which is the one that names the shortage."""
 
     shape: Shape
     node: NodeState
     policy: Policy
-    left: int = SEARCH_BUDGET
+    left: int
+    exhausted: bool = False
     rejection: Rejection | None = field(default=None)
 
     def run(
@@ -108,15 +125,65 @@ class _Search:
     def _combinations(self, request: ContainerRequest, feasible: list[Card]) -> Iterator[tuple[Card, ...]]:
         """Best first; of combinations that look alike to the containers still to come, only the first."""
         ranked = sorted(feasible, key=lambda c: card_rank(c, wanted=request, policy=self.policy, max_slices=self.node.max_slices))
-        seen: set[tuple[tuple[int, int, int, int], ...]] = set()
-        for chosen in combinations(ranked, request.number):
-            self.left -= 1
-            if self.left < 0:
+        seen: set[tuple[_Look, ...]] = set()
+        for chosen in _distinct(ranked, request.number):
+            if self.left == 0:
+                self.exhausted = True
                 return
-            look = tuple(sorted((c.memory_mib, c.used_mib, c.used_cores, c.slices) for c in chosen))
-            if look not in seen:
-                seen.add(look)
+            self.left -= 1
+            looks = tuple(sorted(_look(card) for card in chosen))
+            if looks not in seen:
+                seen.add(looks)
                 yield chosen
+
+
+def _distinct(ranked: Sequence[Card], number: int) -> Iterator[tuple[Card, ...]]:
+    """Combinations in the order of ``itertools``, without those that only swap a card for its look-alike beside it."""
+    if number == 0:
+        yield ()
+        return
+    passed: set[_Look] = set()
+    for index, card in enumerate(ranked[: len(ranked) - number + 1]):
+        if (look := _look(card)) not in passed:
+            passed.add(look)
+            for rest in _distinct(ranked[index + 1 :], number - 1):
+                yield (card, *rest)
+
+
+def _look(card: Card) -> _Look:
+    return (card.memory_mib, card.used_mib, card.used_cores, card.slices)
+
+
+def _sums_allow(shape: Shape, node: NodeState, wanted: Sequence[ContainerRequest]) -> bool:
+    """Necessary, not sufficient: all containers together want no more than the cards that any of them can use still have.
+
+    Looked at are the memory, the cores, the number of shares (each at least as large as the smallest) and the empty cards.
+    """
+    usable = [
+        card
+        for card in node.cards
+        if any(check_card(card, wanted=one, shape=shape, max_slices=node.max_slices) is None for one in wanted)
+    ]
+    if not usable:
+        return False
+    smallest = min(card.memory_mib for card in usable)
+    room = sum(_most_shares(card, wanted, node.max_slices) for card in usable)
+    return (
+        sum(one.number * one.memory_on(smallest) for one in wanted) <= sum(card.memory_mib - card.used_mib for card in usable)
+        and sum(one.number * one.cores for one in wanted) <= sum(MAX_CORES - card.used_cores for card in usable)
+        and sum(one.number for one in wanted) <= room
+        and sum(one.number for one in wanted if one.exclusive) <= sum(card.empty for card in usable)
+    )
+
+
+def _most_shares(card: Card, wanted: Sequence[ContainerRequest], max_slices: int) -> int:
+    """How many shares of the containers the card could take if all were as small as the smallest, each container one."""
+    memory = max(1, min(one.memory_on(card.memory_mib) for one in wanted))
+    cores = min(one.cores for one in wanted)
+    counts = [len(wanted), max_slices - card.slices, (card.memory_mib - card.used_mib) // memory]
+    if cores:
+        counts.append((MAX_CORES - card.used_cores) // cores)
+    return min(counts)
 
 
 def _hardness(wanted: ContainerRequest) -> tuple[bool, bool, int, int, int]:

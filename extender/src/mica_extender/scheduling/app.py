@@ -91,7 +91,7 @@ class SchedulerApp:
     async def _filter(self, body: bytes) -> bytes:
         question = wire.read_nodes(body)
         self._check_ready()
-        found = filter_nodes(question.pod, question.names, self._verdicts)
+        found = await filter_nodes(question.pod, question.names, self._verdicts)
         for reason in (*found.failed.values(), *found.unresolvable.values()):
             self._metrics.refusals.labels(reason if question.pod.shape else "InvalidRequest").inc()
         return wire.write_filter(found, question.objects)
@@ -99,7 +99,7 @@ class SchedulerApp:
     async def _prioritize(self, body: bytes) -> bytes:
         question = wire.read_nodes(body)
         self._check_ready()
-        return wire.write_priorities(prioritize_nodes(question.pod, question.names, self._verdicts))
+        return wire.write_priorities(await prioritize_nodes(question.pod, question.names, self._verdicts))
 
     async def _bind(self, body: bytes) -> bytes:
         question = wire.read_bind(body)
@@ -112,7 +112,7 @@ class SchedulerApp:
     async def _preempt(self, body: bytes) -> bytes:
         question = wire.read_preempt(body)
         self._check_ready()
-        return wire.write_preempt(confirm_victims(question, self._ledger))
+        return wire.write_preempt(await confirm_victims(question, self._ledger))
 
 
 class _NotNow(Exception):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from mica_extender.placement import Code, NodeState, Placement, Rejection, Shape, Verdict, choose, score
+from mica_extender.effort import Effort
+from mica_extender.placement import Code, NodeState, Placement, Rejection, Shape, Verdict, score
 from mica_extender.state.ledger import Ledger
 
 MAX_SHAPES: Final = 32
@@ -29,26 +30,29 @@ class Verdicts:
         self._ledger = ledger
         self._shapes: OrderedDict[Shape, dict[str, _Known]] = OrderedDict()
 
-    def verdict(self, shape: Shape, node: str) -> Verdict:
+    def verdict(self, shape: Shape, node: str, effort: Effort) -> Verdict:
         """Whether and where the pod fits on the node now."""
-        known = self._known(shape, node)
+        known = self._known(shape, node, effort)
         return known.verdict if known else _UNREGISTERED
 
-    def score(self, shape: Shape, node: str) -> int:
+    def score(self, shape: Shape, node: str, effort: Effort) -> int:
         """Score of the node for the pod; 0 when it does not fit."""
-        known = self._known(shape, node)
+        known = self._known(shape, node, effort)
         return known.score if known else 0
 
-    def _known(self, shape: Shape, node: str) -> _Known | None:
+    def _known(self, shape: Shape, node: str, effort: Effort) -> _Known | None:
+        """A verdict that only the request's budget has cut short is not kept: the next request goes on where this one ended."""
         state = self._ledger.node(node)
         if state is None:
             return None
         nodes = self._of_shape(shape)
         known = nodes.get(node)
         if known is None or known.state is not state:
-            verdict = choose(shape, state)
-            worth = score(shape, state, verdict) if isinstance(verdict, Placement) else 0
-            known = nodes[node] = _Known(state, verdict, worth)
+            found, final = effort.search(shape, state)
+            worth = score(shape, state, found.verdict) if isinstance(found.verdict, Placement) else 0
+            known = _Known(state, found.verdict, worth)
+            if final:
+                nodes[node] = known
         return known
 
     def _of_shape(self, shape: Shape) -> dict[str, _Known]:

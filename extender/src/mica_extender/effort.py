@@ -1,0 +1,37 @@
+"""How much of the process one request may take: a budget over all its nodes, and pauses in which others are served.
+
+Placement is pure and does not know of this; what calls it for many nodes in the event loop does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from mica_extender.placement import SEARCH_BUDGET, Found, NodeState, Shape, search
+
+REQUEST_BUDGET: Final = 8 * SEARCH_BUDGET
+"""Card combinations tried for one request; on the nodes after that only the best cards of each container are tried."""
+PAUSE_EVERY: Final = 100
+"""Combinations between two pauses; a pod of one container takes one per node."""
+
+
+class Effort:
+    """What one request has cost so far."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self._paused_at = 0
+
+    def search(self, shape: Shape, node: NodeState) -> tuple[Found, bool]:
+        """Verdict on one node, and whether it is final: not given up because of what other nodes have cost."""
+        budget = min(SEARCH_BUDGET, max(REQUEST_BUDGET - self.tried, 0))
+        found = search(shape, node, budget=budget)
+        self.tried += found.tried
+        return found, budget == SEARCH_BUDGET or not found.given_up
+
+    async def pause(self) -> None:
+        """Let others have the event loop when enough was done since the last pause."""
+        if self.tried - self._paused_at >= PAUSE_EVERY:
+            self._paused_at = self.tried
+            await asyncio.sleep(0)
