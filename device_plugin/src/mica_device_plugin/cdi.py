@@ -18,6 +18,8 @@ from mica_device_plugin.values import SliceKey
 
 _CDI_VERSION: Final = "0.6.0"
 _DRIVER_VERSION: Final = re.compile(r"[0-9]{1,8}(\.[0-9]{1,8}){1,3}")
+# They could keep the limiter out. Admission refuses them in a pod, but cannot see envFrom, a ConfigMap's content or the image.
+_EMPTIED: Final = ("LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES")
 _SIM_DIR_IN_CONTAINER: Final = "/run/mica/sim"
 
 
@@ -31,19 +33,11 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceNode:
-    """One device file; the path is the same on the host."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
 class Edits:
     """What the driver adds to a container."""
 
     mounts: tuple[Bind, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
-    devices: tuple[DeviceNode, ...] = ()
 
 
 def cdi_name(key: SliceKey) -> str:
@@ -87,11 +81,10 @@ def simulated_edits(
 
 def render_spec(key: SliceKey, edits: Edits) -> bytes:
     """The CDI spec of one slice."""
-    container: dict[str, Any] = {"env": [f"{name}={value}" for name, value in edits.env]}
+    env = [*((name, "") for name in _EMPTIED), *edits.env]
+    container: dict[str, Any] = {"env": [f"{name}={value}" for name, value in env]}
     if edits.mounts:
         container["mounts"] = [_mount(bind) for bind in edits.mounts]
-    if edits.devices:
-        container["deviceNodes"] = [{"path": node.path} for node in edits.devices]
     spec = {"cdiVersion": _CDI_VERSION, "kind": names.CDI_KIND, "devices": [{"name": key, "containerEdits": container}]}
     return (json.dumps(spec, indent=1) + "\n").encode()
 

@@ -53,6 +53,7 @@ async def test_the_slice_is_written_before_prestart_answers(agent, kubelet):
     assert spec["kind"] == "mica.dev/slice" and spec["devices"][0]["name"] == key
     edits = spec["devices"][0]["containerEdits"]
     assert "hooks" not in edits and "NVIDIA_VISIBLE_DEVICES=void" in edits["env"]
+    assert {"LD_PRELOAD=", "LD_AUDIT=", "GLIBC_TUNABLES="} <= set(edits["env"])
     assert {m["containerPath"] for m in edits["mounts"]} == {
         "/usr/lib/mica/driver/libcuda.so.1",
         "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
