@@ -140,6 +140,17 @@ def test_the_pools_policies_reach_its_nodes(world: World) -> None:
     assert (state.node_policy, state.gpu_policy) == ("spread", "spread")
 
 
+def test_a_pool_that_is_written_again_unchanged_announces_nothing_and_keeps_every_state(world: World) -> None:
+    pool = PoolRecord("default", node_policy="spread", gpu_policy="spread")
+    quiet = world.gains
+    world.ledger.apply_pool(Change("default", None, pool))
+    assert world.gains == quiet, "a policy makes no pod fit that did not"
+    before = world.ledger.node("n1")
+    world.ledger.apply_pool(Change("default", pool, PoolRecord("default", node_policy="spread", gpu_policy="spread")))
+    assert world.gains == quiet
+    assert world.ledger.node("n1") is before
+
+
 def test_what_frees_is_announced_and_what_is_taken_is_not(world: World) -> None:
     bound = world.bound_body(pod_body(), "n1")
     quiet = world.gains

@@ -125,14 +125,18 @@ class Ledger:
         self._refresh(name)
 
     def apply_pool(self, change: Change[PoolRecord]) -> None:
-        """A VGPUPool appeared, changed or went away."""
+        """A VGPUPool appeared, changed or went away.
+
+        Most events are writes of its status. Its policies decide which cards are better, never whether a pod fits.
+        """
+        if change.new == self._pools.get(change.key):
+            return
         if change.new is None:
             self._pools.pop(change.key, None)
         else:
             self._pools[change.key] = change.new
         for record in [r for r in self._nodes.values() if r.pool == change.key]:
             self._refresh(record.name)
-        self._on_gain()
 
     def reserve(self, *, pod_uid: str, node: str, shares: Shares) -> None:
         """Take the shares for a bind that is about to be sent; replaces an earlier reservation of the pod."""
