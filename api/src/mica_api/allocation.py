@@ -70,7 +70,7 @@ def decode_allocation(value: str) -> ContainerAllocation:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidAllocation(f"allocation is malformed: {error!r}") from error
     if len(shares) > MAX_NUMBER or len({s.uuid for s in shares}) != len(shares):
-        raise InvalidAllocation("allocation must name distinct GPUs, 64 at most")
+        raise InvalidAllocation(f"allocation must name distinct GPUs, {MAX_NUMBER} at most")
     return ContainerAllocation(raw["uid"], raw["node"], shares)
 
 

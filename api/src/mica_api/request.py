@@ -16,7 +16,8 @@ from typing import Any, Final
 from mica_api import names
 
 MIB_PER_GIB: Final = 1024
-MAX_NUMBER: Final = 64
+MAX_NUMBER: Final = 16
+"""GPUs of one container: what the limits file, the usage region and 4 KiB of a decision can hold."""
 MAX_CORES: Final = 100
 _VERSION: Final = 1
 _QUANTITY: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(?:([kMGT]|[KMGT]i)|[eE](\d{1,2}))?", re.ASCII)

@@ -59,10 +59,10 @@ def test_limits_become_one_request(limits: dict[str, str], request_: ContainerRe
     ("limits", "words"),
     [
         ({"mica.dev/vgpu-cores": "101"}, "at most 100; for more compute ask for more GPUs"),
-        ({"mica.dev/vgpu-number": "65"}, "between 0 and 64"),
+        ({"mica.dev/vgpu-number": "17"}, "between 0 and 16"),
         ({"mica.dev/vgpu-number": "-1"}, "write a whole number that is not negative"),
         ({"mica.dev/vgpu-number": "1.5"}, "write a whole number that is not negative"),
-        ({"mica.dev/vgpu-number": "1k"}, "is 1000; it must be between 0 and 64"),
+        ({"mica.dev/vgpu-number": "1k"}, "is 1000; it must be between 0 and 16"),
         ({"mica.dev/vgpu-number": "0", "mica.dev/vgpu-cores": "10"}, "remove them or ask for at least 1"),
         ({"mica.dev/vgpu-number": "1", "nvidia.com/gpu": "1"}, "resources of Mica and HAMi are mixed"),
         ({"volcano.sh/vgpu-number": "1", "huawei.com/vgpu-number": "1"}, "resources of Volcano vGPU and Flex:ai are mixed"),
@@ -102,7 +102,7 @@ def test_any_limits_are_translated_or_refused(limits: dict[str, str]) -> None:
     assert request.asks == (request != NOTHING)
 
 
-@given(number=st.integers(1, 64), cores=st.integers(0, 100), gib=st.integers(0, 2**20))
+@given(number=st.integers(1, 16), cores=st.integers(0, 100), gib=st.integers(0, 2**20))
 def test_what_admission_writes_reads_back_as_the_same_request(number: int, cores: int, gib: int) -> None:
     request = _request(number, cores, gib * 1024)
     written = {key: str(value) for key, value in canonical_resources(request).items()}

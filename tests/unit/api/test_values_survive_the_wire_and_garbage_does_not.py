@@ -19,6 +19,7 @@ from mica_api.allocation import (
     mismatch,
 )
 from mica_api.request import (
+    MAX_NUMBER,
     ContainerRequest,
     InvalidRequest,
     PodRequest,
@@ -38,8 +39,8 @@ _allocations = st.builds(
 )
 _names = st.from_regex(r"\A[a-z]{1,8}\Z")
 _containers = st.builds(
-    ContainerRequest, _names, number=st.integers(0, 64), cores=st.integers(0, 100), memory_mib=st.integers(0, 2**31)
-) | st.builds(ContainerRequest, _names, number=st.integers(0, 64), memory_percent=st.integers(0, 100))
+    ContainerRequest, _names, number=st.integers(0, MAX_NUMBER), cores=st.integers(0, 100), memory_mib=st.integers(0, 2**31)
+) | st.builds(ContainerRequest, _names, number=st.integers(0, MAX_NUMBER), memory_percent=st.integers(0, 100))
 _pods = st.lists(_containers, max_size=4, unique_by=lambda c: c.name).map(lambda found: PodRequest(tuple(found)))
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -118,6 +119,17 @@ def test_an_allocation_that_would_be_too_large_is_not_written() -> None:
     shares = tuple(GPUShare(f"GPU-{i:060d}", 1, 1) for i in range(60))
     with pytest.raises(InvalidAllocation, match=str(MAX_BYTES)):
         encode_allocation(ContainerAllocation("u", "n", shares))
+
+
+def test_every_number_of_gpus_that_can_be_asked_for_can_be_decided() -> None:
+    uid, node = "0" * 36, "n" * 253
+    shares = tuple(GPUShare(f"GPU-{i:076d}", 2**31, 100) for i in range(MAX_NUMBER))
+    decoded = decode_allocation(encode_allocation(ContainerAllocation(uid, node, shares)))
+    assert ContainerRequest("c", number=MAX_NUMBER).number == len(decoded.shares)
+    with pytest.raises(InvalidRequest, match=f"between 0 and {MAX_NUMBER}"):
+        ContainerRequest("c", number=MAX_NUMBER + 1)
+    with pytest.raises(InvalidAllocation, match=f"{MAX_NUMBER} at most"):
+        encode_allocation(ContainerAllocation("u", "n", (*shares, GPUShare("GPU-x", 1, 1))))
 
 
 def test_every_container_of_a_pod_has_its_own_decision() -> None:
