@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from mica_api.allocation import GPUShare, InvalidAllocation, decode_pod_allocation
 from mica_device_plugin.cdi import Edits
 from mica_device_plugin.cluster import Cluster
+from mica_device_plugin.finishing import to_the_end
 from mica_device_plugin.identify import Claim, NotYet, identify
 from mica_device_plugin.kubelet_state import CheckpointEntry, InvalidCheckpoint, KubeletState, KubeletUnavailable
 from mica_device_plugin.slices import SliceStore
@@ -150,7 +151,7 @@ class StartGate:
         while True:
             try:
                 async with self._state.lock:
-                    return await self._start(key, slots, claim, pod)
+                    return await to_the_end(self._start(key, slots, claim, pod))
             except SlotsInUse as in_use:
                 if loop.time() >= deadline:
                     raise Undecided(str(in_use)) from in_use

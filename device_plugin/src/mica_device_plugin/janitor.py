@@ -8,6 +8,7 @@ from typing import Final
 
 from mica_device_plugin.cleanup import Evidence, Removal, plan_removal
 from mica_device_plugin.cluster import Cluster
+from mica_device_plugin.finishing import to_the_end
 from mica_device_plugin.kubelet_state import KubeletState, KubeletUnavailable
 from mica_device_plugin.slices import OnDisk, SliceStore
 from mica_device_plugin.state import AgentState
@@ -36,7 +37,7 @@ class Janitor:
             return
         async with self._state.lock:
             try:
-                await self._sweep()
+                await to_the_end(self._sweep())
             except KubeletUnavailable as error:
                 _log.warning("cleanup waits for the kubelet", error=str(error))
             except OSError as error:
