@@ -128,6 +128,50 @@ async def test_paths_that_lead_nowhere_are_404(bench: Bench, path: str) -> None:
     assert (answer.status, error_of(answer)["code"]) == (404, "path_not_found")
 
 
+ENGINE_ONLY = [
+    "/slots",
+    "/props",
+    "/metrics",
+    "/v1",
+    "//v1/chat/completions",
+    "/v1/../slots",
+    "/v1/%2e%2E/slots",
+    "/v1/..%2fslots",
+    "/v1/..%5cslots",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter/",
+    "/v1/%75nload_lora_adapter",
+    "/tokenize/../slots",
+]
+
+
+@pytest.mark.parametrize("path", ENGINE_ONLY)
+async def test_an_engines_administration_is_not_for_clients(bench: Bench, path: str) -> None:
+    engine = await bench.engine()
+    bench.route(engine)
+    client = await bench.client()
+    for request in (
+        post(CHAT, path=path),
+        post(CHAT, path=f"/models/team-a/chat{path}"),
+        f"GET /models/team-a/chat{path}?x=/v1/ HTTP/1.1\r\nHost: r\r\n\r\n".encode(),
+    ):
+        client.send(request)
+        answer = await client.response()
+        error = error_of(answer)
+        assert (answer.status, error["code"]) == (404, "path_not_forwarded")
+        assert f"'{path}'" in str(error["message"])
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("path", ["/v1/x", "/v1/files/a..b", "/tokenize", "/detokenize", "/health"])
+async def test_inference_is_forwarded_by_model_and_by_path(bench: Bench, path: str) -> None:
+    engine = await bench.engine()
+    bench.route(engine)
+    assert (await bench.ask(post(CHAT, path=path))).status == 200
+    assert (await bench.ask(post(CHAT, path=f"/models/team-a/chat{path}"))).status == 200
+    assert [request.head.split(b" ")[1].decode() for request in engine.requests] == [path] * 2
+
+
 SMUGGLING = {
     "length beside transfer coding": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
     "transfer coding beside length": b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",

@@ -11,7 +11,7 @@ from mica_router.core import errors
 from mica_router.core.errors import ApiError
 from mica_router.core.request import Request
 from mica_router.core.routes import Route, RouteTable
-from mica_router.core.target import Target, model_of, parse_target, rename_model
+from mica_router.core.target import Target, is_forwarded, model_of, parse_target, rename_model
 
 _READS = frozenset({b"GET", b"HEAD"})
 
@@ -49,6 +49,8 @@ def _by_path(request: Request, target: Target, table: RouteTable) -> Forward | A
     route = table.for_path(namespace=target.namespace or "", name=target.name or "")
     if route is None:
         return errors.model_not_found(f"{target.namespace}/{target.name}")
+    if not is_forwarded(target.path):
+        return errors.path_not_forwarded(target.path)
     if request.method in _READS:
         answer = _models(target.path, (route,), table)
         if answer is not None:
@@ -60,6 +62,8 @@ def _by_path(request: Request, target: Target, table: RouteTable) -> Forward | A
 
 
 def _by_body(request: Request, target: Target, table: RouteTable) -> Forward | ApiError:
+    if not is_forwarded(target.path):
+        return errors.path_not_forwarded(target.path)
     model = model_of(request.body)
     if isinstance(model, ApiError):
         return model

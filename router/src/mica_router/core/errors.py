@@ -70,6 +70,16 @@ def path_not_found(path: str) -> ApiError:
     )
 
 
+def path_not_forwarded(path: str) -> ApiError:
+    return ApiError(
+        status=404,
+        type="invalid_request_error",
+        code="path_not_forwarded",
+        message=f"'{path[:200]}' is not forwarded to engines: /v1/..., /tokenize, /detokenize and /health are. "
+        "An engine's administration can be reached at its pod only.",
+    )
+
+
 def head_too_large(limit: int) -> ApiError:
     return ApiError(
         status=431,

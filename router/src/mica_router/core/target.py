@@ -14,6 +14,10 @@ import msgspec
 
 from mica_router.core.errors import ApiError, malformed_http, malformed_json, model_invalid, model_missing
 
+# What engines serve beside /v1/ and does nothing but inference, or tells that the model is up.
+_FORWARDED_BESIDE_V1: Final = frozenset({"/tokenize", "/detokenize", "/health"})
+# Administration that an engine keeps under /v1/: it changes the model for everybody.
+_ADMINISTRATION: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Stateless inference: running it twice costs time and changes nothing, so it may be repeated on another engine.
 _STATELESS_PATHS: Final = frozenset(
@@ -99,6 +103,18 @@ def rename_model(body: bytes, *, model: str) -> bytes:
     fields = _OBJECT_DECODER.decode(body)
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
+
+
+def is_forwarded(path: str) -> bool:
+    """Whether engines get requests for this path.
+
+    Their administration and their insight into other clients' requests (`/slots`, `/metrics`, `/props`, …) is not for clients. A
+    path that climbs is refused, because what it leads to depends on who reads it.
+    """
+    meant = unquote(path)
+    if any(part in (".", "..") for part in meant.replace("\\", "/").split("/")):
+        return False
+    return path in _FORWARDED_BESIDE_V1 or (path.startswith("/v1/") and meant.rstrip("/") not in _ADMINISTRATION)
 
 
 def is_repeatable(method: bytes, path: str) -> bool:
