@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 from random import Random
+
+import pytest
 
 from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
 
@@ -135,6 +138,29 @@ async def test_half_an_answer_never_looks_like_a_whole_one(bench: Bench) -> None
     rest = await client.ended()
     assert b"0\r\n\r\n" not in rest
     assert bench.context.metrics.upstream_errors == {("chat", "truncated"): 1}
+    assert bench.context.metrics.requests == {("chat", 599): 1}
+
+
+async def test_a_reset_is_not_the_end_of_an_answer_that_ends_with_the_connection(bench: Bench) -> None:
+    async def reset_halfway(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nhalf of")
+        await heard.wait()
+        linger_zero = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_zero)
+        writer.transport.abort()
+
+    heard = asyncio.Event()
+    engine = await bench.engine()
+    engine.script = reset_halfway
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    await within(client.reader.readuntil(b"half of"))
+    heard.set()
+    with pytest.raises(ConnectionResetError):
+        await within(client.reader.read())
+    assert bench.context.metrics.upstream_errors == {("chat", "reset"): 1}
+    assert bench.context.metrics.requests == {("chat", 599): 1}
 
 
 async def test_an_answer_that_is_no_http_is_502(bench: Bench) -> None:

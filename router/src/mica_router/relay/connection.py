@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from typing import cast
 
@@ -16,6 +18,7 @@ from mica_router.relay.context import RelayContext
 from mica_router.relay.exchange import Exchange
 
 _LINGER_SECONDS = 1.0
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -199,6 +202,7 @@ class ClientConnection(asyncio.Protocol):
     def exchange_broken(self) -> None:
         """Half a response was relayed: cut, so that it cannot pass for a whole one."""
         self._exchange = None
+        self._reset_on_close()
         self.abort()
 
     def _advance_soon(self) -> None:
@@ -269,8 +273,16 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
 
+    def _reset_on_close(self) -> None:
+        """A mere end of the connection is how some answers end: one that is cut must not look like that."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
     def abort(self) -> None:
-        """Reset the connection."""
+        """Drop the connection at once, and with a reset if an answer is under way."""
         self._closing = True
+        if self._exchange is not None:
+            self._reset_on_close()
         if self._transport is not None:
             self._transport.abort()

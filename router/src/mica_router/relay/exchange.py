@@ -25,6 +25,7 @@ from mica_router.relay.upstream import UpstreamConnection
 from mica_runtime.logging import get_logger
 
 CLIENT_GONE = 499
+CUT = 599
 _log = get_logger(__name__)
 _MAX_TRIES = 3
 
@@ -221,13 +222,13 @@ class Exchange:
         self._context.metrics.request_done(self._model, head.status if head is not None else 502)
         self._client.exchange_done(keep_alive=self._keep_alive)
 
-    def upstream_lost(self) -> None:
-        """The engine's connection ended: a proper end, a retry, or an error."""
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The engine's connection ended: a proper end, a retry, or an error. A reset ends nothing properly."""
         connection, self._connection = self._connection, None
-        if self._reader.finish():
+        if error is None and self._reader.finish():
             self._finish()
         elif self._head is not None:
-            self._break("truncated")
+            self._break("truncated" if error is None else "reset")
         elif self._heard or connection is None:
             self._engine_misbehaved()
         elif self._reused:
@@ -256,7 +257,7 @@ class Exchange:
     def _break(self, reason: str) -> None:
         _log.warning("response cut", model=self._model, engine=self._engine(), reason=reason)
         self._context.metrics.upstream_error(self._model, reason)
-        self._context.metrics.request_done(self._model, self._head.status if self._head else 502)
+        self._context.metrics.request_done(self._model, CUT)
         self._release()
         self._client.exchange_broken()
 

@@ -14,8 +14,8 @@ class UpstreamUser(Protocol):
     def upstream_data(self, data: bytes) -> None:
         """Bytes of the engine."""
 
-    def upstream_lost(self) -> None:
-        """The connection ended; it will not be returned to the pool."""
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The connection ended, or broke if there is an `error`; it will not be returned to the pool."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -57,7 +57,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = None
         user, self.user = self.user, None
         if user is not None:
-            user.upstream_lost()
+            user.upstream_lost(exc)
 
     def send(self, head: bytes, body: bytes) -> None:
         """Write one request."""
