@@ -6,7 +6,7 @@ A counter object per event would cost more than the relay itself. One event loop
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,7 +32,7 @@ class _Histogram:
 
 
 class RouterMetrics:
-    """Written by the relay, read by `MetricsCollector`. Models appear under their public names."""
+    """Written by the relay, read by `MetricsCollector`. Models appear under the public names that they are served by."""
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], int] = {}
@@ -41,7 +41,7 @@ class RouterMetrics:
         self.ttfb: dict[str, _Histogram] = {}
 
     def request_done(self, model: str, code: int) -> None:
-        """Count one answer. 499 stands for a client that left before the end."""
+        """Count one answer. 499 stands for a client that left before the end, 599 for an answer that was cut."""
         key = (model, code)
         self.requests[key] = self.requests.get(key, 0) + 1
 
@@ -54,6 +54,14 @@ class RouterMetrics:
         """Count one request that was sent once more."""
         key = (model, reason)
         self.retries[key] = self.retries.get(key, 0) + 1
+
+    def keep_only(self, models: Set[str]) -> None:
+        """Forget models that are no longer served; a request that is still under way brings its model back for a while."""
+        kept = models | {NO_MODEL}
+        self.requests = {key: count for key, count in self.requests.items() if key[0] in kept}
+        self.upstream_errors = {key: count for key, count in self.upstream_errors.items() if key[0] in kept}
+        self.retries = {key: count for key, count in self.retries.items() if key[0] in kept}
+        self.ttfb = {model: histogram for model, histogram in self.ttfb.items() if model in kept}
 
     def first_byte(self, model: str, seconds: float) -> None:
         """Record one time to first byte."""

@@ -8,7 +8,7 @@ import pytest
 
 from mica_router.core.routes import EMPTY_TABLE
 
-from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, post, settle, within
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, Script, post, settle, within
 
 
 async def test_a_drain_lets_a_response_end_and_closes_idle_clients_at_once(bench: Bench) -> None:
@@ -48,6 +48,22 @@ async def test_a_drain_cuts_what_does_not_end_in_time(bench: Bench) -> None:
     await within(request.gone.wait())
 
 
+async def test_an_answer_that_a_drain_cuts_cannot_pass_for_a_whole_one(bench: Bench) -> None:
+    async def begin(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nhalf of")
+        await request.gone.wait()
+
+    engine = await bench.engine()
+    engine.script = begin
+    bench.route(engine)
+    client = await bench.client()
+    client.send(post(CHAT))
+    await within(client.reader.readuntil(b"half of"))
+    assert await within(bench.server.drain(seconds=0.01)) == 1
+    with pytest.raises(ConnectionResetError):
+        await within(client.reader.read())
+
+
 async def test_a_draining_router_accepts_no_new_client(bench: Bench) -> None:
     port = bench.server.port
     await bench.server.drain(seconds=0.01)
@@ -85,3 +101,38 @@ async def test_idle_connections_to_engines_that_are_gone_are_closed(bench: Bench
     await settle()
     assert (await bench.ask(post(CHAT))).status == 200
     assert len(other.requests) == 1
+
+
+async def test_a_model_that_is_gone_leaves_no_numbers_behind(bench: Bench) -> None:
+    engine = await bench.engine()
+    engine.script = die_once_then_answer()
+    bench.route(engine)
+    for _ in range(3):
+        await bench.ask(post(CHAT))
+    bench.server.publish(bench.context.table)
+    context = bench.context
+    metrics = context.metrics
+    assert (
+        {model for model, _ in metrics.requests}
+        == {model for model, _ in metrics.upstream_errors}
+        == set(metrics.ttfb)
+        == {"chat"}
+    )
+    assert context.load._turns
+    await bench.ask(post(b'{"model": "gpt-9"}'))
+    bench.server.publish(EMPTY_TABLE)
+    assert metrics.requests == {("", 404): 1}
+    assert metrics.upstream_errors == metrics.retries == metrics.ttfb == {}
+    assert context.load._turns == context.load._suspects == {}
+
+
+def die_once_then_answer() -> Script:
+    deaths = iter([True])
+
+    async def script(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        if next(deaths, False):
+            writer.transport.abort()
+        else:
+            writer.write(OK_RESPONSE)
+
+    return script

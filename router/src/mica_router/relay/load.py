@@ -74,6 +74,12 @@ class Load:
         """It is no longer there."""
         _add(self._endpoints, endpoint, -1)
 
+    def keep_only(self, table: RouteTable) -> None:
+        """Forget the turns of services and the faults of engines that are gone. Counts end with the requests they count."""
+        self._turns = {key: turn for key, turn in self._turns.items() if key in table.by_key}
+        endpoints = table.endpoints()
+        self._suspects = {endpoint: until for endpoint, until in self._suspects.items() if endpoint in endpoints}
+
     def demand(self, table: RouteTable) -> Mapping[str, ModelDemand]:
         """Per public model name, every listed model included."""
         return {

@@ -35,8 +35,11 @@ class RelayServer:
 
     def publish(self, table: RouteTable) -> None:
         """Use this table from the next request on."""
-        self._context.table = table
-        self._context.pool.keep_only(table.endpoints())
+        context = self._context
+        context.table = table
+        context.pool.keep_only(table.endpoints())
+        context.load.keep_only(table)
+        context.metrics.keep_only({route.public_name for route in table.listed})
 
     def sweep(self) -> None:
         """Check every deadline once."""
