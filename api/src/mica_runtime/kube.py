@@ -29,7 +29,7 @@ class KubeError(Exception):
     """Base of everything that can go wrong with a request.
 
     KubeError
-    ├── Unreachable   no answer: refused, reset, timed out (the request may or may not have been carried out)
+    ├── Unreachable   no answer: refused, reset, timed out (the request may or may not have been carried out), no credentials
     └── ApiError      the API server answered with an error status
     """
 
@@ -158,7 +158,11 @@ class KubeClient:
             raise Unreachable(f"watch {path}: {error!r}") from error
 
     async def _auth_headers(self) -> dict[str, str]:
-        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        try:
+            token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        except Exception as error:
+            # Whatever reads them (a file, a program): callers know what to do without an answer.
+            raise Unreachable(f"credentials cannot be read: {error!r}") from error
         return {"Authorization": token} if token else {}
 
 

@@ -274,10 +274,10 @@ class Scenario:
 
     async def _crash(self, tasks: list[asyncio.Task[None]]) -> None:
         """The process dies between two statements. Requests on their way arrive before the next one lists, or never."""
-        for task in tasks:
+        doomed = [*tasks, *(task for task in asyncio.all_tasks() if "Binder." in repr(task.get_coro()))]
+        for task in doomed:
             task.cancel()
-        await self.binder.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*doomed, return_exceptions=True)
         for late in list(self.server.late):
             late.cancel()
         await asyncio.sleep(0)

@@ -171,6 +171,36 @@ def test_an_unknown_outcome_keeps_the_cards_and_the_scheduler_hears_of_it_in_tim
     assert after[0] == (0, 0, 0), "the API server has long given the request up"
 
 
+async def test_an_error_that_nobody_foresaw_is_settled_like_a_lost_answer(world: World) -> None:
+    api = Scripted(OSError("token cannot be read"), stored=world.bound_body(pod_body(), "n1"))
+    assert await binder(world, api).bind(ASK) == ""
+    assert world.used("n1")[0] == (3072, 20, 1)
+    assert world.ledger.reservation("uid-a") is not None
+
+
+@pytest.mark.parametrize("reads", [[pod_body()], [ValueError("odd"), pod_body()]], ids=["read at once", "read in the end"])
+def test_an_error_that_nobody_foresaw_gives_the_cards_back_once_the_write_is_dead(world: World, reads: list[object]) -> None:
+    class Odd(Scripted):
+        async def read(self, pod: PodRecord) -> PodRecord:
+            found = reads.pop(0) if len(reads) > 1 else reads[0]
+            if isinstance(found, Exception):
+                raise found
+            return decode_pod(json.dumps(found).encode())
+
+    async def story() -> tuple[str, int]:
+        loop = asyncio.get_running_loop()
+        world.see_pod(pod_body())
+        api = Odd(RuntimeError("never heard of"))
+        one = Binder(ledger=world.ledger, pods=world.pods, api=api, leadership=AlwaysLeading(), clock=loop.time)
+        error = await one.bind(ASK)
+        await asyncio.sleep(80)
+        return error, world.ledger.size().reservations
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(story()) == ("binding of pod default/a to n1 is still under way", 0)
+    assert world.used("n1")[0] == (0, 0, 0)
+
+
 async def test_a_pod_that_is_bound_here_already_is_success_without_a_write(world: World) -> None:
     world.see_pod(world.bound_body(pod_body(), "n1"))
     api = Scripted()

@@ -92,11 +92,6 @@ class Binder:
             return f"binding of pod {question.key} to {question.node} is still under way"
         return task.result()
 
-    async def close(self) -> None:
-        """Wait for nothing: what is under way is settled by whoever leads next, from what the API server holds."""
-        for _, task in self._under_way.values():
-            task.cancel()
-
     async def _run(self, question: BindQuestion) -> str:
         try:
             await self._bind(question)
@@ -175,6 +170,10 @@ class Binder:
             await self._settle(attempt, dead=True, why=str(refused))
         except BindingLost as lost:
             await self._settle(attempt, dead=False, why=str(lost))
+        except Exception as error:
+            # Nobody foresaw it, so nobody knows whether the request was sent.
+            _log.exception("bind failed in an unknown way", pod=pod.key, node=attempt.node)
+            await self._settle(attempt, dead=False, why=repr(error))
         else:
             self._ledger.settle(pod_uid=pod.uid, node=attempt.node, shares=attempt.shares)
 
@@ -188,6 +187,9 @@ class Binder:
                 self._ledger.release(attempt.pod.uid)
                 raise Declined(f"pod {attempt.pod.key} is gone") from gone
             except BindingLost:
+                stored = None
+            except Exception:
+                _log.exception("pod cannot be read; trying again", pod=attempt.pod.key)
                 stored = None
             if stored is not None and self._settled(attempt, stored, dead=dead, why=why):
                 return
