@@ -44,6 +44,7 @@ from mica_device_plugin.verify import Reason
 from mica_runtime import logging
 from mica_runtime.http import admin_app, serve
 from mica_runtime.kube import KubeClient
+from mica_runtime.logging import get_logger
 from mica_runtime.service import run_parts
 
 COMPONENT: Final = "device-plugin"
@@ -51,6 +52,7 @@ _LOOK_EVERY_S: Final = 1.0
 _SWEEP_EVERY_S: Final = 3.0
 _SWEEP_PAUSE_S: Final = 0.3
 _UMASK: Final = 0o022
+_log = get_logger(__name__)
 
 
 async def start() -> None:
@@ -87,8 +89,19 @@ def install(settings: AgentSettings, files: Files, *, root: Path = Path("/")) ->
     simulator = install_simulator(source=settings.sim_lib_dir, target=layout.lib / "sim", files=files)
     files.make_dir(settings.sim_dir)
     if settings.sim_config is not None:
-        install_config(source=settings.sim_config, target=settings.sim_dir / "config", files=files)
+        _configure_simulator(settings.sim_config, settings, files)
     return Installed(library=library, simulator=simulator)
+
+
+def _configure_simulator(source: Path, settings: AgentSettings, files: Files) -> None:
+    layout, target = settings.layout(), settings.sim_dir / "config"
+    held = bool(files.names(layout.pins))
+    if not install_config(source=source, target=target, copied=layout.copied_config, held=held, files=files):
+        _log.warning(
+            "simulated cards stay as they were: the configuration is new, but slices are held on this node; "
+            "delete its pods on slices and restart the agent",
+            config=str(target),
+        )
 
 
 class Agent:
@@ -217,7 +230,7 @@ class Agent:
         return {
             "caches": lambda: self.cluster.synced,
             "kubelet": lambda: self.state.registered,
-            "vgpunode": lambda: self.publisher.written,
+            "vgpunode": lambda: self.publisher.settled,
             "library": lambda: not missing_files(self._installed.library, self._files),
         }
 

@@ -39,13 +39,22 @@ def install_simulator(*, source: Path, target: Path, files: Files) -> Path:
     return _install({name: _read(source / name, files) for name in SIMULATOR_FILES}, target, files)
 
 
-def install_config(*, source: Path, target: Path, files: Files) -> bool:
-    """Copy the simulator's configuration when the host has none yet. Returns whether it was copied. Raises InstallError."""
-    if files.is_file(target):
-        return False
+def install_config(*, source: Path, target: Path, copied: Path, held: bool, files: Files) -> bool:
+    """Bring the simulator's configuration to the host: when there is none, or ``source`` is not the one last copied.
+
+    ``copied`` remembers that one, so that what people changed on the host meanwhile (a card's health) stays. ``held``: slices are
+    still decided on the cards as they are; then nothing is changed. Returns False in that case. Raises InstallError.
+    """
     content = _read(source, files, follow=True)
+    if files.is_file(target) and content != files.read(target):
+        if content == files.read(copied):
+            return True
+        if held:
+            return False
     files.make_dir(target.parent)
+    files.make_dir(copied.parent)
     files.write(target, content, mode=0o644)
+    files.write(copied, content, mode=0o644, durable=True)
     return True
 
 

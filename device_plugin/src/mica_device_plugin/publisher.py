@@ -1,4 +1,8 @@
-"""Keeps our VGPUNode at the API server equal to what the agent knows. Writes only when there is a difference."""
+"""Keeps our VGPUNode at the API server equal to what the agent knows. Writes only when there is a difference.
+
+A node that has shown no GPU gets no VGPUNode, or every node without GPUs would look like a broken GPU node. One that exists
+already is kept up to date whatever happens to the driver: it is where people look for what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,8 @@ class Publisher:
         self._now = now
         self._wake = asyncio.Event()
         self._owner_uid = ""
-        self.written = False
+        self.settled = False
+        self._idle = ""
         state.on_change(self._wake.set)
 
     def wake(self) -> None:
@@ -70,13 +75,16 @@ class Publisher:
             _log.warning("leaving without a word to the scheduler", error=str(error))
 
     async def publish(self) -> None:
-        """Write what differs, once. Raises KubeError."""
+        """Write what differs, once; afterwards ``settled`` is true, also when there is nothing to write. Raises KubeError."""
         node = self._cluster.node()
         if not self._cluster.synced or node is None or not self._state.pool_known:
             return
+        stored = self._cluster.stored()
+        if stored is None and not self._state.gpus:
+            self._stay_silent()
+            return
         situation = self._situation()
         name = self._state.node_name
-        stored = self._cluster.stored()
         spec = build_spec(situation.inventory, situation.pool)
         if stored is None or stored.spec.to_wire() != spec.to_wire() or self._owner_uid != node.uid:
             await self._cluster.apply_node(node_body(name, node_uid=node.uid, spec=spec))
@@ -92,7 +100,14 @@ class Publisher:
         status = build_status(situation).model_copy(update={"conditions": merged})
         if before is None or comparable(before) != comparable(status):
             await self._cluster.apply_status(status_body(name, status))
-        self.written = True
+        self.settled = True
+
+    def _stay_silent(self) -> None:
+        self.settled = True
+        problem = self._state.driver_problem or "the driver lists none"
+        if problem != self._idle:
+            self._idle = problem
+            _log.info("no GPU was seen on this node: nothing to offer, and no VGPUNode is written", driver=problem)
 
     def _situation(self) -> Situation:
         state = self._state

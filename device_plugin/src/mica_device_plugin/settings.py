@@ -83,14 +83,14 @@ class Layout:
         return self.lib / "node.json"
 
     @property
+    def copied_config(self) -> Path:
+        """The simulator's configuration as last copied from the settings."""
+        return self.lib / "sim-config"
+
+    @property
     def device_plugins(self) -> Path:
         """Directory of device plugin sockets."""
         return self.kubelet / "device-plugins"
-
-    @property
-    def kubelet_socket(self) -> Path:
-        """The kubelet's registration socket."""
-        return self.device_plugins / "kubelet.sock"
 
     @property
     def checkpoint(self) -> Path:

@@ -52,7 +52,7 @@ def test_simulated_cards_are_never_installed_beside_a_real_driver(host, sign):
     assert not (host / "var" / "sim").exists()
 
 
-def test_the_simulators_config_is_copied_once_and_then_left_alone(host):
+def test_the_simulators_config_is_left_alone_while_its_source_stays_the_same(host):
     given = host / "given"
     given.write_text("version=1\n")
     settings = make_settings(host).model_copy(update={"sim_config": given})
@@ -62,6 +62,22 @@ def test_the_simulators_config_is_copied_once_and_then_left_alone(host):
     config.write_text("changed by a test\n")
     install(settings, HostFiles(), root=host)
     assert config.read_text() == "changed by a test\n"
+
+
+def test_a_new_configuration_replaces_the_old_one_unless_slices_are_held(host):
+    given = host / "given"
+    given.write_text("version=1\n")
+    settings = make_settings(host).model_copy(update={"sim_config": given})
+    install(settings, HostFiles(), root=host)
+    config, pins = settings.sim_dir / "config", settings.layout().pins
+    given.write_text("version=1\ngpus=2\n")
+    pins.mkdir()
+    (pins / "uid-1.json").write_text("{}")
+    install(settings, HostFiles(), root=host)
+    assert config.read_text() == "version=1\n"
+    (pins / "uid-1.json").unlink()
+    install(settings, HostFiles(), root=host)
+    assert config.read_text() == "version=1\ngpus=2\n"
 
 
 def test_the_key_does_not_depend_on_the_order_of_ids():

@@ -34,6 +34,30 @@ async def test_a_silent_driver_makes_every_card_sick_and_says_so(agent, kubelet)
     await kubelet.wait_devices(names.RESOURCE_NUMBER, healthy=20, total=20)
 
 
+async def test_a_node_that_never_showed_a_gpu_gets_no_vgpunode_and_is_ready(new_agent, kubelet):
+    running = new_agent()
+    running.cards.problem = "NVML does not answer: library not found"
+    await running.start()
+    await kubelet.wait_registered()
+    checks = running.agent.ready_checks()
+    await running.eventually(lambda: all(check() for check in checks.values()))
+    assert running.cluster.object is None and running.cluster.writes == 0
+    running.cards.problem = None
+    await running.eventually(lambda: running.cluster.object is not None)
+    assert len(running.cluster.object["spec"]["gpus"]) == 2
+
+
+async def test_a_known_node_whose_driver_never_answers_says_so(new_agent, kubelet):
+    first = new_agent()
+    await first.start()
+    await first.eventually(lambda: first.cluster.object is not None)
+    await first.stop()
+    second = new_agent(cluster=first.cluster)
+    second.cards.problem = "NVML does not answer: driver unloaded"
+    await second.start()
+    await second.eventually(lambda: "driver unloaded" in str(second.cluster.object["status"]["conditions"]))
+
+
 def test_slots_of_containers_on_healthy_cards_stay_healthy():
     pins = [
         Pin("a", "ns", "a", (PinnedContainer("c", (GPUShare(GPU_A, 1, 1),), ("slot-3",)),)),
