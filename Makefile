@@ -60,7 +60,8 @@ images: venv shim ## all images, from the cache where nothing changed
 	@$(BOX) build images
 
 integration: venv shim binaries ## tests against a real API server and scheduler
-	@$(PYTEST) -m "not slow" tests/integration
+	@$(PYTEST) -m "not slow" tests/integration/box
+	@$(PYTEST) -m "not slow" tests/integration --ignore tests/integration/box
 
 e2e: venv images ## tests against a real kubelet and containerd
 	@$(PYTEST) -m "not slow" tests/e2e
