@@ -15,7 +15,7 @@ enum mica_source mica_limits_source(const char **path)
 {
     struct stat st;
     /* The agent mounts the directory; where it is, nothing the tenant can set counts, even when the file is missing. */
-    if (stat(LIMITS_DIR, &st) == 0) {
+    if (stat(LIMITS_DIR, &st) == 0 || (errno != ENOENT && errno != ENOTDIR)) { /* not to be seen is not absent */
         *path = LIMITS_FILE;
         return MICA_SOURCE_FILE;
     }
