@@ -17,7 +17,10 @@ ROW = re.compile(r"^MICA_NAME\((\w+), (\w+), (\d+), (\d)\)", re.M)
 HOOK = re.compile(r"^H\((\w+),", re.M)
 PROTOTYPE = re.compile(r"^CUresult (cu\w+)\(", re.M)
 # Declared for the limiter alone: hooked or called there, absent from the simulated driver.
-NOT_SIMULATED = re.compile(r"cuStream(Begin|End)Capture|cuGraphLaunch|cuLaunch$|cuLaunchGrid|cuMemAllocPitch$")
+NOT_SIMULATED = re.compile(
+    r"cuStream(Begin|End)Capture|cuGraphLaunch|cuLaunch$|cuLaunchGrid|cuMemAllocPitch$"
+    r"|cuCtxDetach|cuGreenCtx|cuCtxFromGreenCtx|cuThreadExchange|cuStreamGetDevice|cuLaunchCooperativeKernelMultiDevice"
+)
 
 Row = tuple[str, str, int, int]
 

@@ -18,6 +18,8 @@ typedef struct mica_function *CUfunction;
 typedef struct mica_pool *CUmempool;
 typedef struct mica_graph *CUgraph;
 typedef struct mica_graph_exec *CUgraphExec;
+typedef struct mica_green *CUgreen;
+typedef struct mica_multi_launch CUmultiLaunch;
 
 typedef struct { char bytes[16]; } CUuuid;
 /* where memory lives: type 1 is a device, id its ordinal */

@@ -354,7 +354,7 @@ static CUresult allocate_async(CUdeviceptr *pointer, size_t bytes, CUmempool poo
     if (!result)
         result = sim_stream(stream, &checked);
     if (!result && !pool)
-        result = pool_of(ctx->device, &pool);
+        result = pool_of(checked->ctx->device, &pool); /* the stream's device, whatever context is current */
     if (!result && !is_pool(pool))
         result = MICA_CUDA_INVALID_VALUE;
     return result ? result : allocate(pointer, bytes, pool);

@@ -225,6 +225,17 @@ CUresult cuStreamSynchronize_ptsz(CUstream handle)
     return cuStreamSynchronize(handle ? handle : MICA_STREAM_PER_THREAD);
 }
 
+CUresult cuStreamGetCtx(CUstream handle, CUcontext *context)
+{
+    struct mica_stream *stream;
+    CUresult result = sim_stream(handle, &stream);
+    if (!result && !context)
+        result = MICA_CUDA_INVALID_VALUE;
+    if (!result)
+        *context = stream->ctx;
+    return result;
+}
+
 CUresult cuStreamIsCapturing(CUstream handle, int *status)
 {
     struct mica_stream *stream;

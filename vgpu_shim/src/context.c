@@ -2,23 +2,51 @@
 #include "gate.h"
 #include "memory.h"
 
-static CUresult destroyed(CUcontext context, CUresult result)
-{
-    if (!result && context) {
-        mica_memory_forget(context);
-        mica_gate_forget(context);
-    }
-    return result;
-}
+/* What is charged to the context is marked before the driver destroys it: afterwards its handle may be another context's already. */
+#define DESTROY(context, real, gone) \
+    do { \
+        CUcontext going = (context); \
+        const void *mark = going ? mica_memory_mark(going) : NULL; \
+        CUresult result = (real); \
+        bool ended = !result && (gone); \
+        if (going) \
+            mica_memory_settle(mark, going, ended); \
+        return result; \
+    } while (0)
 
+/* A destroyed context's meter goes first: what it measures with goes with the context. */
 CUresult cuCtxDestroy_v2(CUcontext context)
 {
-    return destroyed(context, MICA_REAL(cuCtxDestroy_v2, context));
+    mica_gate_forget(context);
+    DESTROY(context, MICA_REAL(cuCtxDestroy_v2, context), true);
 }
 
 CUresult cuCtxDestroy(CUcontext context)
 {
-    return destroyed(context, MICA_REAL(cuCtxDestroy, context));
+    mica_gate_forget(context);
+    DESTROY(context, MICA_REAL(cuCtxDestroy, context), true);
+}
+
+/* Only the last of several attachments destroys; the driver then no longer knows the context. */
+CUresult cuCtxDetach(CUcontext context)
+{
+    unsigned version;
+    mica_gate_forget(context);
+    DESTROY(context, MICA_REAL(cuCtxDetach, context), mica_real.cuCtxGetApiVersion && mica_real.cuCtxGetApiVersion(context, &version));
+}
+
+static CUcontext of_green(CUgreen green)
+{
+    CUcontext context = NULL;
+    return mica_driver() && mica_real.cuCtxFromGreenCtx && mica_real.cuCtxFromGreenCtx(&context, green) == 0 ? context : NULL;
+}
+
+CUresult cuGreenCtxDestroy(CUgreen green)
+{
+    CUcontext context = of_green(green);
+    if (context)
+        mica_gate_forget(context);
+    DESTROY(context, MICA_REAL(cuGreenCtxDestroy, green), true);
 }
 
 static bool active(CUdevice device)
@@ -39,33 +67,36 @@ static CUcontext primary(CUdevice device)
     return context;
 }
 
-static CUresult given_up(CUdevice device, CUcontext before, CUresult result)
+static bool last(CUdevice device, CUcontext context)
 {
-    if (!result && before && !active(device))
-        return destroyed(before, result);
-    return result;
+    if (active(device))
+        return false;
+    mica_gate_forget(context);
+    return true;
 }
 
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 {
-    CUcontext before = primary(device);
-    return given_up(device, before, MICA_REAL(cuDevicePrimaryCtxRelease_v2, device));
+    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxRelease_v2, device), last(device, going));
 }
 
 CUresult cuDevicePrimaryCtxRelease(CUdevice device)
 {
-    CUcontext before = primary(device);
-    return given_up(device, before, MICA_REAL(cuDevicePrimaryCtxRelease, device));
+    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxRelease, device), last(device, going));
 }
 
 CUresult cuDevicePrimaryCtxReset_v2(CUdevice device)
 {
-    CUcontext before = primary(device);
-    return destroyed(before, MICA_REAL(cuDevicePrimaryCtxReset_v2, device));
+    CUcontext context = primary(device);
+    if (context)
+        mica_gate_forget(context);
+    DESTROY(context, MICA_REAL(cuDevicePrimaryCtxReset_v2, device), true);
 }
 
 CUresult cuDevicePrimaryCtxReset(CUdevice device)
 {
-    CUcontext before = primary(device);
-    return destroyed(before, MICA_REAL(cuDevicePrimaryCtxReset, device));
+    CUcontext context = primary(device);
+    if (context)
+        mica_gate_forget(context);
+    DESTROY(context, MICA_REAL(cuDevicePrimaryCtxReset, device), true);
 }

@@ -6,23 +6,33 @@
 #include <link.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { UNTRIED, LOADING, READY, MISSING };
-enum { ROUTES = 512 };
+enum { UNTRIED, PUBLISHING, READY, MISSING };
+enum { ROUTES = 512, LOADERS = 256 };
 
 struct mica_real mica_real;
 _Atomic int mica_driver_state;
-static _Atomic int loader_tid;
+static _Atomic int loaders[LOADERS]; /* threads that are loading */
 static void *handle;
 static const void *base;
 
 /* Pointers the driver gives out, with our stand-ins: open addressing, written once while loading. */
-static struct route {
+struct route {
     void *pointer, *hook;
     const char *name;
-} routes[ROUTES];
+};
+static struct route routes[ROUTES];
+
+/* A driver as one thread found it, before it is everybody's. */
+struct found {
+    void *handle;
+    const void *base;
+    struct mica_real real;
+    struct route routes[ROUTES];
+};
 
 static const struct hook {
     const char *symbol, *base;
@@ -41,13 +51,21 @@ static size_t hash(const void *pointer)
     return (size_t)(((uintptr_t)pointer >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 40) % ROUTES;
 }
 
-static void add_route(void *pointer, const struct hook *hook)
+static bool has_route(const struct found *found, const void *pointer)
 {
     size_t at = hash(pointer);
-    for (; routes[at].pointer; at = (at + 1) % ROUTES)
-        if (routes[at].pointer == pointer && routes[at].hook == hook->function)
+    while (found->routes[at].pointer && found->routes[at].pointer != pointer)
+        at = (at + 1) % ROUTES;
+    return found->routes[at].pointer != NULL;
+}
+
+static void add_route(struct found *found, void *pointer, const struct hook *hook)
+{
+    size_t at = hash(pointer);
+    for (; found->routes[at].pointer; at = (at + 1) % ROUTES)
+        if (found->routes[at].pointer == pointer && found->routes[at].hook == hook->function)
             return;
-    routes[at] = (struct route){pointer, hook->function, hook->symbol};
+    found->routes[at] = (struct route){pointer, hook->function, hook->symbol};
 }
 
 void *mica_driver_route(void *pointer, const char *name)
@@ -74,7 +92,7 @@ static bool is_self(const char *path)
         && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
 
-static bool try_driver(const char *path)
+static bool try_driver(const char *path, void *context)
 {
     struct stat st;
     if (stat(path, &st) != 0 || is_self(path))
@@ -90,54 +108,95 @@ static bool try_driver(const char *path)
         dlclose(opened);
         return false;
     }
-    handle = opened;
-    base = dladdr(init, &a) ? a.dli_fbase : NULL;
+    struct found *found = context;
+    found->handle = opened;
+    found->base = dladdr(init, &a) ? a.dli_fbase : NULL;
     return true;
 }
 
-static void fill(void)
+static void fill(struct found *found)
 {
-#define U(symbol) mica_real.symbol = (__typeof__(mica_real.symbol))mica_real_dlsym(handle, #symbol);
-#define H(symbol, class) mica_real.symbol = (__typeof__(mica_real.symbol))mica_real_dlsym(handle, #symbol);
+    struct mica_real *real = &found->real;
+#define U(symbol) real->symbol = (__typeof__(real->symbol))mica_real_dlsym(found->handle, #symbol);
+#define H(symbol, class) U(symbol)
 #include "hooks.def"
 #include "used.def"
 #undef U
 #undef H
     for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++) {
-        void *real = *(void **)((char *)&mica_real + hooks[i].slot);
-        if (real)
-            add_route(real, &hooks[i]);
+        void *own = *(void **)((char *)real + hooks[i].slot);
+        if (own)
+            add_route(found, own, &hooks[i]);
         /* A driver may hand out other addresses than it exports: ask for each function at the version it came in. */
         void *given = NULL;
         int status = 0;
-        if (real && hooks[i].version && mica_real.cuGetProcAddress_v2
-            && mica_real.cuGetProcAddress_v2(hooks[i].base, &given, hooks[i].version, hooks[i].per_thread ? MICA_LOOKUP_PER_THREAD : 0, &status) == 0
-            && given && given != real && mica_driver_route(given, NULL) == given)
-            add_route(given, &hooks[i]);
+        if (own && hooks[i].version && real->cuGetProcAddress_v2
+            && real->cuGetProcAddress_v2(hooks[i].base, &given, hooks[i].version, hooks[i].per_thread ? MICA_LOOKUP_PER_THREAD : 0, &status) == 0
+            && given && given != own && !has_route(found, given))
+            add_route(found, given, &hooks[i]);
     }
 }
 
+/* One thread's result becomes everybody's; the others' is the same. */
+static void publish(const struct found *found)
+{
+    int state = UNTRIED;
+    if (atomic_compare_exchange_strong(&mica_driver_state, &state, PUBLISHING)) {
+        if (found->handle) {
+            handle = found->handle;
+            base = found->base;
+            mica_real = found->real;
+            memcpy(routes, found->routes, sizeof routes);
+        }
+        atomic_store_explicit(&mica_driver_state, found->handle ? READY : MISSING, memory_order_release);
+    }
+    while (atomic_load_explicit(&mica_driver_state, memory_order_acquire) == PUBLISHING)
+        sched_yield(); /* copying, which takes no lock */
+}
+
+/* Place of this thread among the loaders; -1 when it is loading already: the driver's own start-up looks something up. */
+static int enter(int tid)
+{
+    for (int i = 0; i < LOADERS; i++)
+        if (atomic_load(&loaders[i]) == tid)
+            return -1;
+    for (int i = 0;; i = (i + 1) % LOADERS) {
+        int nobody = 0;
+        if (atomic_compare_exchange_strong(&loaders[i], &nobody, tid))
+            return i;
+    }
+}
+
+/* No thread waits for another's dlopen, which may itself wait for this thread: the loader's lock is held around constructors, and those look
+ * driver functions up. Whoever comes while the driver is not there loads it too, which only counts a reference. */
 bool mica_driver_load(void)
 {
-    int state = UNTRIED, tid = (int)syscall(SYS_gettid), saved = errno;
-    if (atomic_compare_exchange_strong(&mica_driver_state, &state, LOADING)) {
-        atomic_store(&loader_tid, tid);
-        mica_lookup_init();
-        bool found = mica_find_driver(try_driver);
-        if (found)
-            fill();
-        atomic_store(&loader_tid, 0);
-        atomic_store_explicit(&mica_driver_state, found ? READY : MISSING, memory_order_release);
-        errno = saved;
-        return found;
+    int state = atomic_load_explicit(&mica_driver_state, memory_order_acquire), saved = errno;
+    if (state == READY || state == MISSING)
+        return state == READY;
+    int place = enter((int)syscall(SYS_gettid));
+    if (place < 0)
+        return false;
+    mica_slice_watch_forks();
+    mica_lookup_init();
+    struct found *found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (found != MAP_FAILED) {
+        if (mica_find_driver(try_driver, found))
+            fill(found);
+        publish(found);
+        munmap(found, sizeof *found);
     }
-    while (state == LOADING) {
-        if (atomic_load(&loader_tid) == tid)
-            return false; /* the driver's own start-up looks something up: leave it alone */
-        sched_yield();
-        state = atomic_load_explicit(&mica_driver_state, memory_order_acquire);
-    }
-    return state == READY;
+    atomic_store(&loaders[place], 0);
+    errno = saved;
+    return atomic_load_explicit(&mica_driver_state, memory_order_acquire) == READY;
+}
+
+void mica_driver_forked(void)
+{
+    int half_done = PUBLISHING;
+    (void)atomic_compare_exchange_strong(&mica_driver_state, &half_done, UNTRIED);
+    for (int i = 0; i < LOADERS; i++)
+        atomic_store(&loaders[i], 0);
 }
 
 CUresult mica_driver_absent(void)

@@ -19,6 +19,10 @@ struct mica_real {
 };
 extern struct mica_real mica_real;
 extern _Atomic int mica_driver_state; /* 2 when loaded */
+/* A forked child: threads that were loading are not here. */
+void mica_driver_forked(void);
+/* slice.c: from now on forked children start from nothing. */
+void mica_slice_watch_forks(void);
 
 /* Load the driver if that has not been tried; false when there is none. */
 bool mica_driver_load(void);
@@ -41,8 +45,8 @@ const void *mica_driver_base(void);
 #define MICA_REAL(symbol, ...) \
     (MICA_LIKELY(mica_driver()) && mica_real.symbol ? mica_real.symbol(__VA_ARGS__) : mica_driver_absent())
 
-/* find.c: paths where a driver may be; calls `try` until it returns true. */
-bool mica_find_driver(bool (*try)(const char *path));
+/* find.c: paths where a driver may be; calls `try` with context until it returns true. */
+bool mica_find_driver(bool (*try)(const char *path, void *context), void *context);
 /* lookup.c */
 extern void *(*mica_real_dlsym)(void *handle, const char *name);
 void mica_lookup_init(void);

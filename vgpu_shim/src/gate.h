@@ -9,10 +9,9 @@ struct mica_meter; /* measurements of one context, meter.h */
 
 /* One launch between begin and end. */
 struct mica_launch {
-    struct mica_meter *meter; /* NULL: not counted (capture, no context) */
-    int gpu;
-    int pair; /* of events around it, -1 = not measured */
-    CUstream stream;
+    struct mica_meter *meter; /* NULL: cannot be measured */
+    int gpu;                  /* negative: not counted (capture, no context) */
+    int pair;                 /* of events around it, -1 = not measured: the estimate stands */
     int64_t estimate;
 };
 
@@ -22,7 +21,10 @@ CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stre
 void mica_gate_end(struct mica_launch *launch, CUresult result);
 /* A context is gone, with its events. */
 void mica_gate_forget(CUcontext context);
-/* Streams being captured into graphs: nothing is measured meanwhile. */
+/* Streams being captured into graphs: what is launched there counts when the graph is launched. */
 void mica_gate_capture(int change);
+bool mica_gate_capturing(CUstream stream);
+/* A forked child starts from nothing. */
+void mica_gate_forked(void);
 
 #endif

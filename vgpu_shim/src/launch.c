@@ -87,7 +87,19 @@ CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream)
     LAUNCH(shape(graph, 0, 1), stream, true, MICA_REAL(cuGraphLaunch_ptsz, graph, stream));
 }
 
-/* Counted before a capture begins and after it ended, so that no event call of ours falls into it. */
+/* One call for several GPUs, deprecated and gone from newer drivers: each part would have to wait for its own budget. */
+CUresult cuLaunchCooperativeKernelMultiDevice(CUmultiLaunch *list, unsigned count, unsigned flags)
+{
+    CUresult result = mica_slice_check();
+    if (result)
+        return result;
+    if (!atomic_load(&mica_slice.enforce))
+        return MICA_REAL(cuLaunchCooperativeKernelMultiDevice, list, count, flags);
+    MICA_LOG_ONCE("cuLaunchCooperativeKernelMultiDevice cannot be limited and is refused; launch on each GPU with cuLaunchCooperativeKernel");
+    return MICA_CUDA_NOT_SUPPORTED;
+}
+
+/* Counted before a capture begins and after it ended. A call that does not end the capture (wrong thread) does not end the count either. */
 #define BEGIN_CAPTURE(real) \
     do { \
         mica_gate_capture(1); \
@@ -96,10 +108,12 @@ CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream)
             mica_gate_capture(-1); \
         return result; \
     } while (0)
-#define END_CAPTURE(real) \
+#define END_CAPTURE(stream, real) \
     do { \
+        bool captured = mica_gate_capturing(stream); \
         CUresult result = (real); \
-        mica_gate_capture(-1); \
+        if (captured && !mica_gate_capturing(stream)) \
+            mica_gate_capture(-1); \
         return result; \
     } while (0)
 
@@ -135,10 +149,10 @@ CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream stream, CUgraph graph, const 
 
 CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph)
 {
-    END_CAPTURE(MICA_REAL(cuStreamEndCapture, stream, graph));
+    END_CAPTURE(stream, MICA_REAL(cuStreamEndCapture, stream, graph));
 }
 
 CUresult cuStreamEndCapture_ptsz(CUstream stream, CUgraph *graph)
 {
-    END_CAPTURE(MICA_REAL(cuStreamEndCapture_ptsz, stream, graph));
+    END_CAPTURE(stream ? stream : MICA_STREAM_PER_THREAD, MICA_REAL(cuStreamEndCapture_ptsz, stream, graph));
 }

@@ -18,13 +18,14 @@
 #define F_OFD_SETLKW 38
 #endif
 
-/* In libc since 2.3.2, without libpthread. */
-extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
-
 struct mica_region *mica_region;
+static char region_path[512];
+static struct stat region_seen; /* the file, to know it again */
 static int region_fd = -1;
 static int own_slot = -1;
 static struct mica_region_slot *mine;
+static uint32_t own_generation;
+static _Atomic uint64_t own_used[MICA_GPUS]; /* what the slot says, out of reach of others */
 static mica_lock reap_lock;
 
 static off_t slot_byte(unsigned slot)
@@ -65,7 +66,7 @@ const char *mica_ledger_path(enum mica_source source, char *buffer, size_t bytes
 {
     struct stat st;
     *create = false;
-    if (stat("/run/mica/limits", &st) == 0)
+    if (stat("/run/mica/limits", &st) == 0 || (errno != ENOENT && errno != ENOTDIR))
         return "/run/mica/usage/region";
     const char *named = secure_getenv("MICA_REGION_FILE");
     *create = source == MICA_SOURCE_ENV; /* a limits file has somebody who also makes the region */
@@ -120,52 +121,72 @@ static bool prepare_file(int fd, bool create, char *error, size_t error_bytes)
     return true;
 }
 
-/* Called with the slot's byte locked by us: nobody else touches it. */
+static void lower(int gpu, uint64_t bytes)
+{
+    _Atomic uint64_t *total = &mica_region->gpus[gpu].used;
+    uint64_t old = atomic_load(total), updated;
+    do {
+        uint64_t left = (old & MICA_USED_MASK) > bytes ? (old & MICA_USED_MASK) - bytes : 0;
+        updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | left;
+    } while (bytes && !atomic_compare_exchange_weak(total, &old, updated));
+}
+
+/* Called with the slot's byte locked by us: nobody else touches it. Pending holds off every recount from before the slot's bytes go until
+ * the total is lower too, or the bytes would be subtracted twice. Free is last: who dies in between leaves a slot to be emptied again. */
 static void empty_slot(struct mica_region_slot *slot)
 {
+    atomic_fetch_add(&slot->pending, 1);
     for (int g = 0; g < MICA_GPUS; g++) {
-        uint64_t bytes = atomic_exchange(&slot->used[g], 0) & MICA_USED_MASK;
-        uint64_t old = atomic_load(&mica_region->gpus[g].used), updated;
-        do {
-            uint64_t left = (old & MICA_USED_MASK) > bytes ? (old & MICA_USED_MASK) - bytes : 0;
-            updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | left;
-        } while (bytes && !atomic_compare_exchange_weak(&mica_region->gpus[g].used, &old, updated));
+        lower(g, atomic_exchange(&slot->used[g], 0) & MICA_USED_MASK);
         atomic_store(&slot->busy[g], 0);
     }
     atomic_store(&slot->pending, 0);
     atomic_store(&slot->state, MICA_SLOT_FREE);
 }
 
+/* Called with the slot's byte locked by us. */
+static void occupy(unsigned s)
+{
+    struct mica_region_slot *slot = &mica_region->slots[s];
+    empty_slot(slot);
+    const char *name = program_invocation_short_name;
+    memset(slot->program, 0, sizeof slot->program);
+    for (size_t i = 0; name && name[i] && i < sizeof slot->program - 1; i++)
+        slot->program[i] = name[i];
+    atomic_store(&slot->pid, (uint32_t)getpid());
+    atomic_store(&slot->started_at, mica_now());
+    own_generation = atomic_fetch_add(&slot->generation, 1) + 1;
+    atomic_store(&slot->state, MICA_SLOT_TAKEN);
+    mine = slot;
+    own_slot = (int)s;
+}
+
 static bool take_slot(void)
 {
-    for (unsigned s = 0; s < MICA_SLOTS; s++) {
-        if (!range_lock(region_fd, F_OFD_SETLK, F_WRLCK, slot_byte(s)))
-            continue;
-        struct mica_region_slot *slot = &mica_region->slots[s];
-        empty_slot(slot);
-        const char *name = program_invocation_short_name;
-        memset(slot->program, 0, sizeof slot->program);
-        for (size_t i = 0; name && name[i] && i < sizeof slot->program - 1; i++)
-            slot->program[i] = name[i];
-        atomic_store(&slot->pid, (uint32_t)getpid());
-        atomic_store(&slot->started_at, mica_now());
-        atomic_fetch_add(&slot->generation, 1);
-        atomic_store(&slot->state, MICA_SLOT_TAKEN);
-        mine = slot;
-        own_slot = (int)s;
-        return true;
-    }
+    for (unsigned s = 0; s < MICA_SLOTS; s++)
+        if (range_lock(region_fd, F_OFD_SETLK, F_WRLCK, slot_byte(s))) {
+            occupy(s);
+            return true;
+        }
     return false;
 }
 
-/* A forked child must not keep its parent's slot alive. It cannot use the GPU anyway: no driver works in a child of a process that used it. */
-static void in_child(void)
+static bool is_region(int fd)
 {
-    if (region_fd >= 0)
+    struct stat st;
+    return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == region_seen.st_dev && st.st_ino == region_seen.st_ino;
+}
+
+void mica_ledger_forked(void)
+{
+    if (is_region(region_fd)) /* a forked child must not keep its parent's slot alive */
         close(region_fd);
     region_fd = -1;
     own_slot = -1;
     mine = NULL;
+    for (int g = 0; g < MICA_GPUS; g++)
+        atomic_store(&own_used[g], 0);
+    atomic_store(&reap_lock, 0);
 }
 
 static bool same_inode(int a, int b)
@@ -180,6 +201,9 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
     bool create;
     if (mica_region && mine)
         return true;
+    if (mica_region) /* the parent's, in a forked child */
+        munmap(mica_region, MICA_REGION_BYTES);
+    mica_region = NULL;
     const char *path = mica_ledger_path(source, buffer, sizeof buffer, &create);
     if (!path) {
         snprintf(error, error_bytes, "MICA_SLICE may contain only letters, digits, - and _");
@@ -201,6 +225,8 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
         ok = false;
     }
     close(fd);
+    if (ok)
+        ok = fstat(region_fd, &region_seen) == 0 && snprintf(region_path, sizeof region_path, "%s", path) < (int)sizeof region_path;
     if (ok && !take_slot()) {
         snprintf(reason, sizeof reason, "is full: %d processes of this container use the GPU already", MICA_SLOTS);
         ok = false;
@@ -210,40 +236,50 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
         if (region_fd >= 0)
             close(region_fd);
         region_fd = -1;
+        if (mica_region)
+            munmap(mica_region, MICA_REGION_BYTES);
+        mica_region = NULL;
         return false;
     }
-    __register_atfork(NULL, NULL, in_child, NULL);
     mica_ledger_reap();
     return true;
+}
+
+static bool charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
+{
+    struct mica_region_gpu *card = &mica_region->gpus[gpu];
+    struct mica_region_slot *slot = mine;
+    bool fits = true;
+    atomic_fetch_add(&slot->pending, 1);
+    uint64_t old = atomic_load(&card->used), updated;
+    do {
+        uint64_t used = old & MICA_USED_MASK;
+        /* more than the counter holds is more than any card has, also where limits are only reported */
+        fits = bytes <= MICA_USED_MASK - used && (!enforce || (used <= limit && bytes <= limit - used));
+        updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | ((used + bytes) & MICA_USED_MASK);
+    } while (fits && !atomic_compare_exchange_weak(&card->used, &old, updated));
+    if (fits) {
+        atomic_fetch_add(&slot->used[gpu], bytes);
+        atomic_fetch_add(&own_used[gpu], bytes);
+    }
+    atomic_fetch_sub(&slot->pending, 1);
+    return fits;
 }
 
 bool mica_ledger_reserve(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
 {
     struct mica_region_gpu *card = &mica_region->gpus[gpu];
-    struct mica_region_slot *slot = mine;
-    if (!slot)
+    if (!mine)
         return false;
     if (enforce && bytes > limit) {
         atomic_fetch_add(&card->denials, 1);
         return false;
     }
-    for (int attempt = 0;; attempt++) {
-        bool fits = true;
-        atomic_fetch_add(&slot->pending, 1);
-        uint64_t old = atomic_load(&card->used), updated;
-        do {
-            uint64_t used = old & MICA_USED_MASK;
-            fits = !enforce || (used <= limit && bytes <= limit - used);
-            updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | ((used + bytes) & MICA_USED_MASK);
-        } while (fits && !atomic_compare_exchange_weak(&card->used, &old, updated));
-        if (fits)
-            atomic_fetch_add(&slot->used[gpu], bytes);
-        atomic_fetch_sub(&slot->pending, 1);
-        if (fits)
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (charge(gpu, bytes, limit, enforce))
             return true;
-        if (attempt)
-            break;
-        mica_ledger_reap(); /* the room may be a dead process's */
+        if (!attempt)
+            mica_ledger_reap(); /* the room may be a dead process's */
     }
     atomic_fetch_add(&card->denials, 1);
     return false;
@@ -251,17 +287,15 @@ bool mica_ledger_reserve(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
 
 void mica_ledger_release(int gpu, uint64_t bytes)
 {
-    struct mica_region_gpu *card = &mica_region->gpus[gpu];
     struct mica_region_slot *slot = mine;
     if (!slot)
         return;
     atomic_fetch_add(&slot->pending, 1);
-    atomic_fetch_sub(&slot->used[gpu], bytes);
-    uint64_t old = atomic_load(&card->used), updated;
-    do {
-        uint64_t used = old & MICA_USED_MASK;
-        updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | (used > bytes ? used - bytes : 0);
-    } while (!atomic_compare_exchange_weak(&card->used, &old, updated));
+    uint64_t held = atomic_load(&slot->used[gpu]);
+    while (!atomic_compare_exchange_weak(&slot->used[gpu], &held, held > bytes ? held - bytes : 0)) {
+    }
+    atomic_fetch_sub(&own_used[gpu], bytes);
+    lower(gpu, bytes);
     atomic_fetch_sub(&slot->pending, 1);
 }
 
@@ -302,10 +336,43 @@ static void recount(int gpu)
                                        ((before + MICA_USED_TAG) & ~MICA_USED_MASK) | (sum & MICA_USED_MASK));
 }
 
+/* A program may close every descriptor, ours too. Locks that are asked for through whatever has the number now would make every sibling
+ * look dead, and ours is gone with the descriptor: open the region again and take the slot back, with what it held. Reap lock held. */
+static bool attached(void)
+{
+    if (is_region(region_fd))
+        return true;
+    region_fd = open(region_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW); /* the old number is not ours to close */
+    if (!is_region(region_fd)) {
+        if (region_fd >= 0)
+            close(region_fd);
+        region_fd = -1;
+        return false;
+    }
+    struct mica_region_slot *slot = mine;
+    if (range_lock(region_fd, F_OFD_SETLK, F_WRLCK, slot_byte((unsigned)own_slot))) {
+        if (atomic_load(&slot->state) == MICA_SLOT_TAKEN && atomic_load(&slot->generation) == own_generation)
+            return true; /* nobody noticed */
+        occupy((unsigned)own_slot);
+    } else if (!take_slot()) {
+        return false;
+    }
+    for (int g = 0; g < MICA_GPUS; g++) {
+        uint64_t bytes = atomic_exchange(&own_used[g], 0);
+        if (bytes)
+            (void)charge(g, bytes, 0, false);
+    }
+    return true;
+}
+
 void mica_ledger_reap(void)
 {
-    if (region_fd < 0 || !mica_try(&reap_lock))
+    if (!mine || !mica_try(&reap_lock))
         return;
+    if (!attached()) {
+        mica_release(&reap_lock);
+        return;
+    }
     for (unsigned s = 0; s < MICA_SLOTS; s++) {
         struct mica_region_slot *slot = &mica_region->slots[s];
         if ((int)s == own_slot || atomic_load(&slot->state) == MICA_SLOT_FREE)

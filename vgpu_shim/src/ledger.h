@@ -26,5 +26,7 @@ uint64_t mica_ledger_used(int gpu);
 void mica_ledger_busy(int gpu, uint64_t ns);
 /* Give back what dead processes of this container held. */
 void mica_ledger_reap(void);
+/* A forked child has no slot until it attaches again. */
+void mica_ledger_forked(void);
 
 #endif

@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gate.h"
+#include "memory.h"
+
 enum { TICK_NS = 100000000, REAP_NS = 500000000 };
 
 struct mica_slice mica_slice;
@@ -17,6 +20,31 @@ static struct mica_limits limits; /* guarded by lock */
 static struct stat limits_seen;
 static bool prepared;
 static uint64_t reaped_at;
+
+/* In libc since 2.3.2, without libpthread. */
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
+
+/* Other threads of the parent may have held any lock, and are not here to release it. The child starts from nothing: no driver works in a
+ * child of a process that used the GPU, and one whose parent had not can begin by itself. */
+static void in_child(void)
+{
+    atomic_store(&lock, 0);
+    atomic_store(&mica_slice_state, 0);
+    atomic_store(&mica_next_tick, 0);
+    prepared = false;
+    mica_driver_forked();
+    mica_ledger_forked();
+    mica_memory_forked();
+    mica_vmm_forked();
+    mica_gate_forked();
+}
+
+void mica_slice_watch_forks(void)
+{
+    static atomic_flag watched = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&watched))
+        __register_atfork(NULL, NULL, in_child, NULL);
+}
 
 static CUresult refuse(const char *why)
 {
@@ -209,4 +237,12 @@ int mica_gpu_current(void)
     if (!mica_real.cuCtxGetDevice || mica_real.cuCtxGetDevice(&device))
         return MICA_GPU_NONE;
     return mica_gpu_of_device(device);
+}
+
+CUresult mica_slice_foreign(CUresult error)
+{
+    if (atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed))
+        return error;
+    MICA_LOG_ONCE("a GPU that is not in the limits is used (mode=report: allowed)");
+    return MICA_CUDA_SUCCESS;
 }

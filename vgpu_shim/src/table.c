@@ -94,3 +94,19 @@ bool mica_table_take_owned(struct mica_table *table, const void *owner, struct m
     mica_release(&table->lock);
     return found;
 }
+
+void mica_table_reown(struct mica_table *table, const void *owner, void *other)
+{
+    mica_acquire(&table->lock);
+    for (size_t i = 0; i < table->room; i++)
+        if (table->entries[i].key && table->entries[i].owner == owner)
+            table->entries[i].owner = other;
+    mica_release(&table->lock);
+}
+
+void mica_table_forked(struct mica_table *table)
+{
+    table->entries = NULL; /* the parent's pages are copied only when written: nothing to unmap for */
+    table->room = table->count = 0;
+    atomic_store(&table->lock, 0);
+}

@@ -22,9 +22,14 @@ struct mica_table {
     size_t room, count;
 };
 
+/* Add, or replace the entry with that key: take it first where it stands for something. */
 bool mica_table_put(struct mica_table *table, const struct mica_entry *entry);
 /* Remove and return; false when the key is unknown. */
 bool mica_table_take(struct mica_table *table, uint64_t key, struct mica_entry *out);
+/* Give an owner's entries to another owner. */
+void mica_table_reown(struct mica_table *table, const void *owner, void *other);
+/* Start empty, in a forked child where another thread may have been at it. */
+void mica_table_forked(struct mica_table *table);
 /* Remove one entry of an owner; false when it has none. */
 bool mica_table_take_owned(struct mica_table *table, const void *owner, struct mica_entry *out);
 /* Lock held by the caller: */

@@ -30,6 +30,16 @@ static void drop_if_unused(struct mica_entry *memory)
     (void)mica_table_take(&memories, memory->key, &gone);
 }
 
+/* Lock held. */
+static void unmapped(const struct mica_entry *mapping)
+{
+    struct mica_entry *memory = mica_table_find(&memories, (uintptr_t)mapping->owner);
+    if (memory) {
+        memory->mappings--;
+        drop_if_unused(memory);
+    }
+}
+
 CUresult cuMemCreate(CUmemHandle *handle, size_t bytes, const CUmemProp *prop, unsigned long long flags)
 {
     CUresult result = mica_slice_check();
@@ -39,8 +49,14 @@ CUresult cuMemCreate(CUmemHandle *handle, size_t bytes, const CUmemProp *prop, u
         return MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
     mica_slice_tick(mica_now());
     int gpu = mica_gpu_of_device(prop->location.id);
-    if (gpu < 0 || !mica_charge(gpu, bytes))
-        return gpu < 0 && prop->location.id >= mica_slice.device_count ? MICA_CUDA_INVALID_DEVICE : MICA_CUDA_OUT_OF_MEMORY;
+    if (prop->location.id < 0 || prop->location.id >= mica_slice.device_count)
+        return MICA_REAL(cuMemCreate, handle, bytes, prop, flags); /* the driver has the error */
+    if (gpu < 0 && (result = mica_slice_foreign(MICA_CUDA_OUT_OF_MEMORY)))
+        return result;
+    if (gpu < 0)
+        return MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
+    if (!mica_charge(gpu, bytes))
+        return MICA_CUDA_OUT_OF_MEMORY;
     result = MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
     if (result) {
         mica_ledger_release(gpu, bytes);
@@ -81,7 +97,10 @@ CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUmemHandle 
     CUresult result = MICA_REAL(cuMemMap, pointer, bytes, offset, handle, flags);
     struct mica_entry *memory = result ? NULL : memory_named(handle);
     if (memory) {
-        struct mica_entry mapping = {.key = pointer, .bytes = bytes, .owner = (void *)(uintptr_t)memory->key};
+        struct mica_entry mapping = {.key = pointer, .bytes = bytes, .owner = (void *)(uintptr_t)memory->key}, old;
+        if (mica_table_take(&mappings, pointer, &old)) /* unmapped by a way we do not see */
+            unmapped(&old);
+        memory = memory_named(handle); /* the tables may have moved */
         if (mica_table_put(&mappings, &mapping))
             memory->mappings++;
         else
@@ -98,11 +117,7 @@ CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes)
     CUdeviceptr at = pointer;
     struct mica_entry mapping;
     while (!result && at - pointer < bytes && mica_table_take(&mappings, at, &mapping)) {
-        struct mica_entry *memory = mica_table_find(&memories, (uintptr_t)mapping.owner);
-        if (memory) {
-            memory->mappings--;
-            drop_if_unused(memory);
-        }
+        unmapped(&mapping);
         at += mapping.bytes;
     }
     mica_release(&lock);
@@ -133,4 +148,12 @@ CUresult cuMemRetainAllocationHandle(CUmemHandle *handle, void *address)
     }
     mica_release(&lock);
     return result;
+}
+
+void mica_vmm_forked(void)
+{
+    mica_table_forked(&memories);
+    mica_table_forked(&names);
+    mica_table_forked(&mappings);
+    atomic_store(&lock, 0);
 }
