@@ -14,7 +14,8 @@ class ExtenderSettings(Settings):
 
     ``namespace`` holds the scheduler's Lease and ``pod_name`` is its holder's prefix; neither is needed when ``require_lease`` is
     false, which is right only where exactly one extender runs. ``accepted_schedulers`` are the schedulerNames that are taken over
-    (JSON list). The TLS directories hold ``tls.crt`` and ``tls.key``, the scheduler's also ``ca.crt`` of its client.
+    (JSON list); our own always counts. The TLS directories hold ``tls.crt`` and ``tls.key``, the scheduler's also ``ca.crt`` of
+    its client.
     """
 
     pod_name: str = ""

@@ -163,6 +163,12 @@ def _privileged() -> dict[str, Any]:
     return pod
 
 
+def _capability(name: str) -> dict[str, Any]:
+    pod = plain(MICA_LIMITS)
+    pod["spec"]["containers"][0]["securityContext"] = {"capabilities": {"add": ["NET_BIND_SERVICE", name]}}
+    return pod
+
+
 def _requests() -> dict[str, Any]:
     pod = plain(MICA_LIMITS)
     pod["spec"]["containers"][0]["resources"]["requests"] = {"mica.dev/vgpu-number": 2}
@@ -194,6 +200,10 @@ def _requests() -> dict[str, Any]:
         (_init(MICA_LIMITS), "init container setup"),
         (_init(MICA_LIMITS, restartPolicy="Always"), "init container setup"),
         (_privileged(), "privileged"),
+        (_capability("SYS_ADMIN"), "capability SYS_ADMIN"),
+        (_capability("CAP_SYS_PTRACE"), "capability CAP_SYS_PTRACE"),
+        (_capability("all"), "capability all"),
+        (_init(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}), "container setup adds"),
         (_requests(), "requests"),
     ],
 )
@@ -227,3 +237,12 @@ def test_what_another_webhook_did_after_us_is_found_at_the_end(tamper: Any, word
     tamper(pod)
     with pytest.raises(Refused, match=words):
         validate(pod, RULES)
+
+
+def test_harmless_capabilities_are_left_alone() -> None:
+    admit(_capability("NET_ADMIN"))
+
+
+def test_our_own_scheduler_is_accepted_whatever_the_list_says() -> None:
+    pod = admit(plain(MICA_LIMITS), Rules(schedulers=frozenset({"default-scheduler"})))
+    assert pod["spec"]["schedulerName"] == names.SCHEDULER_NAME

@@ -23,6 +23,9 @@ from mica_extender.admission.pod import (
 from mica_extender.placement import Card
 
 FORBIDDEN_ENV: Final = frozenset({"LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES"})
+FORBIDDEN_CAPABILITIES: Final = frozenset({"SYS_ADMIN", "SYS_PTRACE", "ALL"})
+"""What could unmount the limiter, or take its variables and its memory from it. Variables from envFrom cannot be seen here; the
+node agent sets the forbidden ones empty."""
 STRIPPED_ENV: Final = frozenset(
     {
         "NVIDIA_VISIBLE_DEVICES",
@@ -43,7 +46,7 @@ DEFAULT_SCHEDULERS: Final = ("default-scheduler", names.SCHEDULER_NAME, "hami-sc
 class Rules:
     """What an installation accepts.
 
-    ``schedulers``: schedulerNames that are taken over; a pod that names another one means that one.
+    ``schedulers``: schedulerNames that are taken over beside our own; a pod that names another one means that one.
     ``cards``: every GPU of the cluster, empty while unknown (then nothing is refused for lack of a card).
     """
 
@@ -96,7 +99,7 @@ def is_stripped(variable: str) -> bool:
 
 
 def _check_scheduler(name: str, rules: Rules) -> None:
-    if name and name not in rules.schedulers:
+    if name and name != names.SCHEDULER_NAME and name not in rules.schedulers:
         raise Refused(
             f"spec.schedulerName is {name!r}: GPU slices are placed by {names.SCHEDULER_NAME}; remove schedulerName from the pod"
         )
@@ -107,6 +110,13 @@ def _check_container(container: Container) -> None:
         raise Refused(
             f"container {container.name} is privileged: it would see every GPU of the node; remove securityContext.privileged"
         )
+    added = mapping(mapping(container.body.get("securityContext")).get("capabilities")).get("add")
+    for capability in added if isinstance(added, list) else []:
+        if str(capability).upper().removeprefix("CAP_") in FORBIDDEN_CAPABILITIES:
+            raise Refused(
+                f"container {container.name} adds the capability {capability}: it can switch off the limits of the slice; "
+                "remove it from securityContext.capabilities.add"
+            )
     for variable in container.env:
         if variable.get("name") in FORBIDDEN_ENV:
             raise Refused(
