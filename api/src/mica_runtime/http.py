@@ -6,6 +6,7 @@ The admin surface is FastAPI, off every hot path: ``/livez`` (the loop turns), `
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,12 +57,21 @@ class TlsFiles:
         self.client_ca = directory / "ca.crt" if client_ca else None
 
 
-async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, protocol: Any = "httptools") -> None:
+async def serve(
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    tls: TlsFiles | None = None,
+    protocol: Any = "httptools",
+    on_listening: Callable[[], None] = lambda: None,
+) -> None:
     """Serve an ASGI application until cancelled; answers under way then get a second to be sent.
 
     A port that cannot be bound ends the process with the reason.
 
     ``protocol`` is uvicorn's HTTP protocol, or a subclass of it that looks at a connection before its requests are read.
+    ``on_listening`` is called once the certificates are loaded and connections are accepted.
     """
     options: dict[str, Any] = {}
     if tls is not None:
@@ -83,7 +93,7 @@ async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, 
         server_header=False,
         **options,
     )
-    server = _Server(config)
+    server = _Server(config, on_listening)
     try:
         await server.serve()
     except asyncio.CancelledError:
@@ -94,6 +104,16 @@ async def serve(app: Any, *, host: str, port: int, tls: TlsFiles | None = None, 
 
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: the process has one, in ``service``."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
 
     def capture_signals(self) -> Any:
         from contextlib import nullcontext

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from mica_extender.admin import make_admin
@@ -37,13 +38,15 @@ async def run(settings: ExtenderSettings) -> None:
         binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
         scheduler = SchedulerApp(ledger=ledger, binder=binder, leadership=leadership, synced=cluster.synced, metrics=metrics)
+        listening: set[str] = set()
+        ready = {"caches": cluster.synced, "certificates": lambda: listening >= {"scheduler", "webhook"}}
         await service.run_parts(
             *cluster.parts(),
             poker.run(),
             evictor.run(),
-            _serve_scheduler(settings, scheduler),
-            _serve_webhook(settings, AdmissionApp(rules=lambda: _rules(settings, ledger), metrics=metrics)),
-            _serve_admin(settings, cluster, ledger, metrics),
+            _serve_scheduler(settings, scheduler, listening),
+            _serve_webhook(settings, AdmissionApp(rules=lambda: _rules(settings, ledger), metrics=metrics), listening),
+            _serve_admin(settings, make_admin(registry=metrics.registry, ready=ready, ledger=ledger, pods=cluster.pods)),
         )
 
 
@@ -60,29 +63,28 @@ def _rules(settings: ExtenderSettings, ledger: Ledger) -> Rules:
     return Rules(schedulers=frozenset(settings.accepted_schedulers), cards=cards)
 
 
-async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp) -> None:
+async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp, listening: set[str]) -> None:
     await serve(
         app,
         host=settings.scheduler_host,
         port=settings.scheduler_port,
         tls=TlsFiles(settings.scheduler_tls_dir, client_ca=True),
         protocol=named_client_protocol(settings.scheduler_client_name),
+        on_listening=lambda: listening.add("scheduler"),
     )
 
 
-async def _serve_webhook(settings: ExtenderSettings, app: AdmissionApp) -> None:
+async def _serve_webhook(settings: ExtenderSettings, app: AdmissionApp, listening: set[str]) -> None:
     await serve(
-        app, host=settings.webhook_host, port=settings.webhook_port, tls=TlsFiles(settings.webhook_tls_dir, client_ca=False)
+        app,
+        host=settings.webhook_host,
+        port=settings.webhook_port,
+        tls=TlsFiles(settings.webhook_tls_dir, client_ca=False),
+        on_listening=lambda: listening.add("webhook"),
     )
 
 
-async def _serve_admin(settings: ExtenderSettings, cluster: Cluster, ledger: Ledger, metrics: Metrics) -> None:
-    files = (
-        TlsFiles(settings.scheduler_tls_dir, client_ca=True).cert,
-        TlsFiles(settings.webhook_tls_dir, client_ca=False).cert,
-    )
-    ready = {"caches": cluster.synced, "certificates": lambda: all(file.is_file() for file in files)}
-    app = make_admin(registry=metrics.registry, ready=ready, ledger=ledger, pods=cluster.pods)
+async def _serve_admin(settings: ExtenderSettings, app: FastAPI) -> None:
     await serve(app, host=settings.admin_host, port=settings.admin_port)
 
 

@@ -85,7 +85,8 @@ class KubeApi:
     async def poke(self, value: str) -> bool:
         """See PokeApi."""
         try:
-            await self._client.merge_patch(_POKE_PATH, {"metadata": {"annotations": {names.ANNOTATION_POKE: value}}})
+            patch = {"metadata": {"annotations": {names.ANNOTATION_POKE: value}}}
+            await self._client.merge_patch(_POKE_PATH, patch, field_manager=names.MANAGER_EXTENDER)
         except KubeError as error:
             _log.warning("poke failed", object=names.POKE_OBJECT, error=str(error))
             return False

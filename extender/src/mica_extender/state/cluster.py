@@ -48,8 +48,9 @@ class Cluster:
         return self._pods.objects
 
     def synced(self) -> bool:
-        """Whether every list that decisions are made from is complete."""
-        return self._pods.synced and self._nodes.synced and self._pools.synced
+        """Whether every list that decisions are made from is complete, also the one of Leases (which may be empty)."""
+        lease = self._lease is None or self._lease.synced
+        return lease and self._pods.synced and self._nodes.synced and self._pools.synced
 
     def parts(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What has to run for the copies to be kept."""
