@@ -29,13 +29,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What to remove: first the slices (spec and directories), then the pins."""
+    """What to remove: first the slices (spec and directories), then the pins, and files that should have been pins."""
 
     slices: tuple[SliceKey, ...] = ()
     pins: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.slices or self.pins)
+        return bool(self.slices or self.pins or self.damaged)
 
 
 def plan_removal(disk: OnDisk, evidence: Evidence) -> Removal:
@@ -44,7 +45,8 @@ def plan_removal(disk: OnDisk, evidence: Evidence) -> Removal:
     gone = {key for key in keys if not _slice_held(key, disk, evidence)}
     kept = keys - gone
     pins = (uid for uid, pin in disk.pins.items() if uid not in evidence.pods and not _pin_used(uid, pin.keys & kept, disk))
-    return Removal(slices=tuple(sorted(gone)), pins=tuple(sorted(pins)))
+    damaged = (name for name in disk.damaged if name.removesuffix(".json") not in evidence.pods)
+    return Removal(slices=tuple(sorted(gone)), pins=tuple(sorted(pins)), damaged=tuple(sorted(damaged)))
 
 
 def _slice_held(key: SliceKey, disk: OnDisk, evidence: Evidence) -> bool:

@@ -18,7 +18,6 @@ from mica_device_plugin.values import PodView
 from mica_runtime.kube import ApiError, KubeClient
 from mica_runtime.reflector import Change, Reflector
 
-FIELD_MANAGER: Final = "mica-node-agent"
 _GROUP: Final = f"/apis/{names.API_VERSION}"
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 
@@ -142,11 +141,11 @@ class ApiCluster:
 
     async def apply_node(self, body: Mapping[str, Any]) -> None:
         """As in Cluster."""
-        await self._client.apply(f"{_GROUP}/vgpunodes/{self._node_name}", body, field_manager=FIELD_MANAGER)
+        await self._client.apply(f"{_GROUP}/vgpunodes/{self._node_name}", body, field_manager=names.MANAGER_NODE_AGENT)
 
     async def apply_status(self, body: Mapping[str, Any]) -> None:
         """As in Cluster."""
-        await self._client.apply(f"{_GROUP}/vgpunodes/{self._node_name}/status", body, field_manager=FIELD_MANAGER)
+        await self._client.apply(f"{_GROUP}/vgpunodes/{self._node_name}/status", body, field_manager=names.MANAGER_NODE_AGENT)
 
     async def create_event(self, namespace: str, body: Mapping[str, Any]) -> None:
         """As in Cluster."""

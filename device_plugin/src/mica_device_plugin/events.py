@@ -8,7 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mica_device_plugin.cluster import FIELD_MANAGER, Cluster
+from mica_api import names
+from mica_device_plugin.cluster import Cluster
 from mica_device_plugin.values import RefusalRecord
 from mica_runtime.kube import KubeError
 from mica_runtime.logging import get_logger
@@ -64,7 +65,7 @@ def event_body(record: RefusalRecord, node_name: str, now: datetime) -> dict[str
         "count": 1,
         "firstTimestamp": time,
         "lastTimestamp": time,
-        "source": {"component": FIELD_MANAGER, "host": node_name},
-        "reportingComponent": FIELD_MANAGER,
+        "source": {"component": names.MANAGER_NODE_AGENT, "host": node_name},
+        "reportingComponent": names.MANAGER_NODE_AGENT,
         "reportingInstance": node_name,
     }

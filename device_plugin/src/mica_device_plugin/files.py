@@ -41,7 +41,7 @@ class Files(Protocol):
         ...
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory with everything in it; a missing one is fine."""
+        """Remove a directory with everything in it, or a file; a missing one is fine."""
         ...
 
     def is_file(self, path: Path) -> bool:
@@ -56,7 +56,7 @@ class HostFiles:
         """As in Files."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
@@ -97,14 +97,17 @@ class HostFiles:
 
     def remove_tree(self, path: Path) -> None:
         """As in Files."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(path)
+        if path.is_dir() and not path.is_symlink():
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def is_file(self, path: Path) -> bool:
         """As in Files."""
         try:
             found = path.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return stat.S_ISREG(found.st_mode) and found.st_size > 0
 

@@ -16,7 +16,7 @@ from mica_api.allocation import GPUShare, InvalidAllocation, decode_pod_allocati
 from mica_device_plugin.cdi import Edits
 from mica_device_plugin.cluster import Cluster
 from mica_device_plugin.finishing import to_the_end
-from mica_device_plugin.identify import Claim, NotYet, identify
+from mica_device_plugin.identify import Claim, NotYet, Unlisted, identify, judge_unlisted
 from mica_device_plugin.kubelet_state import CheckpointEntry, InvalidCheckpoint, KubeletState, KubeletUnavailable
 from mica_device_plugin.slices import SliceStore
 from mica_device_plugin.state import AgentState
@@ -88,27 +88,35 @@ class StartGate:
         """Let the container that holds ``ids`` start. Raises Refused, Undecided, OSError."""
         key = slice_key(ids)
         claim = await self._identify(key)
-        if isinstance(claim, Refuse):
-            raise Refused(claim)
         pod = await self._resolve(claim)
         try:
             await self._start_once_free(key, tuple(sorted(ids)), claim, pod)
         except Refused as refused:
-            self._record(refused.refuse, pod, claim.holder)
+            self._record(refused.refuse, pod, claim.holder.container)
             raise
         if self._state.refusals.pop((pod.uid, claim.holder.container), None):
             _log.info("container may start now", pod=pod.name, namespace=pod.namespace, container=claim.holder.container)
         self._state.changed()
 
-    async def _identify(self, key: SliceKey) -> Claim | Refuse:
+    async def _identify(self, key: SliceKey) -> Claim:
         try:
             assigned = await self._kubelet.assignments()
         except KubeletUnavailable as error:
             raise Undecided(str(error)) from error
         found = identify(key, assigned, await self._checkpoint())
+        if isinstance(found, Unlisted):
+            found = self._unlisted(found)
         if isinstance(found, NotYet):
             raise Undecided(found.message)
         return found
+
+    def _unlisted(self, found: Unlisted) -> NotYet:
+        judged = judge_unlisted(found, self._cluster.pods().values())
+        if isinstance(judged, NotYet):
+            return judged
+        pod, container, refuse = judged
+        self._record(refuse, pod, container)
+        raise Refused(refuse)
 
     async def _checkpoint(self) -> tuple[CheckpointEntry, ...] | None:
         try:
@@ -218,17 +226,15 @@ class StartGate:
         await asyncio.to_thread(self._store.remove_slice, key)
         del self._state.owners[key]
 
-    def _record(self, refuse: Refuse, pod: PodView, holder: Holder) -> None:
-        record = RefusalRecord(
-            pod.uid, pod.namespace, pod.name, holder.container, refuse.reason.value, refuse.message[:MESSAGE_LIMIT]
-        )
-        self._state.refusals[(pod.uid, holder.container)] = record
+    def _record(self, refuse: Refuse, pod: PodView, container: str) -> None:
+        record = RefusalRecord(pod.uid, pod.namespace, pod.name, container, refuse.reason.value, refuse.message[:MESSAGE_LIMIT])
+        self._state.refusals[(pod.uid, container)] = record
         self._reporter.warn(record)
         _log.warning(
             "container is not let start",
             pod=pod.name,
             namespace=pod.namespace,
-            container=holder.container,
+            container=container,
             reason=record.reason,
             message=record.message,
         )

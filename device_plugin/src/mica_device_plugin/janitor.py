@@ -62,6 +62,9 @@ class Janitor:
         for uid in removal.pins:
             await asyncio.to_thread(self._store.remove_pin, uid)
             _log.info("decision forgotten", pod_uid=uid)
+        for name in removal.damaged:
+            await asyncio.to_thread(self._store.remove_damaged, name)
+            _log.info("damaged pin removed", name=name)
 
     async def _evidence(self, disk: OnDisk) -> Evidence:
         now = self._clock()

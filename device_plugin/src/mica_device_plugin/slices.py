@@ -6,7 +6,7 @@ the other way round. ``load`` rebuilds everything the agent knows from these fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,11 +32,15 @@ Liveness = Callable[[Path], bool]
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """Everything found: ``slices`` maps keys to owners, None for a directory that has no limits yet."""
+    """Everything found: ``slices`` maps keys to owners, None for a directory that has no limits yet.
+
+    ``damaged``: names of files among the pins that are none.
+    """
 
     pins: Mapping[str, Pin]
     slices: Mapping[SliceKey, SliceOwner | None]
     specs: frozenset[SliceKey]
+    damaged: frozenset[str] = frozenset()
 
 
 class SliceStore:
@@ -49,11 +53,13 @@ class SliceStore:
 
     def load(self) -> OnDisk:
         """What the files say now."""
-        keys = [SliceKey(name) for name in self._files.names(self._layout.slices)]
+        keys = _keys(self._files.names(self._layout.slices))
+        pins, damaged = self._load_pins()
         return OnDisk(
-            pins=self._load_pins(),
+            pins=pins,
             slices={key: self._owner(key) for key in keys},
             specs=frozenset(_spec_keys(self._files.names(self._layout.cdi))),
+            damaged=frozenset(damaged),
         )
 
     def prepare(self, key: SliceKey) -> None:
@@ -69,6 +75,10 @@ class SliceStore:
     def remove_pin(self, pod_uid: str) -> None:
         """Forget a decision."""
         self._files.remove(self._layout.pin_file(pod_uid))
+
+    def remove_damaged(self, name: str) -> None:
+        """Remove a file among the pins that is none."""
+        self._files.remove_tree(self._layout.pins / name)
 
     def write_slice(
         self, key: SliceKey, *, owner: SliceOwner, shares: tuple[GPUShare, ...], order: Mapping[str, int], edits: Edits
@@ -99,20 +109,26 @@ class SliceStore:
         text = self._files.read(self._layout.limits_file(key))
         return read_owner(text) if text is not None else None
 
-    def _load_pins(self) -> dict[str, Pin]:
+    def _load_pins(self) -> tuple[dict[str, Pin], list[str]]:
         pins: dict[str, Pin] = {}
+        damaged: list[str] = []
         for name in self._files.names(self._layout.pins):
             path = self._layout.pins / name
             try:
                 pin = decode_pin(self._files.read(path) or b"")
-            except InvalidPin as error:
+                if path != self._layout.pin_file(pin.pod_uid):
+                    raise InvalidPin(f"it is the pin of pod uid {pin.pod_uid}")
+            except (InvalidPin, IsADirectoryError) as error:
                 _log.error("pin cannot be read and is ignored; its pod is verified again", path=str(path), error=str(error))
+                damaged.append(name)
                 continue
-            if path == self._layout.pin_file(pin.pod_uid):
-                pins[pin.pod_uid] = pin
-        return pins
+            pins[pin.pod_uid] = pin
+        return pins, damaged
 
 
 def _spec_keys(names: list[str]) -> list[SliceKey]:
-    found = [name.removeprefix("mica-").removesuffix(".json") for name in names if name.startswith("mica-")]
-    return [SliceKey(key) for key in found if len(key) == KEY_LENGTH and set(key) <= set("0123456789abcdef")]
+    return _keys(name.removeprefix("mica-").removesuffix(".json") for name in names if name.startswith("mica-"))
+
+
+def _keys(names: Iterable[str]) -> list[SliceKey]:
+    return [SliceKey(name) for name in names if len(name) == KEY_LENGTH and set(name) <= set("0123456789abcdef")]

@@ -71,6 +71,18 @@ async def test_a_plain_init_container_is_refused_in_words(agent, kubelet):
     agent.cluster.add(slice_pod(GPUShare(GPU_A, 3072, 20)))
     given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="setup", init=True)
     assert "slices on init containers are not supported" in (await refused(kubelet, given)).details()
+    await agent.eventually(lambda: bool(agent.cluster.events) and "refusals" in agent.cluster.object.get("status", {}))
+    assert agent.cluster.events[0]["reason"] == "SliceRefusedInitContainer"
+    (refusal,) = agent.cluster.object["status"]["refusals"]
+    assert (refusal["podUID"], refusal["container"], refusal["reason"]) == ("uid-1", "setup", "InitContainer")
+    assert agent.agent.registry.get_sample_value("mica_node_refusals_total", {"reason": "InitContainer"}) == 1
+
+
+async def test_an_app_container_that_podresources_does_not_list_yet_is_not_called_an_init_container(agent, kubelet):
+    agent.cluster.add(slice_pod(GPUShare(GPU_A, 3072, 20)))
+    given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0", init=True)
+    error = await refused(kubelet, given)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE and not agent.agent.state.refusals
 
 
 async def test_a_sidecar_is_refused_in_words(agent, kubelet):

@@ -55,6 +55,12 @@ def test_a_stray_spec_and_a_pin_without_slices_go():
     assert plan_removal(OnDisk({"uid-2": unstarted}, {}, frozenset()), NOTHING) == Removal(pins=("uid-2",))
 
 
+def test_an_unreadable_pin_waits_for_the_end_of_its_pod():
+    disk = OnDisk({}, {}, frozenset(), damaged=frozenset({"uid-1.json"}))
+    assert not plan_removal(disk, evidence(pods=frozenset({"uid-1"})))
+    assert plan_removal(disk, NOTHING) == Removal(damaged=("uid-1.json",))
+
+
 uids = st.sampled_from(["a", "b", "c"])
 
 
@@ -96,6 +102,18 @@ async def test_a_force_deleted_pod_whose_process_computes_keeps_its_share(agent,
     assert {"uid-1", "uid-2"} == set(agent.agent.state.pins)
     os.close(process)
     await agent.eventually(lambda: set(agent.agent.state.pins) == {"uid-2"})
+
+
+async def test_stray_and_damaged_files_neither_stop_the_agent_nor_stay(new_agent, kubelet):
+    running = new_agent()
+    for directory in (running.layout.slices, running.layout.pins / "directory"):
+        directory.mkdir(parents=True)
+    (running.layout.slices / "note.txt").write_text("of somebody else")
+    (running.layout.slices / KEY).write_text("a file where a directory belongs")
+    (running.layout.pins / "uid-1.json").write_text("{")
+    (running.layout.pins / "note.txt").write_text("x")
+    await running.start()
+    await running.eventually(lambda: running.leftovers() == ["run/slices/note.txt"])
 
 
 async def test_a_silent_kubelet_stops_cleanup(agent, kubelet):
