@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from mica_api import names
 from mica_api.models import InferenceService
+from mica_api.request import InvalidRequest, parse_count
 from mica_operator.core.engines import engine_command, engine_env, slice_limits, takes_whole_cards
-from mica_operator.core.views import APPLIED_ANNOTATION, Body, Child
+from mica_operator.core.views import Body, Child
 
 SUFFIX: Final = "-engine"
 PORT_NAME: Final = "http"
-_MANAGED_BY: Final = "mica-operator"
 _DRAIN_S: Final = 3
 _GRACE_S: Final = 30
 _STARTUP_S: Final = 1800
@@ -52,7 +52,7 @@ def needs_apply(wanted: Body, stored: Child | None) -> bool:
     """Whether applying would change something: never applied like this, or somebody changed a field of ours."""
     if stored is None:
         return True
-    return stored.applied != wanted["metadata"]["annotations"][APPLIED_ANNOTATION] or not _covers(stored.body, wanted)
+    return stored.applied != wanted["metadata"]["annotations"][names.ANNOTATION_APPLIED] or not _covers(stored.body, wanted)
 
 
 def _object(service: InferenceService, api_version: str, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def _object(service: InferenceService, api_version: str, kind: str, spec: Mappin
 
 def _stamped(body: dict[str, Any]) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-    body["metadata"]["annotations"] = {APPLIED_ANNOTATION: digest}
+    body["metadata"]["annotations"] = {names.ANNOTATION_APPLIED: digest}
     return body
 
 
 def _labels(service: InferenceService) -> dict[str, str]:
-    return {**selector(service), "app.kubernetes.io/managed-by": _MANAGED_BY}
+    return {**selector(service), "app.kubernetes.io/managed-by": names.MANAGER_OPERATOR}
 
 
 def _rollout(service: InferenceService) -> dict[str, int]:
@@ -137,10 +137,21 @@ def _probe(*, period: int, threshold: int) -> dict[str, Any]:
     }
 
 
-def _covers(stored: Any, wanted: Any) -> bool:
+def _covers(stored: Any, wanted: Any, *, key: str = "") -> bool:
     """Whether every value that we want is stored; what others and the API server added is theirs."""
     if isinstance(wanted, Mapping):
-        return isinstance(stored, Mapping) and all(key in stored and _covers(stored[key], value) for key, value in wanted.items())
+        if not isinstance(stored, Mapping):
+            return False
+        same = _same_amount if key == "limits" else _covers
+        return all(name in stored and same(stored[name], value, key=name) for name, value in wanted.items())
     if isinstance(wanted, list):
         return isinstance(stored, list) and len(stored) >= len(wanted) and all(map(_covers, stored, wanted))
     return bool(stored == wanted)
+
+
+def _same_amount(stored: Any, wanted: Any, *, key: str) -> bool:
+    """Our limits are extended resources, of which the API server stores 3000 as ``3k``."""
+    try:
+        return parse_count("engine", key, stored) == parse_count("engine", key, wanted)
+    except InvalidRequest:
+        return False
