@@ -47,7 +47,7 @@ from mica_runtime.kube import KubeClient
 from mica_runtime.logging import get_logger
 from mica_runtime.service import run_parts
 
-COMPONENT: Final = "device-plugin"
+COMPONENT: Final = "node-agent"
 _LOOK_EVERY_S: Final = 1.0
 _SWEEP_EVERY_S: Final = 3.0
 _SWEEP_PAUSE_S: Final = 0.3
@@ -80,13 +80,14 @@ class Installed:
 def install(settings: AgentSettings, files: Files, *, root: Path = Path("/")) -> Installed:
     """Put libraries in place; blocks. Raises InstallError, OSError."""
     layout = settings.layout()
-    for directory in (layout.pins, layout.cdi, layout.lib):
+    libraries, simulators = layout.lib / "lib", layout.lib / "sim"
+    for directory in (layout.pins, layout.cdi, layout.lib, settings.sim_dir, libraries, simulators):
         sweep_temporaries(directory)
-    library = install_library(source=settings.lib_dir, target=layout.lib / "lib", files=files)
+    library = install_library(source=settings.lib_dir, target=libraries, files=files)
     if not settings.simulated:
         return Installed(library=library, simulator=None)
     refuse_simulation_beside_real_driver(root)
-    simulator = install_simulator(source=settings.sim_lib_dir, target=layout.lib / "sim", files=files)
+    simulator = install_simulator(source=settings.sim_lib_dir, target=simulators, files=files)
     files.make_dir(settings.sim_dir)
     if settings.sim_config is not None:
         _configure_simulator(settings.sim_config, settings, files)

@@ -12,7 +12,6 @@ class DeviceFeed:
 
     def __init__(self) -> None:
         self._lists: DeviceLists = dict(NOTHING)
-        self._version = 0
         self._changed = asyncio.Condition()
 
     def current(self, resource: str) -> tuple[Device, ...]:
@@ -25,7 +24,6 @@ class DeviceFeed:
             return False
         async with self._changed:
             self._lists = dict(lists)
-            self._version += 1
             self._changed.notify_all()
         return True
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,6 +27,10 @@ class Files(Protocol):
 
     def write(self, path: Path, data: bytes, *, mode: int, durable: bool = False) -> None:
         """Replace a file atomically; ``durable``: it survives a power failure once this returns."""
+        ...
+
+    def write_dir(self, path: Path, contents: Mapping[str, bytes], *, mode: int) -> None:
+        """Make a directory with these files appear at once, in place of one that may be there; durable."""
         ...
 
     def make_dir(self, path: Path) -> None:
@@ -80,6 +85,20 @@ class HostFiles:
         if durable:
             _sync_directory(path.parent)
 
+    def write_dir(self, path: Path, contents: Mapping[str, bytes], *, mode: int) -> None:
+        """As in Files. Two steps when one is there: a directory cannot be renamed over a full one."""
+        temporary = path.with_name(f"{_TMP_PREFIX}{secrets.token_hex(8)}")
+        try:
+            self.make_dir(temporary)
+            for name, data in contents.items():
+                self.write(temporary / name, data, mode=mode, durable=True)
+            self.remove_tree(path)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_directory(path.parent)
+
     def make_dir(self, path: Path) -> None:
         """As in Files."""
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -113,10 +132,9 @@ class HostFiles:
 
 
 def sweep_temporaries(directory: Path) -> None:
-    """Remove what a killed agent left half-written in a directory that only the agent writes to."""
-    with suppress(FileNotFoundError):
-        for path in directory.glob(f"{_TMP_PREFIX}*"):
-            path.unlink(missing_ok=True)
+    """Remove what a killed agent left half-written in a directory. Links are removed, never followed."""
+    for path in directory.glob(f"{_TMP_PREFIX}*"):
+        HostFiles().remove_tree(path)
 
 
 def _sync_directory(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Puts the limiter (and, on simulated nodes, the simulated driver) where containers can be given it.
 
 A version is the hash of its content, so an installed one never changes; older ones stay, because running containers and the
-kubelet's checkpoint name them. The directory appears under its final name only when it is complete.
+kubelet's checkpoint name them. The directory is written under another name and appears under its final one when it is complete; a
+damaged one is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -77,9 +78,7 @@ def _install(contents: dict[str, bytes], target: Path, files: Files) -> Path:
     version = target / _version(contents)
     if all(files.read(version / name) == content for name, content in contents.items()):
         return version
-    files.make_dir(version)
-    for name, content in contents.items():
-        files.write(version / name, content, mode=0o755, durable=True)
+    files.write_dir(version, contents, mode=0o755)
     return version
 
 

@@ -49,10 +49,6 @@ class Inventory:
     simulated: bool
     gpus: tuple[GPUDevice, ...]
 
-    def by_uuid(self) -> Mapping[str, GPUDevice]:
-        """Cards by UUID."""
-        return {gpu.uuid: gpu for gpu in self.gpus}
-
 
 @dataclass(frozen=True, slots=True)
 class Reading:

@@ -36,6 +36,40 @@ def test_a_damaged_installation_is_repaired(host):
     assert (version / "libmica.so").read_text() == "content of libmica.so"
 
 
+class FullDisk(HostFiles):
+    """Cannot write the named file."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def write(self, path: Path, data: bytes, *, mode: int, durable: bool = False) -> None:
+        if path.name == self.at:
+            raise OSError("no space left on device")
+        super().write(path, data, mode=mode, durable=durable)
+
+
+@pytest.mark.parametrize("at", ["libmica.so", "gpu-monitor", "ld.so.preload"])
+def test_an_installation_is_there_as_a_whole_or_not_at_all(host, at):
+    settings = make_settings(host)
+    with pytest.raises(OSError, match="no space left"):
+        install(settings, FullDisk(at), root=host)
+    assert list((settings.layout().lib / "lib").iterdir()) == []
+
+
+def test_what_a_killed_installation_left_is_removed(host):
+    settings = make_settings(host)
+    lib = settings.layout().lib
+    left = [lib / "lib" / ".mica-tmp-1", lib / "sim" / ".mica-tmp-2", settings.sim_dir / ".mica-tmp-3"]
+    for path in left[:2]:
+        path.mkdir(parents=True)
+        (path / "libmica.so").touch()
+    left[2].parent.mkdir(parents=True)
+    left[2].touch()
+    installed = install(settings, HostFiles(), root=host)
+    assert not any(path.exists() for path in left)
+    assert list((lib / "lib").iterdir()) == [installed.library]
+
+
 def test_an_incomplete_image_is_named(host):
     settings = make_settings(host)
     (settings.lib_dir / "gpu-monitor").unlink()
