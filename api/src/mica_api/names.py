@@ -36,6 +36,13 @@ ANNOTATION_POKE: Final = f"{GROUP}/poke"
 POKE_OBJECT: Final = "mica-poke"
 
 FINALIZER: Final = f"{GROUP}/cleanup"
+ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
+"""Digest of what the operator last applied: a field that is no longer wanted is a change too, and comparing values misses it."""
+
+MANAGER_OPERATOR: Final = "mica-operator"
+MANAGER_NODE_AGENT: Final = "mica-node-agent"
+MANAGER_EXTENDER: Final = "mica-extender"
+"""Field managers of server-side apply and reporters of events."""
 DEFAULT_POOL: Final = "default"
 
 CDI_KIND: Final = f"{GROUP}/slice"

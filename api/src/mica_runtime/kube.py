@@ -135,9 +135,10 @@ class KubeClient:
         """DELETE as a dict."""
         return _object(await self.request("DELETE", path, **kwargs))
 
-    async def merge_patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON merge patch."""
-        return _object(await self.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+    async def merge_patch(self, path: str, body: Mapping[str, Any], *, field_manager: str | None = None) -> dict[str, Any]:
+        """JSON merge patch; the API server names the writer after its user agent unless ``field_manager`` does."""
+        params = None if field_manager is None else {"fieldManager": field_manager}
+        return _object(await self.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH))
 
     async def apply(self, path: str, body: Mapping[str, Any], *, field_manager: str) -> dict[str, Any]:
         """Server-side apply; conflicts are forced, because each of our fields has one owner."""

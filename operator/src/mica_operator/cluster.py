@@ -21,7 +21,6 @@ from mica_operator.core.views import Body, Observed, read_child, read_deployment
 from mica_operator.ports import Seen, Unreadable
 from mica_runtime.kube import ApiError, KubeClient
 
-FIELD_MANAGER: Final = "mica-operator"
 _MICA: Final = f"/apis/{names.API_VERSION}"
 _PATHS: Final = {"Deployment": "/apis/apps/v1/namespaces/{}/deployments/{}", "Service": "/api/v1/namespaces/{}/services/{}"}
 _conditions: Final = TypeAdapter(list[Condition])
@@ -73,7 +72,7 @@ class KubeServices:
         """See ServiceCluster."""
         meta = body["metadata"]
         path = _PATHS[body["kind"]].format(meta["namespace"], meta["name"])
-        await self._client.apply(path, body, field_manager=FIELD_MANAGER)
+        await self._client.apply(path, body, field_manager=names.MANAGER_OPERATOR)
 
     async def write_status(self, seen: Seen, status: WantedStatus) -> bool:
         """See ServiceCluster."""
@@ -163,5 +162,5 @@ async def _apply_status(client: KubeClient, path: str, body: Body, wanted: Mappi
         return False
     meta = {key: body["metadata"][key] for key in ("name", "namespace") if key in body["metadata"]}
     patch = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": meta, "status": dict(wanted)}
-    await client.apply(f"{path}/status", patch, field_manager=FIELD_MANAGER)
+    await client.apply(f"{path}/status", patch, field_manager=names.MANAGER_OPERATOR)
     return True

@@ -109,6 +109,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.exit_timeout = 0.2
     settings.posting.loggers = False
     settings.posting.level = logging.WARNING
-    settings.posting.reporting_component = "mica-operator"
-    settings.posting.event_name_prefix = "mica-operator-"
+    settings.posting.reporting_component = names.MANAGER_OPERATOR
+    settings.posting.event_name_prefix = f"{names.MANAGER_OPERATOR}-"
     return settings

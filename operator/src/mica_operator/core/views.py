@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from mica_api.models import InferenceService
+from mica_api.names import ANNOTATION_APPLIED
 
 Body = Mapping[str, Any]
-
-APPLIED_ANNOTATION: Final = "mica.dev/applied"
-"""Digest of what was last applied: a field that is no longer wanted is a change too, and comparing values cannot see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def read_child(body: Body | None) -> Child | None:
     owners = [o.get("uid", "") for o in meta.get("ownerReferences", []) if o.get("controller")]
     return Child(
         owner=owners[0] if owners else "",
-        applied=meta.get("annotations", {}).get(APPLIED_ANNOTATION, ""),
+        applied=meta.get("annotations", {}).get(ANNOTATION_APPLIED, ""),
         body=body,
     )
 
