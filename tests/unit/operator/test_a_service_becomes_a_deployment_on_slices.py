@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mica_api.dialects import translate
 from mica_api.models import InferenceService
 from mica_api.models.inference_service import SliceSpec
+from mica_api.request import MAX_NUMBER
 from mica_operator.core.children import deployment_body, service_body
 from mica_operator.core.engines import engine_command, slice_limits, takes_whole_cards
 
@@ -41,7 +42,7 @@ def test_the_slice_is_asked_for_to_the_mebibyte(slice_: dict[str, Any], limits: 
 @given(
     st.builds(
         SliceSpec,
-        number=st.integers(1, 64),
+        number=st.integers(1, MAX_NUMBER),
         cores=st.none() | st.integers(1, 100),
         memory=st.none()
         | st.builds("{}{}".format, st.integers(1, 9_999_999).filter(lambda n: n < 2**21), st.sampled_from(["Mi", "Gi"])),

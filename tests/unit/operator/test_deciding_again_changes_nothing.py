@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +72,27 @@ def test_a_field_that_somebody_changed_is_put_back(observe: Observe, plan_of: Pl
     body = {**observed.deployment.body, "spec": {**observed.deployment.body["spec"], "replicas": 5}}
     (again,) = plan_of(replace(observed, deployment=read_child(body))).apply
     assert again["spec"]["replicas"] == 1
+
+
+def with_limits(child: Child, limits: dict[str, str]) -> Child | None:
+    body = deepcopy(dict(child.body))
+    body["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] = limits
+    return read_child(body)
+
+
+@pytest.mark.parametrize(
+    ("memory", "again"), [("3000", False), ("3k", False), ("3e3", False), ("4k", True), ("3Ki", True), ("3000m", True)]
+)
+def test_amounts_are_compared_and_not_how_they_are_written(
+    observe: Observe, service: Make, plan_of: PlanOf, memory: str, again: bool
+) -> None:
+    observed = observe(1, service=service(slice={"cores": 20, "memory": "3000Mi"}))
+    assert observed.deployment is not None
+    wanted = observed.deployment.body["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    ((name, stated),) = [(name, amount) for name, amount in wanted.items() if amount == "3000"]
+    assert stated == "3000"
+    stored = with_limits(observed.deployment, {**wanted, name: memory})
+    assert bool(plan_of(replace(observed, deployment=stored)).apply) is again
 
 
 def test_what_others_add_is_left_alone(observe: Observe, plan_of: PlanOf) -> None:
