@@ -12,7 +12,7 @@ import typer
 
 from mica_api.names import API_VERSION
 from mica_cli.kubectl import ClusterError, read_api
-from mica_cli.router import router_environment
+from mica_cli.router import left_out, router_environment
 from mica_cli.slices import UnreadableNodes, parse_nodes, slices_table
 
 NODES_PATH = f"/apis/{API_VERSION}/vgpunodes"
@@ -55,6 +55,8 @@ def run(
     admin_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of health, metrics and demand.")] = 8080,
 ) -> None:
     """Run the router here, without a cluster."""
+    if ignored := left_out(os.environ):
+        typer.echo(f"not passed on to the router: {', '.join(ignored)}", err=True)
     environment = router_environment(os.environ, routes=routes.resolve(), host=host, port=port, admin_port=admin_port)
     # The router takes this process's place, so that signals and the exit code are its own.
     os.execve(sys.executable, [sys.executable, "-m", "mica_router"], environment)

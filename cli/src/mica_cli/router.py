@@ -4,15 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+TUNING: Final = frozenset(
+    f"MICA_{name}"
+    for name in (
+        "LOG_LEVEL",
+        "MAX_HEAD_BYTES",
+        "MAX_BODY_BYTES",
+        "MAX_BUFFERED_BYTES",
+        "HEAD_TIMEOUT",
+        "BODY_TIMEOUT",
+        "KEEP_ALIVE_TIMEOUT",
+        "CONNECT_TIMEOUT",
+        "FIRST_BYTE_TIMEOUT",
+        "IDLE_TIMEOUT",
+        "RETRY_AFTER",
+    )
+)
+"""Settings of the router that `mica run` has no flag for. Where routes come from and where to listen, the flags say."""
 
 
 def router_environment(present: Mapping[str, str], *, routes: Path, host: str, port: int, admin_port: int) -> dict[str, str]:
-    """Environment of `python -m mica_router` for a routes file. What the flags say wins over variables that are set."""
+    """Environment of `python -m mica_router` for a routes file. What the flags say wins over variables that are set.
+
+    A developer's shell has variables of other Mica programs, which the router would refuse: `left_out` names them.
+    """
     return {
-        **present,
+        **{name: value for name, value in present.items() if not name.startswith("MICA_") or name in TUNING},
         "MICA_ROUTES": "file",
         "MICA_ROUTES_FILE": str(routes),
         "MICA_HOST": host,
         "MICA_PORT": str(port),
         "MICA_ADMIN_PORT": str(admin_port),
     }
+
+
+def left_out(present: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that the router started by `mica run` does not get."""
+    return sorted(name for name in present if name.startswith("MICA_") and name not in TUNING)

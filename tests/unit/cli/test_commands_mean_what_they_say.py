@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mica_cli.__main__ import app
-from mica_cli.router import router_environment
+from mica_cli.router import TUNING, left_out, router_environment
+from mica_router.settings import RouterSettings
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,6 +46,19 @@ def test_flags_win_over_the_environment_and_the_rest_is_kept() -> None:
         "MICA_PORT": "2",
         "MICA_ADMIN_PORT": "3",
     }
+
+
+def test_variables_of_other_programs_do_not_reach_the_router() -> None:
+    present = {"MICA_CACHE": "/c", "MICA_KUBE_ASSETS": "/a", "MICA_KUBECONFIG": "/k", "MICA_RETRY_AFTER": "3", "HOME": "/h"}
+    environment = router_environment(present, routes=Path("/r.yaml"), host="h", port=2, admin_port=3)
+    assert environment.keys() & present.keys() == {"MICA_RETRY_AFTER", "HOME"}
+    assert left_out(present) == ["MICA_CACHE", "MICA_KUBECONFIG", "MICA_KUBE_ASSETS"]
+
+
+def test_every_setting_of_the_router_is_a_flag_or_passed_on() -> None:
+    by_flags = {"MICA_ROUTES", "MICA_ROUTES_FILE", "MICA_HOST", "MICA_PORT", "MICA_ADMIN_PORT"}
+    settings = {f"MICA_{name}".upper() for name in RouterSettings.model_fields}
+    assert settings - {"MICA_KUBECONFIG"} == TUNING | by_flags
 
 
 def test_slices_without_a_cluster_says_so() -> None:
