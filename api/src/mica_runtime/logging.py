@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -30,7 +30,7 @@ def configure(*, component: str, level: str) -> None:
         structlog.processors.EventRenamer("msg"),
     ]
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _without_colour, *shared],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -50,6 +50,12 @@ def configure(*, component: str, level: str) -> None:
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(component=component)
+
+
+def _without_colour(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Uvicorn adds its message once more, with escape codes for a terminal."""
+    event.pop("color_message", None)
+    return event
 
 
 def get_logger(name: str) -> Logger:

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import uvloop
 
-from mica_runtime import logging
+from mica_runtime import __version__, logging
 from mica_runtime.settings import SettingsError
 
 _GRACE_S: Final = 1.5
+_log = logging.get_logger(__name__)
 
 
 class PartEnded(RuntimeError):
@@ -29,7 +30,7 @@ async def run_parts(*parts: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _stop, number, stop)
     stopped = asyncio.create_task(stop.wait())
     tasks = [asyncio.create_task(part) for part in parts]
     done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -41,10 +42,17 @@ async def run_parts(*parts: Coroutine[Any, Any, None]) -> None:
         raise PartEnded(f"{task.get_coro()!r} returned")
 
 
+def _stop(number: signal.Signals, stop: asyncio.Event) -> None:
+    if not stop.is_set():
+        _log.info("stopping", signal=number.name)
+    stop.set()
+
+
 def main(component: str, start: Callable[[], Awaitable[None]]) -> None:
     """Entry point of a component: exit code 0 after a signal, 2 for bad settings, 1 for anything else."""
     logging.configure(component=component, level="info")
     log = logging.get_logger(component)
+    log.info("component started", version=__version__)
     try:
         uvloop.run(_as_coroutine(start))
     except (SettingsError, logging.UnknownLevel) as error:

@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mica_runtime import __version__
 from mica_runtime.service import PartEnded, run_parts
 
 _PROGRAM = """
@@ -44,11 +47,33 @@ def _process(which: str) -> subprocess.Popen[str]:
 def test_a_signal_ends_it_well_and_soon(number: int) -> None:
     with _process("waits") as process:
         assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        assert (started["msg"], started["version"]) == ("component started", __version__)
         assert process.stdout.readline() == "up\n"
         began = time.monotonic()
         process.send_signal(number)
         assert process.wait(timeout=10) == 0
         assert time.monotonic() - began < 2
+        stopping = json.loads(process.stdout.readline())
+        assert (stopping["msg"], stopping["signal"]) == ("stopping", signal.Signals(number).name)
+
+
+def test_the_version_in_the_code_is_that_of_the_distribution() -> None:
+    wanted = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["version"]
+    assert __version__ == wanted
+
+
+def test_a_librarys_log_record_is_one_line_without_colours() -> None:
+    program = (
+        "import logging\n"
+        "from mica_runtime.logging import configure\n"
+        "configure(component='test', level='info')\n"
+        "logging.getLogger('uvicorn.error').info('Started', extra={'color_message': '\\x1b[36mStarted\\x1b[0m', 'port': 1})\n"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    logged = json.loads(output)
+    assert (logged["msg"], logged["port"]) == ("Started", 1)
+    assert "color_message" not in logged
 
 
 @pytest.mark.parametrize(
