@@ -2,7 +2,3 @@
 
 The same rules run twice, when the pod is changed and again when every other webhook has had its turn.
 """
-
-from mica_api.dialects import match_expression
-
-__all__ = ["match_expression"]
