@@ -1,7 +1,8 @@
 """Pods that a node agent refused are evicted, so that their owner makes new ones that are decided afresh.
 
-Only pods that a controller owns: nobody would make another of a bare pod, and its refusal is what its user has to read. A refused
-pod holds kubelet's slots while it waits, so one that stays is named in the log.
+Only for what another decision mends, and only when it has lasted: the kubelet tries a refused container again about every twelve
+seconds, so that a passing reason is gone by itself. Only pods that a controller owns: nobody would make another of a bare pod, and
+its refusal is what its user has to read. A refused pod holds kubelet's slots while it waits, so one that stays is named in the log.
 """
 
 from __future__ import annotations
@@ -21,8 +22,28 @@ from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
 EVERY_S: Final = 1.0
-FIRST_AFTER_S: Final = 2.0
+PERSISTS_S: Final = 20.0
+"""How long, on our clock, a refusal must have been there without a gap: more than one of the kubelet's tries."""
+PAUSE_S: Final = 2.0
 BACKOFF_MAX_S: Final = 60.0
+MENDABLE: Final = frozenset(
+    {
+        "OutOfMemory",
+        "OutOfCores",
+        "OutOfSlices",
+        "NotExclusive",
+        "UnknownGPU",
+        "NoPool",
+        "NoDecision",
+        "MalformedDecision",
+        "WrongNode",
+        "WrongPod",
+        "NotAsRequested",
+        "LibraryMissing",
+    }
+)
+"""Reasons of the node agent that end with the pod. Not in it is what passes (slots that are still being freed, a card that
+recovers) and what the next pod of the same template would meet again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +55,10 @@ class _Try:
 
 
 def refused_pods(nodes: Iterable[NodeRecord], pods: Mapping[str, PodRecord]) -> list[tuple[RefusedPod, PodRecord]]:
-    """Refusals of pods that are still bound to the node that refused them, one per pod."""
+    """Mendable refusals of pods that are still bound to the node that refused them, one per pod."""
     found: dict[str, tuple[RefusedPod, PodRecord]] = {}
     for node in nodes:
-        for refused in node.refused:
+        for refused in (one for one in node.refused if one.reason in MENDABLE):
             pod = pods.get(f"{refused.namespace}/{refused.name}")
             if pod is None or pod.uid != refused.uid or pod.node != node.name or pod.deleting or pod.terminal:
                 continue
@@ -71,6 +92,8 @@ class Evictor:
         while True:
             if self._leadership.leading():
                 await self.step()
+            else:
+                self._tries.clear()
             await asyncio.sleep(EVERY_S)
 
     async def step(self) -> None:
@@ -85,7 +108,7 @@ class Evictor:
         now = self._clock()
         known = self._tries.get(pod.uid)
         if known is None:
-            self._tries[pod.uid] = _Try(now + FIRST_AFTER_S, FIRST_AFTER_S)
+            self._tries[pod.uid] = _Try(now + PERSISTS_S, PAUSE_S)
             if not pod.controlled:
                 _log.warning("refused pod has no owner and stays", pod=pod.key, node=pod.node, reason=refusal.reason)
             return

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from mica_extender.evictor import Evictor
+from mica_device_plugin.verify import Reason
+from mica_extender.evictor import MENDABLE, Evictor
 from mica_extender.metrics import Metrics
 from mica_extender.poke import Poker
 from mica_extender.state.leadership import AlwaysLeading, LeaseWatch
@@ -90,8 +91,8 @@ class Clock:
         return self.now
 
 
-def refusal(uid: str = "uid-a") -> dict[str, Any]:
-    return {"podUID": uid, "namespace": "default", "pod": "a", "container": "main", "reason": "DoesNotFit", "message": "m"}
+def refusal(uid: str = "uid-a", reason: str = "OutOfMemory") -> dict[str, Any]:
+    return {"podUID": uid, "namespace": "default", "pod": "a", "container": "main", "reason": reason, "message": "m"}
 
 
 def owned(world: World) -> dict[str, Any]:
@@ -111,19 +112,19 @@ def evictor(world: World, api: Evictions, clock: Clock) -> Evictor:
     )
 
 
-async def test_a_refused_pod_with_an_owner_is_evicted_after_a_moment_and_with_growing_pauses(world: World) -> None:
+async def test_a_refused_pod_with_an_owner_is_evicted_once_it_has_lasted_and_with_growing_pauses(world: World) -> None:
     world.see_pod(owned(world))
     world.see_node(node_body("n1", refusals=[refusal()]))
     api, clock = Evictions(False, False, True), Clock()
     one = evictor(world, api, clock)
     moments = []
-    for second in range(20):
+    for second in range(30):
         clock.now = 100.0 + second
         before = len(api.asked)
         await one.step()
         if len(api.asked) > before:
             moments.append(second)
-    assert moments[:3] == [2, 4, 8]
+    assert moments[:3] == [20, 22, 26]
 
 
 @pytest.mark.parametrize("case", ["no owner", "another uid", "being deleted", "refusal gone"])
@@ -136,7 +137,38 @@ async def test_pods_that_must_not_be_evicted_stay(world: World, case: str) -> No
     world.see_node(node_body("n1", refusals=listed))
     api, clock = Evictions(), Clock()
     one = evictor(world, api, clock)
-    for _ in range(10):
+    for _ in range(60):
+        await one.step()
+        clock.now += 1
+    assert api.asked == []
+
+
+@pytest.mark.parametrize("reason", sorted(reason.value for reason in Reason))
+async def test_only_what_another_decision_mends_costs_the_pod(world: World, reason: str) -> None:
+    world.see_pod(owned(world))
+    world.see_node(node_body("n1", refusals=[refusal(reason=reason)]))
+    api, clock = Evictions(), Clock()
+    one = evictor(world, api, clock)
+    for _ in range(30):
+        await one.step()
+        clock.now += 1
+    assert bool(api.asked) == (reason in MENDABLE)
+
+
+def test_passing_reasons_and_those_of_the_template_are_not_mended_by_another_decision() -> None:
+    known = {reason.value for reason in Reason}
+    assert known >= MENDABLE, "spelt as the node agent spells them"
+    assert not MENDABLE & {"SlotsInUse", "UnhealthyGPU", "Undecided", "NotBoundHere"}
+    assert not MENDABLE & {"InvalidRequest", "InitContainer", "UnknownContainer"}
+
+
+async def test_a_refusal_that_comes_and_goes_never_lasts(world: World) -> None:
+    world.see_pod(owned(world))
+    api, clock = Evictions(), Clock()
+    one = evictor(world, api, clock)
+    for second in range(100):
+        listed = [] if second % 15 == 14 else [refusal()]
+        world.see_node(node_body("n1", refusals=listed))
         await one.step()
         clock.now += 1
     assert api.asked == []
