@@ -171,14 +171,19 @@ def test_the_metrics_count_what_was_done(mica: Installation, pods: Pods) -> None
         assert f"mica_extender_{name}_seconds_count" in text
 
 
-def test_a_killed_extender_comes_back_and_goes_on(mica: Installation, pods: Pods) -> None:
-    pods.create(pods.body("before", SLICE))
-    before = pods.shares(pods.bound("before"))[0]["uuid"]
+def test_a_killed_extender_comes_back_and_knows_what_is_taken(mica: Installation, pods: Pods) -> None:
+    whole = {"mica.dev/vgpu-number": 2}
+    pods.create(*(pods.body(f"full-{i}", whole) for i in range(3)))
+    for index in range(3):
+        pods.bound(f"full-{index}")
     mica.extender.stop(kill=True)
     mica.extender.start()
     mica.wait_ready()
     pods.create(pods.body("after", SLICE))
-    assert pods.shares(pods.bound("after"))[0]["uuid"] == before
+    pods.pending_because("after", "3 CardInsufficient")
+    assert "nodeName" not in pods.get("after")["spec"]
+    pods.delete("full-0")
+    pods.bound("after", within=5)
 
 
 def test_sigterm_ends_the_extender_within_two_seconds(mica: Installation, pods: Pods) -> None:
@@ -242,9 +247,9 @@ def test_a_pod_that_the_node_agent_refused_is_replaced_by_its_owner(mica: Instal
     [first] = eventually(bound)
     meta, node = first["metadata"], first["spec"]["nodeName"]
     refusal = {"podUID": meta["uid"], "namespace": pods.namespace, "pod": meta["name"], "container": "main"}
-    _status(mica, node, refusals=[{**refusal, "reason": "DoesNotFit", "message": "in a test"}])
+    _status(mica, node, refusals=[{**refusal, "reason": "OutOfMemory", "message": "in a test"}])
     try:
-        eventually(lambda: [p for p in bound() if p["metadata"]["uid"] != meta["uid"]], what="a new pod is bound")
+        eventually(lambda: [p for p in bound() if p["metadata"]["uid"] != meta["uid"]], within=45, what="a new pod is bound")
     finally:
         _status(mica, node, refusals=[])
         mica.cluster.kubectl("delete", "replicaset", "a", "-n", pods.namespace)
