@@ -1,8 +1,8 @@
 """Pods that a node agent refused are evicted, so that their owner makes new ones that are decided afresh.
 
 Only for what another decision mends, and only when it has lasted: the kubelet tries a refused container again about every twelve
-seconds, so that a passing reason is gone by itself. Only pods that a controller owns: nobody would make another of a bare pod, and
-its refusal is what its user has to read. A refused pod holds kubelet's slots while it waits, so one that stays is named in the log.
+seconds, so that a passing reason is gone by itself. Only pods with a controller: nobody would make another of a bare pod,
+and its refusal is what its user has to read. A refused pod holds kubelet's slots while it waits, so one that stays is in the log.
 """
 
 from __future__ import annotations
