@@ -92,8 +92,8 @@ def check_gpus(shares: Iterable[GPUShare], gpus: Iterable[GPUDevice]) -> Refuse 
             return Refuse(Reason.UNKNOWN_GPU, f"GPU {share.uuid} is not on this node")
         if not gpu.healthy:
             words = (
-                f"GPU {share.uuid} is unhealthy; a pod of a controller is evicted and its successor decided anew, "
-                "any other starts when the GPU has recovered"
+                f"GPU {share.uuid} is unhealthy; the container starts when it has recovered, "
+                "or delete the pod so that another one is decided anew"
             )
             return Refuse(Reason.UNHEALTHY_GPU, words)
     return None

@@ -61,7 +61,7 @@ async def test_an_unhealthy_card_holds_back_even_a_pinned_container_until_it_rec
     agent.cards.cards = (card(GPU_A, healthy=False), card(GPU_B, 1))
     await agent.eventually(lambda: not agent.agent.state.gpus[0].healthy)
     words = (await refused(kubelet, given)).details()
-    assert "UnhealthyGPU" in words and "a pod of a controller is evicted" in words
+    assert "UnhealthyGPU" in words and "starts when it has recovered" in words
     agent.cards.cards = (card(GPU_A), card(GPU_B, 1))
     await agent.eventually(lambda: agent.agent.state.gpus[0].healthy)
     await kubelet.pre_start(given)
