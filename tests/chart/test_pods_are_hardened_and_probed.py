@@ -72,6 +72,14 @@ def test_processes_are_given_little_time_to_end(pods: dict[str, Body]) -> None:
         assert pod["terminationGracePeriodSeconds"] <= 10, name
 
 
+def test_servers_go_on_serving_until_nobody_sends_to_them_any_more(pods: dict[str, Body]) -> None:
+    for name, server in (("Deployment/mica-router", "router"), ("Deployment/mica-scheduler", "extender")):
+        (container,) = [c for c in pods[name]["containers"] if c["name"] == server]
+        pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pause >= 3, name
+        assert pause + 2 < pods[name]["terminationGracePeriodSeconds"], name
+
+
 def test_secrets_are_readable_by_the_group_only(pods: dict[str, Body]) -> None:
     for name, pod in pods.items():
         for volume in pod.get("volumes", []):

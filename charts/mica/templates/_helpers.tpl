@@ -81,6 +81,21 @@ readinessProbe:
   failureThreshold: 2
 {{- end -}}
 
+{{- /*
+A server that is to end goes on serving until nobody sends to it any more: endpoints and kube-proxies learn of the end at the same
+moment as the kubelet. The 2 s in which our processes end follow this pause.
+*/ -}}
+{{- define "mica.leaveSlowly" -}}
+lifecycle:
+  preStop:
+    sleep: {seconds: 3}
+{{- end -}}
+
+{{- /* Namespaces whose pods cannot have slices, as a list that is good YAML and good CEL. */ -}}
+{{- define "mica.excludedNamespaces" -}}
+['{{ concat (list "kube-system" .Release.Namespace) .Values.admission.excludedNamespaces | uniq | join "', '" }}']
+{{- end -}}
+
 {{- /* Service account, cluster role and its binding. Takes (list $ account component rules-as-YAML). */ -}}
 {{- define "mica.account" -}}
 {{- $root := index . 0 -}}

@@ -45,6 +45,7 @@ spec:
             - {name: webhook, containerPort: 8443}
             - {name: admin, containerPort: 8080}
           {{- include "mica.probes" $root | nindent 10 }}
+          {{- include "mica.leaveSlowly" $root | nindent 10 }}
           resources: {{- toYaml $values.resources | nindent 12 }}
           {{- include "mica.containerSecurity" $root | nindent 10 }}
           volumeMounts:
