@@ -48,17 +48,19 @@ def uuids(verdict: object) -> list[list[str]]:
 
 
 cards = st.builds(
-    lambda memory, cores, slices, healthy: (memory, cores, slices, healthy),
+    lambda size, memory, cores, slices, healthy: (size, min(memory, size), cores, slices, healthy),
+    st.sampled_from([4, 8]),
     st.integers(0, 8),
     st.sampled_from([0, 10, 50, 100]),
     st.integers(0, 3),
     st.booleans(),
 )
 containers = st.builds(
-    lambda number, cores, gib: want(number, cores, gib * GIB),
+    lambda number, cores, gib, percent: want(number, cores, 0 if percent else gib * GIB, percent),
     st.integers(0, 3),
     st.sampled_from([0, 20, 50, 100]),
     st.integers(0, 9),
+    st.sampled_from([0, 0, 0, 25, 60]),
 )
 
 
@@ -67,14 +69,14 @@ def situations(draw: st.DrawFn) -> tuple[Shape, NodeState]:
     raw = draw(st.lists(cards, min_size=0, max_size=4))
     state = node(
         *(
-            Card(f"GPU-{i}", i, "A100", 8 * GIB, healthy, gib * GIB if slices else 0, cores if slices else 0, slices)
-            for i, (gib, cores, slices, healthy) in enumerate(raw)
+            Card(f"GPU-{i}", i, "A100", size * GIB, healthy, gib * GIB if slices else 0, cores if slices else 0, slices)
+            for i, (size, gib, cores, slices, healthy) in enumerate(raw)
         ),
         gpu_policy=draw(st.sampled_from(["binpack", "spread"])),
         max_slices=3,
     )
     named = [
-        ContainerRequest(f"c{i}", c.number, c.cores, c.memory_mib)
+        ContainerRequest(f"c{i}", c.number, c.cores, c.memory_mib, c.memory_percent)
         for i, c in enumerate(draw(st.lists(containers, min_size=1, max_size=3)))
     ]
     return shape(*named), state
