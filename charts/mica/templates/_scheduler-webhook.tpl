@@ -29,7 +29,7 @@ webhooks:
       matchExpressions:
         - key: kubernetes.io/metadata.name
           operator: NotIn
-          values: [{{ concat (list "kube-system" $root.Release.Namespace) $root.Values.admission.excludedNamespaces | uniq | join ", " }}]
+          values: {{ include "mica.excludedNamespaces" $root }}
     matchConditions:
       - name: asks-for-slices
         expression: {{ include "mica.cel.asks" $root | quote }}

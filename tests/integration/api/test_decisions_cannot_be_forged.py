@@ -150,6 +150,10 @@ def _host_path(path: str) -> Callable[[Body], None]:
         (_change(nodeName="n1"), "remove spec.nodeName and use a nodeSelector"),
         (_change(hostPID=True), "cannot use hostPID or privileged"),
         (_container(securityContext={"privileged": True}), "cannot use hostPID or privileged"),
+        *[
+            (_container(securityContext={"capabilities": {"add": ["NET_BIND_SERVICE", name]}}), "cannot add the capabilities")
+            for name in ("SYS_ADMIN", "SYS_PTRACE", "ALL", "sys_admin", "CAP_SYS_PTRACE")
+        ],
         (_container(env=[{"name": "LD_PRELOAD", "value": "x"}]), "cannot set LD_PRELOAD"),
         (_container(env=[{"name": "GLIBC_TUNABLES", "value": "x"}]), "cannot set LD_PRELOAD"),
         (_container(resources={}), "are set by Mica on pods that ask for slices; remove them"),
@@ -202,7 +206,21 @@ def test_a_namespace_outside_the_webhook_gets_no_slices(
     if where == "initContainers":
         body["spec"]["containers"] = [{"name": "m", "image": "x"}]
     words = refused(policies, body, "--dry-run=server")
-    assert "not admitted by Mica's webhook" in words or "init containers cannot have GPU slices" in words
+    assert "pods of this namespace cannot have GPU slices" in words
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "kube-public"])
+def test_a_pod_made_up_to_look_admitted_gets_no_slices_there_either(
+    policies: RunningBox, bodies: Make, refused: Refused, unique: str, namespace: str
+) -> None:
+    words = refused(policies, bodies["slice_pod"](unique, namespace=namespace), "--dry-run=server")
+    assert "pods of this namespace cannot have GPU slices" in words
+
+
+def test_harmless_capabilities_are_not_ours_to_refuse(policies: RunningBox, bodies: Make, unique: str) -> None:
+    body = bodies["slice_pod"](unique)
+    body["spec"]["containers"][0]["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"], "drop": ["ALL"]}}
+    policies.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body))
 
 
 @pytest.mark.parametrize(
