@@ -49,7 +49,7 @@ class Operator:
     child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start and wait until ready."""
+        """Start and wait until ready. One that never gets ready is ended."""
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MICA_")},
             "MICA_KUBECONFIG": str(self.kubeconfig),
@@ -60,15 +60,33 @@ class Operator:
         }
         with self.log.open("ab") as log:
             self.child = subprocess.Popen([sys.executable, "-m", "mica_operator"], env=environment, stdout=log, stderr=log)
-        eventually(self._ready)
+        try:
+            eventually(self._ready)
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, ready or not."""
+        return self.child is not None and self.child.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, if it is there at all."""
+        if self.child is not None:
+            self.child.kill()
+            self.child.wait()
+            self.child = None
 
     def stop(self) -> tuple[int, float]:
         """SIGTERM; exit code and seconds until the end."""
         assert self.child is not None
         began = time.monotonic()
         self.child.send_signal(signal.SIGTERM)
-        code = self.child.wait(timeout=10)
-        self.child = None
+        try:
+            code = self.child.wait(timeout=10)
+        finally:
+            self.kill()
         return code, time.monotonic() - began
 
     def metrics(self) -> str:
@@ -89,10 +107,10 @@ class Operator:
 
 @pytest.fixture(scope="session")
 def op_box() -> Iterator[RunningBox]:
-    """A cluster with one fake node that runs everything and has two cards."""
+    """A cluster with one fake node that runs everything and has two cards: 14 slices, fewer than one container may ask for."""
     with running_box("mica-it-op", mode=Mode.APISERVER_ONLY) as box:
         gpus = cards("op-node", 2)
-        body = kwok.node("op-node", advertised(gpus, max_slices=10), address=box.box.plan.box_ip)
+        body = kwok.node("op-node", advertised(gpus, max_slices=7), address=box.box.plan.box_ip)
         del body["spec"]["taints"]
         box.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(body))
         _install_rights(box)
@@ -108,8 +126,8 @@ def _install_rights(box: RunningBox) -> None:
 
 
 @pytest.fixture(scope="session")
-def operator(op_box: RunningBox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """A running operator under its service account."""
+def operator_process(op_box: RunningBox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator under its service account, to be started."""
     folder = tmp_path_factory.mktemp("operator")
     config = yaml.safe_load(op_box.box.kubeconfig.read_text())
     token = op_box.kubectl("-n", NAMESPACE, "create", "token", "mica-operator").strip()
@@ -120,10 +138,16 @@ def operator(op_box: RunningBox, tmp_path_factory: pytest.TempPathFactory) -> It
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = Operator(kubeconfig, port, folder / "log")
-    process.start()
     yield process
-    if process.child is not None:
-        process.stop()
+    process.kill()
+
+
+@pytest.fixture
+def operator(operator_process: Operator) -> Operator:
+    """A running operator: one that an earlier test ended and did not start again is started."""
+    if not operator_process.running:
+        operator_process.start()
+    return operator_process
 
 
 @dataclass(frozen=True)

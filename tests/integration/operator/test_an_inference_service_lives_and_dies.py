@@ -31,7 +31,7 @@ def test_eight_lines_become_a_ready_service_with_a_url(services: Any, wait_for: 
 
 
 def test_a_shortage_is_named_and_ends_when_there_is_room(services: Any, wait_for: WaitFor) -> None:
-    services.create("large", slice={"number": 64})
+    services.create("large", slice={"number": 16})
     ready = services.wait_ready("large", "False", "NoCapacity")
     assert "Insufficient mica.dev/vgpu-number" in ready["message"]
     patch = json.dumps({"spec": {"slice": {"number": 1}}})
