@@ -295,7 +295,7 @@ void mica_ledger_release(int gpu, uint64_t bytes)
     while (!atomic_compare_exchange_weak(&slot->used[gpu], &held, held > bytes ? held - bytes : 0)) {
     }
     atomic_fetch_sub(&own_used[gpu], bytes);
-    lower(gpu, bytes);
+    lower(gpu, held > bytes ? bytes : held); /* never more than was ours */
     atomic_fetch_sub(&slot->pending, 1);
 }
 

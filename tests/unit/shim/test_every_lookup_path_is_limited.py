@@ -92,3 +92,11 @@ def test_without_a_driver_a_program_sees_no_device(cards):
     code = "answer(cu.cuInit(0), cu.cuInit(0))"
     env = cards.env(limited=True, MICA_MEMORY="1GiB", MICA_DRIVER="/nowhere/libcuda.so.1")
     assert cards.python(code, env=env) == [[100, 100]]
+
+
+def test_looking_up_while_another_thread_loads_the_driver_does_not_hang(cards):
+    """The loader's lock is held around constructors: one thread must never wait for the other's loading."""
+    library = cards.shim.compile("constructor.c", "-shared", "-fPIC", "-ldl", name="libconstructor.so")
+    program = cards.shim.compile("two_loaders.c", str(cards.shim.driver), "-ldl", "-lpthread")
+    done = cards.run(program, library, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
+    assert (done.returncode, sorted(done.stdout.split())) == (0, ["0", "1"])

@@ -1,6 +1,8 @@
 """Limits: where they come from, that they change while a program runs, and that without them there is no GPU."""
 
 import json
+import os
+import subprocess
 import time
 
 import pytest
@@ -99,6 +101,25 @@ def test_report_mode_lets_through_and_says_so(cards):
     assert found["alloc_error"] == 0
     assert found["busy_share"] > 0.5
     assert "passes the limit" in done.stderr
+
+
+def test_report_mode_lets_a_gpu_be_used_that_is_not_in_the_limits(cards):
+    cards.configure(gpus=2)
+    cards.limits(memory=GIB, cores=1, gpus=1, mode="report")
+    for family in ("linear", "async", "vmm"):
+        args = ("--device", "1", "--family", family, "--alloc", str(2 * GIB), "--spin", "0.2")
+        found = cards.probe(*args, env=cards.env(managed=True))
+        assert (found["alloc_error"], found["spin_error"]) == (0, 0)
+
+
+def test_a_line_that_nobody_reads_does_not_end_the_program(cards):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(cards.shim.probe)]
+    done = subprocess.run(command, env=cards.env(limited=True), stdout=subprocess.PIPE, stderr=writer, timeout=20, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == 800
 
 
 ASK = "init(); answer()\nfor line in sys.stdin: answer(alloc(int(line))[0], *info()[1:])"

@@ -76,8 +76,8 @@ def test_every_hook_is_a_known_name_and_every_version_and_stream_form_of_it_is_h
         "cuGetProcAddress_v2_ptsz",  # a name of the headers only; cuGetProcAddress_v2 is what drivers export
     }
     known = names()
-    families = {re.sub(r"(_v\d+)?(_pt[sd][sz])?$", "", h) for h in hooks()}
-    forms = {n for n in known if re.sub(r"(_v\d+)?(_pt[sd][sz])?$", "", n) in families}
+    families = {re.sub(r"(MultiDevice)?(_v\d+)?(_pt[sd][sz])?$", "", h) for h in hooks()}
+    forms = {n for n in known if re.sub(r"(MultiDevice)?(_v\d+)?(_pt[sd][sz])?$", "", n) in families}
     assert hooks() <= known
     assert forms - hooks() - deliberately_passed == set()
 
