@@ -4,8 +4,11 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
+
+SHIM = Path(__file__).parents[3] / "vgpu_shim"
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -132,6 +135,128 @@ answer(info()[1]); assert alloc(700 * MIB)[0] == 0
 cu.cuDevicePrimaryCtxRelease_v2(0); init(); answer(info()[1])
 """
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[GIB], [GIB]]
+
+
+def test_a_context_that_could_not_be_destroyed_keeps_its_charge(cards):
+    code = "init(); c = ctypes.c_void_p(); cu.cuCtxGetCurrent(ref(c)); a = alloc(GIB)[1]; "
+    code += "answer(cu.cuCtxDestroy_v2(c), info()[1], free(a), info()[1])"
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[201, 0, 0, GIB]]
+
+
+POOLS = """
+class Props(ctypes.Structure):
+    _fields_ = [("type", i32), ("handles", i32), ("where", i32), ("id", i32), ("security", ctypes.c_void_p),
+                ("size", ctypes.c_size_t), ("rest", ctypes.c_ubyte * 56)]
+def make(device):
+    pool, props = ctypes.c_void_p(), Props(1, 0, 1, device)
+    return cu.cuMemPoolCreate(ref(pool), ref(props)), pool
+def default(device):
+    pool = ctypes.c_void_p(); assert cu.cuDeviceGetDefaultMemPool(ref(pool), device) == 0; return pool
+def take(pool, size):
+    at = u64(); return cu.cuMemAllocFromPoolAsync(ref(at), ctypes.c_size_t(size), pool, None)
+def stream(device):
+    context, made = ctypes.c_void_p(), ctypes.c_void_p()
+    assert cu.cuDevicePrimaryCtxRetain(ref(context), device) == cu.cuCtxPushCurrent_v2(context) == 0
+    assert cu.cuStreamCreate(ref(made), 1) == cu.cuCtxPopCurrent_v2(ref(context)) == 0
+    return made
+def take_async(stream, size):
+    at = u64(); return cu.cuMemAllocAsync(ref(at), ctypes.c_size_t(size), stream)
+init()
+"""
+
+
+def test_a_pool_is_charged_to_its_own_card(cards):
+    cards.configure(gpus=2)
+    cards.limits(gpus=2, memory=GIB)
+    code = (
+        "error, pool = make(1); answer(error, take(pool, GIB), take(pool, MIB), take(default(1), MIB), info()[1], alloc(GIB)[0])"
+    )
+    assert cards.python(POOLS + code, env=cards.env(managed=True)) == [[0, 0, 2, 2, GIB, 0]]
+
+
+def test_stream_ordered_memory_is_charged_to_the_card_of_the_stream(cards):
+    cards.configure(gpus=2)
+    cards.limits(gpus=2, memory=GIB)
+    code = "other = stream(1); answer(take_async(other, GIB), take_async(other, MIB), info()[1], take_async(None, GIB))"
+    assert cards.python(POOLS + code, env=cards.env(managed=True)) == [[0, 2, GIB, 0]]
+    assert [cards.truth(gpu)["memory_used"] for gpu in (0, 1)] == [0, 0]
+
+
+def test_pools_and_streams_of_a_card_that_is_not_in_the_limits_give_nothing(cards):
+    cards.configure(gpus=2)
+    cards.limits(gpus=1, memory=GIB)
+    code = "answer(make(1)[0], take(default(1), MIB), take_async(stream(1), MIB), take(make(0)[1], GIB))"
+    assert cards.python(POOLS + code, env=cards.env(managed=True)) == [[800, 2, 2, 0]]
+
+
+def test_a_request_that_must_fail_does_not_lose_what_others_hold(cards):
+    cards.limits(memory=GIB, mode="report")
+    code = "init(); alloc(GIB); answer(*[alloc(2**n - 1)[0] for n in (40, 47, 48, 49, 63, 64)]); time.sleep(60)"
+    holder = cards.start_python(code, env=cards.env(managed=True))
+    assert json.loads(holder.stdout.readline()) == [2] * 6
+    used = int.from_bytes((cards.directory / "region").read_bytes()[320:326], "little")
+    assert used == GIB
+
+
+def test_the_total_is_never_less_than_what_the_living_hold(cards):
+    program = cards.shim.compile("total.c", "-D_GNU_SOURCE", "-fno-sanitize=undefined", f"-I{SHIM / 'src'}")
+    done = cards.run(program, "4", env=cards.env())
+    looks, low, left_over = map(int, done.stdout.split())
+    assert looks > 1000
+    assert (low, left_over) == (0, 0)
+
+
+def test_a_program_that_closes_our_descriptor_neither_drops_others_charges_nor_its_own(cards):
+    env = cards.env(limited=True, MICA_MEMORY="3GiB")
+    holder = cards.start(cards.shim.probe, "--alloc", str(GIB), "--hold", "60", env=env)
+    holder.stdout.readline()
+    code = """
+init(); assert alloc(GIB)[0] == 0
+links = {int(fd): os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+(ours,) = [fd for fd, path in links.items() if path.endswith(".region")]
+os.dup2(os.open("/dev/null", os.O_RDWR), ours)
+answer()
+for line in sys.stdin: answer(info()[1])
+"""
+    closer = cards.start_python(code, env=env)
+    closer.stdout.readline()
+    assert cards.probe("--alloc", str(MIB), env=env)["free_after"] > GIB - 4 * MIB  # finds the closer dead, it seems
+    deadline = time.monotonic() + 0.8
+    while time.monotonic() < deadline:
+        closer.stdin.write("?\n")
+        closer.stdin.flush()
+        free = json.loads(closer.stdout.readline())
+    assert free == [GIB]
+    assert cards.probe("--fill", env=env)["accepted"] == GIB
+
+
+def test_forked_children_of_a_busy_program_are_refused_and_never_hang(cards):
+    code = """
+import signal, threading
+init()
+def work():
+    while True: free(alloc(2 * MIB)[1])
+for _ in range(4): threading.Thread(target=work, daemon=True).start()
+seen = set()
+for _ in range(60):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        os._exit(max(alloc(2 * MIB)[0], cu.cuInit(0), free(12345)))
+    seen.add(os.waitpid(child, 0)[1])
+answer(*[os.waitstatus_to_exitcode(s) for s in seen]); os._exit(0)
+"""
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[3]]
+
+
+def test_a_forked_child_of_a_program_that_only_looked_around_can_use_the_gpu(cards):
+    code = """
+pointer = u64(); cu.cuGetProcAddress_v2(b"cuInit", ref(pointer), 2000, u64(0), ref(i32()))
+child = os.fork()
+if child == 0: os._exit(init() or alloc(GIB)[0] or alloc(MIB)[0])
+answer(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), init(), alloc(GIB)[0])
+"""
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[2, 0, 0]]
 
 
 @pytest.mark.parametrize(("processes", "threads"), [(1, 8), (4, 1), (3, 4)])
