@@ -145,6 +145,14 @@ def test_zero_replicas_are_explained_with_the_command_that_starts_one(observe: O
     assert the(plan, "SlicesAllocated").status == "True"
 
 
+def test_the_routed_name_is_the_one_that_no_other_service_can_own(
+    service: Make, observe: Observe, plan_of: PlanOf, the: The
+) -> None:
+    named = service(model={"uri": "file:///m/tiny.gguf", "name": "shared"})
+    routable = the(plan_of(observe(1, service=named)), "Routable")
+    assert routable.message == "the router sends requests for ml/tiny here"
+
+
 def test_without_a_router_nothing_is_routable(observe: Observe, plan_of: PlanOf, the: The) -> None:
     plan = plan_of(replace(observe(1), router=None))
     assert the(plan, "Routable").reason == "NoRouter"

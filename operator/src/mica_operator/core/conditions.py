@@ -103,7 +103,9 @@ def _routable(observed: Observed) -> WantedCondition:
         return WantedCondition(ROUTABLE, "False", "NoRouter", "the router's Service does not exist or has no cluster IP")
     if not ready_pods(observed):
         return WantedCondition(ROUTABLE, "False", "NoReadyEngine", "no engine answers")
-    return WantedCondition(ROUTABLE, "True", "Routed", f"the router sends requests for {observed.service.model_name} here")
+    # The bare model name may belong to an older service; the qualified one always leads here.
+    meta = observed.service.metadata
+    return WantedCondition(ROUTABLE, "True", "Routed", f"the router sends requests for {meta.namespace}/{meta.name} here")
 
 
 def _ready(observed: Observed, parts: tuple[WantedCondition, ...]) -> WantedCondition:
