@@ -8,6 +8,7 @@ from typing import Any
 Body = dict[str, Any]
 
 READ = {"get", "list", "watch"}
+WRITE = {"create", "update", "patch", "delete", "deletecollection"}
 EXPECTED: dict[str, dict[str, set[str]]] = {
     "ClusterRole/mica-operator": {
         "mica.dev/inferenceservices": READ | {"patch"},
@@ -40,6 +41,16 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
         "mica.dev/vgpunodes": READ,
         "mica.dev/vgpupools": READ,
         "resource.k8s.io/deviceclasses:mica-poke": {"patch"},
+    },
+    "ClusterRole/mica-view": {
+        "mica.dev/inferenceservices": READ,
+        "mica.dev/inferenceservices/status": READ,
+        "mica.dev/vgpupools": READ,
+        "mica.dev/vgpunodes": READ,
+    },
+    "ClusterRole/mica-edit": {
+        "mica.dev/inferenceservices": WRITE,
+        "mica.dev/inferenceservices/scale": WRITE,
     },
     "Role/mica-scheduler-lease": {
         "coordination.k8s.io/leases": {"create"},

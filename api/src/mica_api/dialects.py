@@ -13,6 +13,7 @@ from typing import Final
 from mica_api import names
 from mica_api.request import (
     MAX_CORES,
+    MAX_MIB,
     MIB_PER_GIB,
     ContainerRequest,
     InvalidRequest,
@@ -44,8 +45,12 @@ class Dialect:
     @property
     def resources(self) -> tuple[str, ...]:
         """Every resource name that belongs to the dialect by exact name."""
-        percentage = (self.percentage,) if self.percentage else ()
-        return (self.number, self.cores, *self.memory, *percentage, *self.refused)
+        return (*self.known, *self.refused)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Every resource name that has a meaning."""
+        return (self.number, self.cores, *self.memory, *((self.percentage,) if self.percentage else ()))
 
     def owns(self, resource: str) -> bool:
         """Whether a resource name is of this dialect."""
@@ -58,6 +63,7 @@ MICA: Final = Dialect(
     cores=names.RESOURCE_CORES,
     memory={names.RESOURCE_MEMORY: MIB_PER_GIB},
     implied_by=frozenset({names.RESOURCE_CORES, names.RESOURCE_MEMORY}),
+    refused_prefixes=(f"{names.GROUP}/",),
 )
 HAMI: Final = Dialect(
     "HAMi",
@@ -150,9 +156,9 @@ def _refuse(container: str, dialect: Dialect, limits: Mapping[str, str]) -> None
     for resource in limits:
         if resource in dialect.refused:
             raise InvalidRequest(f"container {container}: {resource}: {dialect.refused[resource]}")
-        if resource.startswith(dialect.refused_prefixes):
+        if resource not in dialect.known and resource.startswith(dialect.refused_prefixes):
             raise InvalidRequest(
-                f"container {container}: {resource} is not supported; ask for a slice with {dialect.number}, "
+                f"container {container}: {resource} is not supported; ask for a slice with {', '.join(dialect.known)}, "
                 f"and choose the card with the annotation {names.ANNOTATION_USE_MODEL}"
             )
 
@@ -175,7 +181,7 @@ def _cores(container: str, dialect: Dialect, limits: Mapping[str, str]) -> int |
 
 def _memory(container: str, dialect: Dialect, limits: Mapping[str, str]) -> tuple[int, int]:
     """MiB and percent, at most one of them not zero (both zero: not stated)."""
-    stated = {r: parse_count(container, r, limits[r]) * unit for r, unit in dialect.memory.items() if r in limits}
+    stated = {r: _amount(container, r, limits[r], unit) for r, unit in dialect.memory.items() if r in limits}
     if len(set(stated.values())) > 1:
         raise InvalidRequest(f"container {container}: {' and '.join(stated)} differ; write one of them")
     mib = next(iter(stated.values()), 0)
@@ -183,6 +189,15 @@ def _memory(container: str, dialect: Dialect, limits: Mapping[str, str]) -> tupl
     if mib and percent:
         return (0, percent) if dialect.percent_wins else (mib, 0)
     return mib, percent
+
+
+def _amount(container: str, resource: str, value: str, unit_mib: int) -> int:
+    """MiB. A value that only makes sense in bytes is the commonest mistake, and gets the number that was meant."""
+    mib = parse_count(container, resource, value) * unit_mib
+    if mib <= MAX_MIB:
+        return mib
+    unit, meant = ("GiB" if unit_mib > 1 else "MiB"), parse_count(container, resource, value) // (unit_mib << 20)
+    raise InvalidRequest(f"container {container}: {resource} counts {unit}, not bytes: instead of {value} write {meant}")
 
 
 def _percentage(container: str, dialect: Dialect, limits: Mapping[str, str]) -> int:

@@ -32,6 +32,20 @@ ANNOTATION_AVOID_MODEL: Final = f"{GROUP}/avoid-gpu-model"
 ANNOTATION_USE_UUID: Final = f"{GROUP}/use-gpu-uuid"
 ANNOTATION_AVOID_UUID: Final = f"{GROUP}/avoid-gpu-uuid"
 
+POD_ANNOTATIONS: Final = frozenset(
+    {
+        ANNOTATION_REQUEST,
+        ANNOTATION_ORIGINAL,
+        ANNOTATION_NODE_POLICY,
+        ANNOTATION_GPU_POLICY,
+        ANNOTATION_USE_MODEL,
+        ANNOTATION_AVOID_MODEL,
+        ANNOTATION_USE_UUID,
+        ANNOTATION_AVOID_UUID,
+    }
+)
+"""Annotations under our own prefix that mean something on a pod; others are refused as misspelt."""
+
 ANNOTATION_POKE: Final = f"{GROUP}/poke"
 POKE_OBJECT: Final = "mica-poke"
 

@@ -19,6 +19,7 @@ MIB_PER_GIB: Final = 1024
 MAX_NUMBER: Final = 16
 """GPUs of one container: what the limits file, the usage region and 4 KiB of a decision can hold."""
 MAX_CORES: Final = 100
+MAX_MIB: Final = 2**31
 _VERSION: Final = 1
 _QUANTITY: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(?:([kMGT]|[KMGT]i)|[eE](\d{1,2}))?", re.ASCII)
 _SUFFIXES: Final = {
@@ -48,7 +49,7 @@ class ContainerRequest:
     def __post_init__(self) -> None:
         _check_range(self.name, "number of GPUs", self.number, MAX_NUMBER)
         _check_range(self.name, names.RESOURCE_CORES, self.cores, MAX_CORES)
-        _check_range(self.name, "memory in MiB", self.memory_mib, 2**31)
+        _check_range(self.name, "memory in MiB", self.memory_mib, MAX_MIB)
         _check_range(self.name, "memory in percent", self.memory_percent, 100)
         if self.memory_mib and self.memory_percent:
             raise InvalidRequest(f"container {self.name}: memory is given in MiB and in percent; write one of them")

@@ -21,7 +21,7 @@ from mica_box.simulated import default_sim_config
 from mica_box.versions import load_versions
 from mica_demo.install import install
 from mica_demo.shell import Shell
-from mica_demo.story import tell
+from mica_demo.story import PODS, tell
 
 NAME = "mica-demo"
 KWOK_NODES = 3
@@ -37,7 +37,7 @@ def _up(paths: Paths) -> None:
         install(running)
     add_kwok_nodes(the_box, KWOK_NODES)
     shell = Shell(running.environment)
-    shell.quiet("kubectl delete minf --all; kubectl delete pods --all --now")
+    shell.quiet(f"kubectl delete minf tiny; kubectl delete pods {' '.join(PODS)} --ignore-not-found --now")
     tell(running, shell, paths.hack.parent / "build" / "demo")
     say(f"✓ demo ({time.monotonic() - start:.0f} s)")
 

@@ -11,6 +11,8 @@ from mica_box.running import RunningBox
 from mica_demo.install import NAMESPACE, helm_command
 from mica_demo.shell import Shell
 
+CHOOSERS = ("binpack-1", "binpack-2", "spread-1", "spread-2")
+PODS = (*CHOOSERS, "first", "second", "third", "other-card")
 _FORGED = '{"v":1,"uid":"x","node":"node1","gpus":[]}'
 
 
@@ -88,20 +90,16 @@ def _choice(shell: Shell, manifests: Manifests) -> None:
     shell.headline("Placement has a choice: fill up (binpack, the pool's default), or spread over nodes, by an annotation")
     toleration = [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]
     fake = {"type": "kwok"}
-    paths = []
-    for policy in ("binpack", "spread"):
-        for number in (1, 2):
-            annotations = {"mica.dev/node-policy": policy}
-            name = f"{policy}-{number}"
-            path = manifests.pod(
-                name, ["true"], cores=40, memory_gib=20, annotations=annotations, tolerations=toleration, nodeSelector=fake
-            )
-            shell.quiet(f"kubectl apply -f {path} && kubectl wait --for=condition=PodScheduled pod/{name} --timeout=20s")
-            paths.append(path)
+    for name in CHOOSERS:
+        annotations = {"mica.dev/node-policy": name.split("-")[0]}
+        path = manifests.pod(
+            name, ["true"], cores=40, memory_gib=20, annotations=annotations, tolerations=toleration, nodeSelector=fake
+        )
+        shell.quiet(f"kubectl apply -f {path} && kubectl wait --for=condition=PodScheduled pod/{name} --timeout=20s")
     shell.say("Four pods of 40 % and 20 GiB that tolerate the fake nodes (where nothing really runs), two of each policy:")
-    decision = "DECISION:.metadata.annotations.alloc\\.mica\\.dev/c0"
-    shell.show(f"kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,{decision}")
-    shell.quiet("kubectl delete pods --all --now")
+    columns = "NAME:.metadata.name,NODE:.spec.nodeName,DECISION:.metadata.annotations.alloc\\.mica\\.dev/c0"
+    shell.show(f"kubectl get pods -o custom-columns='{columns}'")
+    shell.quiet(f"kubectl delete pods {' '.join(CHOOSERS)} --now")
 
 
 def _slices(shell: Shell, manifests: Manifests) -> None:

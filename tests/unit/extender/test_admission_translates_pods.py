@@ -190,6 +190,7 @@ def _requests() -> dict[str, Any]:
         (plain(MICA_LIMITS, annotations={"nvidia.com/gpumem": "3000"}), "resources.limits"),
         (plain(MICA_LIMITS, annotations={"mica.dev/vgpu-cores": "3"}), "resources.limits"),
         (plain(MICA_LIMITS, annotations={"alloc.mica.dev/c0": "x"}), "remove it"),
+        (plain(MICA_LIMITS, annotations={"mica.dev/use-gpu-modell": "H100"}), "there is no annotation mica.dev/use-gpu-modell"),
         (plain(MICA_LIMITS, nodeName="n1"), "nodeSelector"),
         (plain(MICA_LIMITS, hostPID=True), "hostPID"),
         (plain(MICA_LIMITS, schedulerName="kueue"), "mica-scheduler"),

@@ -128,5 +128,10 @@ def _check_annotations(annotations: dict[str, str]) -> None:
     for key in sorted(annotations):
         if key.startswith(names.ALLOCATION_PREFIX):
             raise Refused(f"annotation {key} is written by the scheduler alone; remove it")
+        if key in names.POD_ANNOTATIONS:
+            continue
+        if key.startswith(f"{names.GROUP}/") and key not in names.RESOURCES:
+            known = ", ".join(sorted(names.POD_ANNOTATIONS - {names.ANNOTATION_REQUEST, names.ANNOTATION_ORIGINAL}))
+            raise Refused(f"there is no annotation {key}; known are {known}")
         if is_ours(key):
             raise Refused(f"annotation {key} has no effect: amounts belong in resources.limits of a container; move it there")

@@ -29,6 +29,7 @@ ANSWER_WITHIN_S: Final = 3.0
 """Below the scheduler's timeout of 5 s: the scheduler should hear our words, not its own timeout."""
 WRITE_DEAD_AFTER_S: Final = 70.0
 """The API server gives up on a request after 60 s; a write older than this that is not stored never will be."""
+_CATCH_UP_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 _SETTLE_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -101,6 +102,7 @@ class Binder:
         return ""
 
     async def _bind(self, question: BindQuestion) -> None:
+        await self._let_the_watch_catch_up(question)
         pod = self._admissible(question)
         if pod.node:
             _check_stored(pod, question.node)
@@ -114,6 +116,14 @@ class Binder:
             await self._write(_Attempt(pod, question.node, shares, self._clock()))
         except _Stale as stale:
             await self._write_again(stale.pod, question, shares)
+
+    async def _let_the_watch_catch_up(self, question: BindQuestion) -> None:
+        """kube-scheduler's watch is another one than ours: it may ask for a pod that ours shows a moment later."""
+        for pause in _CATCH_UP_PAUSES_S:
+            known = self._pods.get(question.key)
+            if known is not None and known.uid == question.uid:
+                return
+            await asyncio.sleep(pause)
 
     def _admissible(self, question: BindQuestion) -> PodRecord:
         """The pod as the watch knows it; the caller's word is worth nothing."""
