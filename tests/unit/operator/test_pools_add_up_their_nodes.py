@@ -51,9 +51,10 @@ def test_a_sick_card_is_no_capacity_and_is_said() -> None:
     assert (status.conditions[0].reason, status.conditions[0].message) == ("Degraded", "1 GPUs unhealthy")
 
 
-def test_an_empty_pool_says_that_no_node_matches() -> None:
-    ready = pool_status("a", []).conditions[0]
+def test_an_empty_pool_says_that_no_node_matches_or_that_another_pool_has_it() -> None:
+    ready = pool_status("a", [node_totals(_node(pool="other"))]).conditions[0]
     assert (ready.status, ready.reason) == ("False", "NoNodes")
+    assert "none matches spec.nodeSelector, or a more specific or older pool has it" in ready.message
 
 
 def test_nodes_that_are_not_ready_are_named() -> None:

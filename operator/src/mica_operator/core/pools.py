@@ -77,7 +77,8 @@ def pool_status(pool: str, nodes: Iterable[NodeTotals]) -> WantedPoolStatus:
 
 def _ready(members: Sequence[NodeTotals]) -> WantedCondition:
     if not members:
-        return WantedCondition("Ready", "False", "NoNodes", "no node with GPUs matches spec.nodeSelector")
+        why = "none matches spec.nodeSelector, or a more specific or older pool has it"
+        return WantedCondition("Ready", "False", "NoNodes", f"no node with GPUs belongs to this pool: {why}")
     down = sorted(n.name for n in members if not n.ready)
     sick = sum(n.unhealthy for n in members)
     if len(down) == len(members):
