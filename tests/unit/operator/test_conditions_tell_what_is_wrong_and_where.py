@@ -64,8 +64,15 @@ def test_everything_in_order_is_said_in_all_conditions(observe: Observe, plan_of
             "RefusedByNode",
             "pod p0 on n1: mica: GPU-x",
         ),
-        (_waiting("ImagePullBackOff", "not found"), "EngineReady", "ImagePull", "pod p0: not found"),
-        (_waiting("ContainerCreating"), "EngineReady", "Starting", "/health"),
+        (_waiting("ImagePullBackOff", "not found"), "EngineReady", "ImagePull", "pod p0: ImagePullBackOff: not found"),
+        (_waiting("ContainerCreating"), "EngineReady", "Starting", "pod p0: ContainerCreating; the node pulls the image"),
+        (_pod(phase="Pending"), "EngineReady", "Starting", "pod p0: node n1 has not reported on the container yet"),
+        (
+            _pod(phase="Running", containerStatuses=[{"state": {"running": {}}}]),
+            "EngineReady",
+            "Starting",
+            "pod p0: the engine has started and does not answer /health yet",
+        ),
         (
             _waiting("CrashLoopBackOff", "back-off", lastState={"terminated": {"exitCode": 3, "reason": "Error"}}),
             "EngineReady",
@@ -84,7 +91,7 @@ def test_everything_in_order_is_said_in_all_conditions(observe: Observe, plan_of
             "PodFailed",
             "pod p0: UnexpectedAdmissionError",
         ),
-        (_waiting("SomethingNew", "words"), "EngineReady", "SomethingNew", "pod p0: words"),
+        (_waiting("SomethingNew", "words"), "EngineReady", "SomethingNew", "pod p0: SomethingNew: words"),
     ],
 )
 def test_one_replica_in_trouble_is_named_with_its_reason(

@@ -9,7 +9,7 @@ from typing import Final
 
 from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
-from mica_operator.core.views import Observed, PodView
+from mica_operator.core.views import Observed, PodView, Waiting
 
 SPEC_VALID: Final = "SpecValid"
 SLICES_ALLOCATED: Final = "SlicesAllocated"
@@ -71,8 +71,9 @@ def _engine(observed: Observed) -> WantedCondition:
         return WantedCondition(ENGINE_READY, "True", "Serving", f"{ready} of {wanted} engines answer{suffix}")
     if trouble is not None:
         return trouble
-    if any(p.node for p in observed.pods):
-        return WantedCondition(ENGINE_READY, "False", "Starting", "the engine has started and does not answer /health yet")
+    starting = next((p for p in observed.pods if p.node), None)
+    if starting is not None:
+        return WantedCondition(ENGINE_READY, "False", "Starting", _start(starting))
     return WantedCondition(ENGINE_READY, "False", "NotPlaced", "no engine runs yet")
 
 
@@ -86,14 +87,27 @@ def _trouble(pod: PodView) -> WantedCondition | None:
     if waiting is not None and waiting.reason in _REFUSED:
         return WantedCondition(ENGINE_READY, "False", "RefusedByNode", f"pod {pod.name} on {pod.node}: {waiting.message}")
     if waiting is not None and waiting.reason in _PULLING:
-        return WantedCondition(ENGINE_READY, "False", "ImagePull", f"pod {pod.name}: {waiting.message or waiting.reason}")
+        return WantedCondition(ENGINE_READY, "False", "ImagePull", f"pod {pod.name}: {_words(waiting)}")
     if last is not None:
         how = "was killed because it used too much memory" if last.reason == "OOMKilled" else f"ended with exit code {last.code}"
         reason = "OutOfMemory" if last.reason == "OOMKilled" else "CrashLoop"
         return WantedCondition(ENGINE_READY, "False", reason, f"pod {pod.name}: the engine {how}; see kubectl logs -p {pod.name}")
     if waiting is not None and waiting.reason not in _STARTING:
-        return WantedCondition(ENGINE_READY, "False", waiting.reason, f"pod {pod.name}: {waiting.message}")
+        return WantedCondition(ENGINE_READY, "False", waiting.reason, f"pod {pod.name}: {_words(waiting)}")
     return None
+
+
+def _start(pod: PodView) -> str:
+    """How far a replica without trouble is."""
+    if pod.running:
+        return f"pod {pod.name}: the engine has started and does not answer /health yet"
+    if pod.waiting is not None and pod.waiting.reason:
+        return f"pod {pod.name}: {_words(pod.waiting)}; the node pulls the image or sets up the container"
+    return f"pod {pod.name}: node {pod.node} has not reported on the container yet"
+
+
+def _words(waiting: Waiting) -> str:
+    return f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
 
 
 def _routable(observed: Observed) -> WantedCondition:

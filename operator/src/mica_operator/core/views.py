@@ -33,7 +33,10 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """One replica. ``unplaced`` says why no node was found; ``node`` alone says whether one was."""
+    """One replica. ``unplaced`` says why no node was found; ``node`` alone says whether one was.
+
+    ``running``: the engine's process exists, whether or not it answers.
+    """
 
     name: str
     node: str = ""
@@ -43,6 +46,7 @@ class PodView:
     unplaced: Waiting | None = None
     waiting: Waiting | None = None
     last_exit: Exit | None = None
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ def read_pod(body: Body) -> PodView | None:
         unplaced=None if node else _unplaced(conditions.get("PodScheduled", {})),
         waiting=waiting,
         last_exit=last_exit,
+        running=any("running" in c.get("state", {}) for c in status.get("containerStatuses", [])),
     )
 
 
