@@ -219,3 +219,18 @@ async def test_a_bound_pod_that_the_watch_still_shows_unbound_is_not_decided_aga
     assert "already bound to n1" in await one.bind(BindQuestion("default", "a", "uid-a", "n2"))
     assert len(api.sent) == 1
     assert world.used("n1")[0] == (3072, 20, 1)
+
+
+def test_a_pod_that_our_watch_shows_a_moment_later_is_bound(world: World) -> None:
+    """kube-scheduler has a watch of its own; refusing here would put an event of failure on a healthy pod."""
+
+    async def story() -> str:
+        api = Scripted(None)
+        one = Binder(ledger=world.ledger, pods=world.pods, api=api, leadership=AlwaysLeading())
+        asked = asyncio.create_task(one.bind(ASK))
+        await asyncio.sleep(0.3)
+        world.see_pod(pod_body())
+        return await asked
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(story()) == ""
