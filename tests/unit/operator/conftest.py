@@ -38,7 +38,9 @@ def running(count: int, *, service: InferenceService | None = None) -> Observed:
     """All objects exist as wanted and ``count`` replicas answer."""
     service = service or make_service(replicas=count)
     pods = tuple(PodView(name=f"p{i}", node="n1", ready=True) for i in range(count))
-    observed = Observed(service=service, router=ROUTER, pods=pods, state=DeploymentState(current=True, updated=count))
+    observed = Observed(
+        service=service, router=ROUTER, pods=pods, state=DeploymentState(current=True, replicas=count, updated=count)
+    )
     return carried_out(observed, decide(observed, IMAGES))
 
 

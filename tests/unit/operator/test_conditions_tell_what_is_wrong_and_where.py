@@ -9,7 +9,7 @@ import pytest
 from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
 from mica_operator.core.decide import Plan
-from mica_operator.core.views import Address, DeploymentState, Observed, read_pod, read_router
+from mica_operator.core.views import Address, DeploymentState, Observed, read_deployment_state, read_pod, read_router
 
 Make = Callable[..., InferenceService]
 Observe = Callable[..., Observed]
@@ -137,6 +137,27 @@ def test_fewer_engines_than_wanted_serve_on_and_say_so(observe: Observe, plan_of
     assert (ready.status, ready.reason) == ("True", "Degraded")
     assert "1 of 2 engines answer" in ready.message
     assert the(plan, "SlicesAllocated").status == "False"
+
+
+def test_a_new_specification_that_cannot_start_is_told_while_the_old_one_serves(
+    observe: Observe, plan_of: PlanOf, the: The
+) -> None:
+    old = observe(1)
+    new = read_pod(_waiting("ImagePullBackOff", "not found"))
+    assert new is not None
+    # As the Deployment controller counts: the successor exists, so it is "updated", and the old pod stays until it answers.
+    body = {"metadata": {"generation": 2}, "status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1}}
+    ready = the(plan_of(replace(old, pods=(*old.pods, new), state=read_deployment_state(body))), "Ready")
+    assert (ready.status, ready.reason) == ("True", "Progressing")
+    assert ready.message == "1 of 2 replicas are of an older specification; pod p0: ImagePullBackOff: not found"
+
+
+def test_a_replica_that_loads_is_named_while_another_serves(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    observed = observe(2)
+    loading = replace(observed.pods[1], ready=False, running=True)
+    ready = the(plan_of(replace(observed, pods=(observed.pods[0], loading))), "Ready")
+    assert (ready.status, ready.reason) == ("True", "Degraded")
+    assert ready.message == "1 of 2 engines answer; pod p1: the engine has started and does not answer /health yet"
 
 
 def test_a_rollout_is_told_from_the_old_specification_serving(observe: Observe, plan_of: PlanOf, the: The) -> None:

@@ -131,17 +131,34 @@ def _ready(observed: Observed, parts: tuple[WantedCondition, ...]) -> WantedCond
         cause = next(c for c in parts if c.status != "True")
         return WantedCondition(READY, "False", cause.reason, cause.message)
     wanted, ready = observed.service.spec.replicas, ready_pods(observed)
-    if not observed.state.current or observed.state.updated < wanted:
-        message = f"{observed.state.updated if observed.state.current else 0} of {wanted} replicas are of this specification"
-        return WantedCondition(READY, "True", "Progressing", _with_shortage(message, by_type[SLICES_ALLOCATED]))
+    why = _unfinished(observed, by_type[SLICES_ALLOCATED])
+    if (progress := _progress(observed)) is not None:
+        return WantedCondition(READY, "True", "Progressing", f"{progress}{why}")
     if ready < wanted:
-        message = f"{ready} of {wanted} engines answer"
-        return WantedCondition(READY, "True", "Degraded", _with_shortage(message, by_type[SLICES_ALLOCATED]))
+        return WantedCondition(READY, "True", "Degraded", f"{ready} of {wanted} engines answer{why}")
     return WantedCondition(READY, "True", "Serving", f"{ready} engines answer")
 
 
-def _with_shortage(message: str, slices: WantedCondition) -> str:
-    return message if slices.status == "True" else f"{message}; {slices.message}"
+def _progress(observed: Observed) -> str | None:
+    """How far a rollout is, or None when it is done: a replica is replaced only once its successor answers."""
+    state, wanted = observed.state, observed.service.spec.replicas
+    if not state.current:
+        return "the rollout of this specification has not begun"
+    if state.replicas > state.updated:
+        return f"{state.replicas - state.updated} of {state.replicas} replicas are of an older specification"
+    if state.updated < wanted:
+        return f"{state.updated} of {wanted} replicas are of this specification"
+    return None
+
+
+def _unfinished(observed: Observed, slices: WantedCondition) -> str:
+    """What the replicas that do not answer wait for, to be appended; empty when nothing is known."""
+    if slices.status != "True":
+        return f"; {slices.message}"
+    idle = [p for p in observed.pods if p.node and not p.ready]
+    troubles = [t.message for p in idle if (t := _trouble(p)) is not None]
+    found = troubles or [_start(p) for p in idle]
+    return f"; {found[0]}" if found else ""
 
 
 def _zero(kind: str, service: InferenceService, *, status: str) -> WantedCondition:

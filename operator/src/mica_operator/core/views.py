@@ -60,9 +60,13 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
-    """What the Deployment controller says. ``failure`` is why it cannot make pods."""
+    """What the Deployment controller says. ``failure`` is why it cannot make pods.
+
+    ``replicas`` counts pods of every specification, ``updated`` those of the current one, whether or not they answer.
+    """
 
     current: bool = False
+    replicas: int = 0
     updated: int = 0
     failure: str = ""
 
@@ -112,6 +116,7 @@ def read_deployment_state(body: Body | None) -> DeploymentState:
     ]
     return DeploymentState(
         current=status.get("observedGeneration", 0) >= body.get("metadata", {}).get("generation", 0),
+        replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
         failure=failures[0] if failures else "",
     )
