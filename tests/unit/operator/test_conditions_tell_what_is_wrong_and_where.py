@@ -57,7 +57,7 @@ def test_everything_in_order_is_said_in_all_conditions(observe: Observe, plan_of
             "SchedulerError",
             "pod p0: extender",
         ),
-        (_pod(node=""), "SlicesAllocated", "Pending", "0 of 1 replicas have a node"),
+        (_pod(node=""), "SlicesAllocated", "Pending", "0 of 1 replica has a node"),
         (
             _waiting("CreateContainerConfigError", "mica: GPU-x is not on this node"),
             "EngineReady",
@@ -171,6 +171,26 @@ def test_zero_replicas_are_explained_with_the_command_that_starts_one(observe: O
     assert (ready.status, ready.reason) == ("False", "ScaledToZero")
     assert "kubectl -n ml scale minf tiny --replicas=1" in ready.message
     assert the(plan, "SlicesAllocated").status == "True"
+
+
+@pytest.mark.parametrize(
+    ("count", "slices", "engine", "ready"),
+    [
+        (1, "1 replica has a slice", "1 of 1 engine answers", "1 engine answers"),
+        (2, "2 replicas have a slice", "2 of 2 engines answer", "2 engines answer"),
+    ],
+)
+def test_one_is_counted_in_the_singular(
+    observe: Observe, plan_of: PlanOf, the: The, count: int, slices: str, engine: str, ready: str
+) -> None:
+    plan = plan_of(observe(count))
+    assert [the(plan, kind).message for kind in ("SlicesAllocated", "EngineReady", "Ready")] == [slices, engine, ready]
+
+
+def test_more_engines_than_wanted_are_not_a_part_of_them(observe: Observe, plan_of: PlanOf, the: The) -> None:
+    observed = observe(1)
+    surge = replace(observed, pods=(*observed.pods, replace(observed.pods[0], name="p1")))
+    assert the(plan_of(surge), "EngineReady").message == "2 engines answer"
 
 
 def test_the_routed_name_is_the_one_that_no_other_service_can_own(

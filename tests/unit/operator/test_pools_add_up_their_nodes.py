@@ -45,10 +45,16 @@ def test_capacity_and_what_is_taken_are_summed_over_the_pools_nodes() -> None:
     assert (status.conditions[0].status, status.conditions[0].reason) == ("True", "Ready")
 
 
+def test_nodes_are_counted_in_the_singular_and_the_plural() -> None:
+    nodes = [node_totals(_node("a")), node_totals(_node("b"))]
+    assert pool_status("a", nodes[:1]).conditions[0].message == "1 node is ready"
+    assert pool_status("a", nodes).conditions[0].message == "2 nodes are ready"
+
+
 def test_a_sick_card_is_no_capacity_and_is_said() -> None:
     status = pool_status("a", [node_totals(_node(sick=1))])
     assert (status.gpus, status.capacity.cores) == (2, 100)
-    assert (status.conditions[0].reason, status.conditions[0].message) == ("Degraded", "1 GPUs unhealthy")
+    assert (status.conditions[0].reason, status.conditions[0].message) == ("Degraded", "1 GPU is unhealthy")
 
 
 def test_an_empty_pool_says_that_no_node_matches_or_that_another_pool_has_it() -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
 from mica_operator.core.views import Observed, PodView, Waiting
+from mica_operator.core.words import counted
 
 SPEC_VALID: Final = "SpecValid"
 SLICES_ALLOCATED: Final = "SlicesAllocated"
@@ -56,8 +57,10 @@ def _slices(observed: Observed) -> WantedCondition:
     if observed.state.failure:
         return WantedCondition(SLICES_ALLOCATED, "False", "PodsRefused", observed.state.failure)
     if len(placed) < wanted:
-        return WantedCondition(SLICES_ALLOCATED, "False", "Pending", f"{len(placed)} of {wanted} replicas have a node")
-    return WantedCondition(SLICES_ALLOCATED, "True", "Allocated", f"{len(placed)} replicas have their slices")
+        return WantedCondition(
+            SLICES_ALLOCATED, "False", "Pending", f"{counted(len(placed), 'replica', 'have', of=wanted)} a node"
+        )
+    return WantedCondition(SLICES_ALLOCATED, "True", "Allocated", f"{counted(len(placed), 'replica', 'have')} a slice")
 
 
 def _engine(observed: Observed) -> WantedCondition:
@@ -68,13 +71,18 @@ def _engine(observed: Observed) -> WantedCondition:
     trouble = next((t for p in observed.pods if (t := _trouble(p)) is not None), None)
     if ready:
         suffix = f"; {trouble.message}" if trouble else ""
-        return WantedCondition(ENGINE_READY, "True", "Serving", f"{ready} of {wanted} engines answer{suffix}")
+        return WantedCondition(ENGINE_READY, "True", "Serving", f"{_answering(ready, wanted)}{suffix}")
     if trouble is not None:
         return trouble
     starting = next((p for p in observed.pods if p.node), None)
     if starting is not None:
         return WantedCondition(ENGINE_READY, "False", "Starting", _start(starting))
     return WantedCondition(ENGINE_READY, "False", "NotPlaced", "no engine runs yet")
+
+
+def _answering(ready: int, wanted: int) -> str:
+    """During a rollout there may be more than wanted."""
+    return counted(ready, "engine", "answer", of=None if ready > wanted else wanted)
 
 
 def _trouble(pod: PodView) -> WantedCondition | None:
@@ -135,8 +143,8 @@ def _ready(observed: Observed, parts: tuple[WantedCondition, ...]) -> WantedCond
     if (progress := _progress(observed)) is not None:
         return WantedCondition(READY, "True", "Progressing", f"{progress}{why}")
     if ready < wanted:
-        return WantedCondition(READY, "True", "Degraded", f"{ready} of {wanted} engines answer{why}")
-    return WantedCondition(READY, "True", "Serving", f"{ready} engines answer")
+        return WantedCondition(READY, "True", "Degraded", f"{_answering(ready, wanted)}{why}")
+    return WantedCondition(READY, "True", "Serving", counted(ready, "engine", "answer"))
 
 
 def _progress(observed: Observed) -> str | None:
@@ -145,9 +153,10 @@ def _progress(observed: Observed) -> str | None:
     if not state.current:
         return "the rollout of this specification has not begun"
     if state.replicas > state.updated:
-        return f"{state.replicas - state.updated} of {state.replicas} replicas are of an older specification"
+        old = counted(state.replicas - state.updated, "replica", "are", of=state.replicas)
+        return f"{old} of an older specification"
     if state.updated < wanted:
-        return f"{state.updated} of {wanted} replicas are of this specification"
+        return f"{counted(state.updated, 'replica', 'are', of=wanted)} of this specification"
     return None
 
 

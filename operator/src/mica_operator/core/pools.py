@@ -9,6 +9,7 @@ from mica_api.models import VGPUNode
 from mica_api.models.common import WantedCondition
 from mica_api.models.vgpu_pool import Amounts, PoolSummary
 from mica_api.request import MAX_CORES, MIB_PER_GIB
+from mica_operator.core.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,9 @@ def _ready(members: Sequence[NodeTotals]) -> WantedCondition:
         return WantedCondition("Ready", "False", "NodesNotReady", f"not ready: {_some(down)}")
     if down or sick:
         parts = [f"not ready: {_some(down)}"] if down else []
-        parts += [f"{sick} GPUs unhealthy"] if sick else []
+        parts += [f"{counted(sick, 'GPU', 'are')} unhealthy"] if sick else []
         return WantedCondition("Ready", "True", "Degraded", "; ".join(parts))
-    return WantedCondition("Ready", "True", "Ready", f"{len(members)} nodes are ready")
+    return WantedCondition("Ready", "True", "Ready", f"{counted(len(members), 'node', 'are')} ready")
 
 
 def _some(names: Sequence[str]) -> str:
