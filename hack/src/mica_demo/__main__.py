@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 from mica_box import binaries, box
@@ -38,7 +39,7 @@ def _up(paths: Paths) -> None:
     add_kwok_nodes(the_box, KWOK_NODES)
     shell = Shell(running.environment)
     shell.quiet(f"kubectl delete minf tiny; kubectl delete pods {' '.join(PODS)} --ignore-not-found --now")
-    tell(running, shell, paths.hack.parent / "build" / "demo")
+    tell(running, shell, Path("build/demo"))
     say(f"✓ demo ({time.monotonic() - start:.0f} s)")
 
 

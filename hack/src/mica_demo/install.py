@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ def helm_command(images: Mapping[str, str], *extra: str) -> list[str]:
         "simulatedGPUs.enabled": "true",
     }
     sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-    install = ["helm", "upgrade", "--install", RELEASE, str(_CHART), "--namespace", NAMESPACE, "--create-namespace"]
+    install = ["helm", "upgrade", "--install", RELEASE, os.path.relpath(_CHART), "--namespace", NAMESPACE, "--create-namespace"]
     return [*install, "--wait", "--timeout", "3m", *sets, *extra]
 
 
