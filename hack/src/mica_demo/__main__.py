@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from mica_box import binaries, box
+from mica_box import binaries, box, host
 from mica_box.cli import INTERRUPTED
 from mica_box.errors import BoxError
 from mica_box.images import catalogue
@@ -30,6 +30,7 @@ KWOK_NODES = 3
 
 def _up(paths: Paths) -> None:
     start = time.monotonic()
+    host.require_root()
     versions = load_versions(paths.hack / "versions.toml")
     programs = binaries.ensure(paths, versions)
     the_box = box.up(paths, NAME, programs, mode=Mode.FULL, sim_config=default_sim_config())
