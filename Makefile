@@ -84,9 +84,9 @@ demo: venv images ## a cluster in a box, Mica installed, and the main job shown
 demo-down: venv ## remove the demo and every trace of it (caches stay)
 	@$(BOX) down mica-demo
 
-bench-%: venv ## run one benchmark: benchmarks/<name>
-	@test -e benchmarks/$* || { echo "mica: no benchmark $*; there are: $$(ls benchmarks)"; exit 1; }
-	@$(PY) benchmarks/$*
+bench-%: venv ## run one benchmark: benchmarks/<name>; PART=<part> runs one part of it
+	@test -e benchmarks/$*/__main__.py || { echo "mica: no benchmark $*; there are: $$(cd benchmarks && echo */__main__.py | sed 's,/__main__.py,,g')"; exit 1; }
+	@$(PY) -m benchmarks.$* $(PART)
 
 clean: ## remove what was built in the tree (caches outside stay)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The placement engine and the scheduler around it: ``speed``, ``packing``, ``throughput``."""
