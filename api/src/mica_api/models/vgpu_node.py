@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from mica_api.models.common import Condition, Model, ObjectMeta, map_list
-from mica_api.models.vgpu_pool import MAX_SLICES
+from mica_api.models.vgpu_pool import MAX_GPUS_OF_NODE, MAX_SLICES, GPUMode, Overcommit
+from mica_api.sharing import NO_OVERCOMMIT
 
 GPUHealth = Literal["Healthy", "Unhealthy"]
 
@@ -32,6 +33,8 @@ class GPU(Model):
     numa_node: int | None = None
     pci_bus_id: Annotated[str | None, Field(max_length=32, alias="pciBusID")] = None
     health: GPUHealth = "Healthy"
+    mode: Annotated[GPUMode, Field(description="Exclusive: one slice at most, and no overcommit.")] = "Shared"
+    cordoned: Annotated[bool, Field(description="Nothing new is placed here; slices that are here stay.")] = False
     links: Annotated[list[GPULink] | None, Field(max_length=64, json_schema_extra=map_list("uuid"))] = None
 
 
@@ -43,12 +46,14 @@ class DriverInfo(Model):
 
 
 class VGPUNodeSpec(Model):
-    """Inventory."""
+    """Inventory, and how the node's pool slices it."""
 
     pool: Annotated[str, Field(max_length=253)]
     max_slices_per_gpu: Annotated[int, Field(ge=1, le=MAX_SLICES, alias="maxSlicesPerGPU")]
+    memory_overcommit_percent: Overcommit = NO_OVERCOMMIT
+    cores_overcommit_percent: Overcommit = NO_OVERCOMMIT
     driver: DriverInfo
-    gpus: Annotated[list[GPU], Field(max_length=64, json_schema_extra=map_list("uuid"))]
+    gpus: Annotated[list[GPU], Field(max_length=MAX_GPUS_OF_NODE, json_schema_extra=map_list("uuid"))]
 
 
 class HeldGPU(Model):
@@ -90,9 +95,17 @@ class NodeSummary(Model):
     memory: str = ""
 
 
+class NodeCPU(Model):
+    """CPU of the node beside its GPUs, in thousandths of a core; follows small changes with a delay."""
+
+    allocatable_milli: Annotated[int, Field(ge=0, description="Allocatable CPU of the Node.")]
+    requested_milli: Annotated[int, Field(ge=0, description="Requested by unfinished pods on the node that have no slice.")]
+
+
 class VGPUNodeStatus(Model):
     """Observed state."""
 
+    cpu: NodeCPU | None = None
     summary: NodeSummary | None = None
     slices: Annotated[list[HeldSlice] | None, Field(max_length=4096, json_schema_extra=map_list("podUID", "container"))] = None
     refusals: Annotated[list[Refusal] | None, Field(max_length=256, json_schema_extra=map_list("podUID", "container"))] = None

@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonValue
 
-from mica_api.models.common import Condition, Model, ObjectMeta, map_list
+from mica_api.models.common import Condition, Model, ObjectMeta, map_list, rule
+from mica_api.sharing import NO_OVERCOMMIT
 
-PlacementPolicy = Literal["Binpack", "Spread"]
+NodePolicy = Literal["Fragmentation", "Binpack", "Spread"]
+GPUPolicy = Literal["Fragmentation", "Binpack", "Spread", "Numa", "Mutex", "Topology"]
+GPUMode = Literal["Shared", "Exclusive"]
 DEFAULT_MAX_SLICES = 10
 MAX_SLICES = 64
+MAX_OVERCOMMIT_PERCENT = 400
+MAX_WEIGHT = 1000
+MAX_GPUS_OF_NODE = 64
+_MAX_OVERRIDES = 512
+
+Weight = Annotated[int, Field(ge=0, le=MAX_WEIGHT)]
+Overcommit = Annotated[int, Field(ge=NO_OVERCOMMIT, le=MAX_OVERCOMMIT_PERCENT)]
 
 
 class NodeSelector(Model):
@@ -19,21 +30,141 @@ class NodeSelector(Model):
     match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]] | None, Field(max_length=16)] = None
 
 
+class ScoringWeights(Model):
+    """How much slots, cores and memory count when Binpack and Spread compare cards and nodes; the unit does not matter."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule("self.slots + self.cores + self.memory > 0", "at least one of slots, cores and memory must be positive")
+            ]
+        }
+    )
+
+    slots: Weight
+    cores: Weight
+    memory: Weight
+
+
 class PoolPlacement(Model):
     """Default policies of pods that do not choose one: over nodes, and over the cards of a node."""
 
-    node: PlacementPolicy = "Binpack"
-    gpu: PlacementPolicy = "Binpack"
+    node: Annotated[
+        NodePolicy,
+        Field(
+            description="Fragmentation: where the least GPU is left that the pods seen so far cannot use. "
+            "Binpack: the fullest node. Spread: the emptiest."
+        ),
+    ] = "Fragmentation"
+    gpu: Annotated[
+        tuple[GPUPolicy, ...],
+        Field(
+            min_length=1,
+            max_length=6,
+            description="Fragmentation, Binpack, Spread and Numa rank cards, the first one first. Mutex takes only cards that no "
+            "slice is on. Topology chooses the best connected set of cards.",
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    rule("self.all(p, self.exists_one(q, q == p))", "each policy may be listed once"),
+                    rule(
+                        "!('Binpack' in self && 'Spread' in self)",
+                        "Binpack and Spread contradict each other; keep one of them",
+                    ),
+                    rule(
+                        "!('Topology' in self) || self.all(p, p in ['Topology', 'Mutex'])",
+                        "Topology chooses the whole set of cards; a ranking beside it would do nothing: keep Topology, and Mutex "
+                        "if wanted",
+                    ),
+                ]
+            },
+        ),
+    ] = ("Fragmentation",)
+    weights: Annotated[
+        ScoringWeights | None,
+        Field(
+            description="For Binpack and Spread, of the pool or of a pod's annotation: compare the weighted mean of slots, cores "
+            "and memory instead of the fullest of them."
+        ),
+    ] = None
+
+
+class GPUModeOverride(Model):
+    """One GPU whose mode differs from the pool's."""
+
+    uuid: Annotated[str, Field(min_length=1, max_length=80, description="As nvidia-smi -L and VGPUNode list it.")]
+    mode: GPUMode
+
+
+class NodeTemplate(Model):
+    """A node as an autoscaler would add it to this pool."""
+
+    gpus: Annotated[int, Field(ge=1, le=MAX_GPUS_OF_NODE, description="GPUs of the node.")]
+    model: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=128, description="Product name as the driver gives it, for example NVIDIA H100 80GB HBM3."
+        ),
+    ]
+    memory_mib: Annotated[int, Field(ge=1, le=2**24, alias="memoryMiB", description="Memory of each GPU in MiB.")]
+
+
+_SHARED_BY_SEVERAL = (
+    "self.maxSlicesPerGPU > 1 && (self.mode == 'Shared' || (has(self.gpus) && self.gpus.exists(g, g.mode == 'Shared')))"
+)
+
+
+def _needs_sharing(field: str) -> JsonValue:
+    return rule(
+        f"self.{field} == {NO_OVERCOMMIT} || ({_SHARED_BY_SEVERAL})",
+        f"{field} above {NO_OVERCOMMIT} needs GPUs that several slices share: set maxSlicesPerGPU above 1 and mode Shared "
+        f"(for the pool or for GPUs under gpus), or remove {field}",
+    )
 
 
 class VGPUPoolSpec(Model):
     """Wanted state."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [_needs_sharing("memoryOvercommitPercent"), _needs_sharing("coresOvercommitPercent")]
+        }
+    )
+
     node_selector: NodeSelector = NodeSelector()
     max_slices_per_gpu: Annotated[
-        int, Field(ge=1, le=MAX_SLICES, alias="maxSlicesPerGPU", description="Slices that may share one GPU.")
+        int, Field(ge=1, le=MAX_SLICES, alias="maxSlicesPerGPU", description="Slices that may share one GPU of mode Shared.")
     ] = DEFAULT_MAX_SLICES
+    memory_overcommit_percent: Annotated[
+        Overcommit,
+        Field(
+            description="Memory given out per GPU of mode Shared, in percent of what the GPU has; 100: no overcommit. Each slice "
+            "keeps its own limit and is never larger than the GPU; when the GPU itself is exhausted, the next allocation fails."
+        ),
+    ] = NO_OVERCOMMIT
+    cores_overcommit_percent: Annotated[
+        Overcommit,
+        Field(description="Compute given out per GPU of mode Shared, in percent of one GPU; 100: no overcommit."),
+    ] = NO_OVERCOMMIT
+    mode: Annotated[
+        GPUMode,
+        Field(description="Shared: up to maxSlicesPerGPU slices on a GPU. Exclusive: one slice, of whatever size, has the GPU."),
+    ] = "Shared"
+    gpus: Annotated[
+        list[GPUModeOverride] | None,
+        Field(
+            max_length=_MAX_OVERRIDES,
+            description="Modes of single GPUs that differ from the pool's.",
+            json_schema_extra=map_list("uuid"),
+        ),
+    ] = None
     placement: PoolPlacement = PoolPlacement()
+    template: Annotated[
+        NodeTemplate | None,
+        Field(
+            description="What a new node of this pool would have. Used for one thing: a cluster autoscaler that simulates a node "
+            "which does not exist yet is answered from it, so that the pool can grow from zero nodes. It never adds capacity."
+        ),
+    ] = None
 
 
 class Amounts(Model):
