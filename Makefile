@@ -12,7 +12,7 @@ BOX    := $(PY) -m mica_box
 DEMO   := $(PY) -m mica_demo
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: help venv format check lint types layers drift unit test test-long integration e2e chart shim generate binaries images demo demo-down clean
+.PHONY: help venv format check lint types layers drift unit kernel test test-long integration e2e chart shim generate binaries images demo demo-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,7 +45,10 @@ drift: venv
 	@PYTHON=$(PY) hack/generate_stubs.sh build/stubs
 	@cd build/stubs && for f in $$(find . -type f); do cmp $$f ../../device_plugin/src/$$f || { echo "mica: run 'make generate' and commit the result"; exit 1; }; done
 
-unit: venv shim
+kernel: venv ## the C kernel of the placement engine, into its package
+	@$(PY) extender/build_kernel.py --unless-current
+
+unit: venv shim kernel
 	@$(PYTEST) -n auto tests/unit
 
 check: lint types layers drift unit ## the fast loop: format, lint, types, layers, generated files, unit tests
@@ -56,10 +59,10 @@ shim: venv ## the C parts: limiter, monitor, simulated driver, test programs (bu
 binaries: venv ## the cluster's programs, from the cache or built from Go modules
 	@$(BOX) build binaries
 
-images: venv shim ## all images, from the cache where nothing changed
+images: venv shim kernel ## all images, from the cache where nothing changed
 	@$(BOX) build images
 
-integration: venv shim binaries ## tests against a real API server and scheduler
+integration: venv shim kernel binaries ## tests against a real API server and scheduler
 	@$(PYTEST) -m "not slow" tests/integration/box
 	@$(PYTEST) -m "not slow" tests/integration --ignore tests/integration/box
 
@@ -84,9 +87,9 @@ demo: venv images ## a cluster in a box, Mica installed, and the main job shown
 demo-down: venv ## remove the demo and every trace of it (caches stay)
 	@$(BOX) down mica-demo
 
-bench-%: venv ## run one benchmark: benchmarks/<name>; PART=<part> runs one part of it
+bench-%: venv kernel ## run one benchmark: benchmarks/<name>; PART=<part> runs one part of it
 	@test -e benchmarks/$*/__main__.py || { echo "mica: no benchmark $*; there are: $$(cd benchmarks && echo */__main__.py | sed 's,/__main__.py,,g')"; exit 1; }
 	@$(PY) -m benchmarks.$* $(PART)
 
 clean: ## remove what was built in the tree (caches outside stay)
-	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf build dist extender/src/mica_extender/placement/kernel/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

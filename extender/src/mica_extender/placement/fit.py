@@ -49,8 +49,7 @@ def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET) -> Fou
     if not node.ready:
         return Found(Rejection(Code.UNREGISTERED))
     containers = shape.request.containers
-    asking = sorted((i for i, c in enumerate(containers) if c.asks), key=lambda i: _hardness(containers[i]), reverse=True)
-    wanted = [(i, containers[i]) for i in asking]
+    wanted = [(i, containers[i]) for i in _order(shape)]
     # What cannot fit is tried once all the same: the first dead end is what names the shortage.
     possible = len(wanted) < 2 or _sums_allow(shape, node, [request for _, request in wanted])
     left = max(budget, len(wanted)) if possible else len(wanted)
@@ -184,6 +183,16 @@ def _most_shares(card: Card, wanted: Sequence[ContainerRequest], max_slices: int
     if cores:
         counts.append((MAX_CORES - card.used_cores) // cores)
     return min(counts)
+
+
+def asking_order(shape: Shape) -> tuple[ContainerRequest, ...]:
+    """The containers that ask for slices in the order in which they are placed: the hardest first."""
+    return tuple(shape.request.containers[i] for i in _order(shape))
+
+
+def _order(shape: Shape) -> list[int]:
+    containers = shape.request.containers
+    return sorted((i for i, c in enumerate(containers) if c.asks), key=lambda i: _hardness(containers[i]), reverse=True)
 
 
 def _hardness(wanted: ContainerRequest) -> tuple[bool, bool, int, int, int]:

@@ -86,10 +86,14 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All that decides where a pod can go; pods with equal shapes get equal answers."""
+    """All that decides where a pod can go; pods with equal shapes get equal answers.
+
+    ``cpu_milli`` is the CPU that the pod's containers request together; it counts in scores only.
+    """
 
     request: PodRequest
     selection: Selection = field(default_factory=Selection)
+    cpu_milli: int = 0
 
 
 @dataclass(frozen=True, slots=True)

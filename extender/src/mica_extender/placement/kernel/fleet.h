@@ -1,0 +1,109 @@
+/* The fleet and a pod's shape as the C kernel sees them: mica_extender.placement.fleet and .kernels fill these structs.
+ *
+ * What is right is said by fit.py and score.py; this says it fast. Integers only, so that the three cannot differ by rounding.
+ * Nothing is allocated, nothing is kept between calls, nothing is written but the outputs.
+ */
+#ifndef MICA_FLEET_H
+#define MICA_FLEET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Verdict codes, in the order of kernels.CODES. */
+enum {
+    MICA_FITS = 0,
+    MICA_UNREGISTERED,
+    MICA_NOT_HEALTHY,
+    MICA_TYPE_MISMATCH,
+    MICA_UUID_MISMATCH,
+    MICA_SLICES_EXHAUSTED,
+    MICA_EXCLUSIVE_CONFLICT,
+    MICA_INSUFFICIENT_MEMORY,
+    MICA_INSUFFICIENT_CORE,
+    MICA_INSUFFICIENT_DEVICE,
+    MICA_CODES,
+    MICA_UNDECIDED = 255 /* ask fit.py */
+};
+
+enum { MICA_NODE_FRAGMENTATION = 0, MICA_NODE_BINPACK, MICA_NODE_SPREAD };
+
+enum { MICA_HEALTHY = 1, MICA_CORDONED = 2 }; /* bits of flags */
+
+enum { MICA_MAX_NODE_CARDS = 64 }; /* a VGPUNode has no more; larger nodes are MICA_UNDECIDED */
+
+typedef struct {
+    int64_t node_rows, card_rows;
+    /* by node row */
+    const int32_t *first_card, *card_count;
+    const uint8_t *ready;
+    const int32_t *max_slices;
+    const int32_t *node_policy; /* MICA_NODE_… */
+    const int32_t *card_policy; /* id of the fleet's table of card policies */
+    const int64_t *cpu_total, *cpu_left; /* milli-CPU; -1 when nobody reports it */
+    const int64_t *version;
+    /* by card row */
+    const int64_t *memory_mib;   /* physical */
+    const int64_t *capacity_mib; /* with overcommit */
+    const int64_t *used_mib;
+    const int32_t *core_capacity; /* percent, with overcommit */
+    const int32_t *used_cores;
+    const int32_t *slices;
+    const int32_t *card_max_slices;
+    const uint8_t *flags;
+    const int32_t *model; /* id of the fleet's table of models */
+    const int32_t *numa;  /* -1 when not known */
+} mica_fleet;
+
+typedef struct {
+    int64_t memory_mib; /* 0: see memory_percent */
+    int32_t memory_percent; /* of the physical memory; 0 with memory_mib 0: all of it */
+    int32_t number;
+    int32_t cores;
+    int32_t exclusive;
+} mica_container;
+
+typedef struct {
+    const mica_container *container; /* the asking ones, in the order in which fit.py places them */
+    int32_t containers;
+    int32_t node_policy; /* the pod's own; -1: the node's */
+    int32_t card_policy; /* the pod's own, an id of the fleet's table; -1: the node's */
+    int32_t weights[3];  /* slots, cores, memory; all 0: the fullest counts */
+    int64_t cpu_milli;
+    const uint8_t *model_ok; /* by model id */
+    const uint8_t *card_ok;  /* by card row, or NULL: every UUID is accepted */
+} mica_shape;
+
+/* What was learned from the pods seen so far; laid out by whoever scores (score.c, mix.py). */
+typedef struct mica_mix mica_mix;
+
+/* Memory in MiB that a container means on a card: ContainerRequest.memory_on. */
+static inline int64_t mica_memory_on(const mica_container *wanted, int64_t card_mib)
+{
+    if (wanted->memory_percent)
+        return card_mib * wanted->memory_percent / 100;
+    return wanted->memory_mib ? wanted->memory_mib : card_mib;
+}
+
+#define MICA_EXPORT __attribute__((visibility("default")))
+
+/* Digest of the sources, see build_kernel.py. */
+MICA_EXPORT const char *mica_kernel_digest(void);
+
+/* fit.check_card: MICA_FITS, or the first check that the card fails. */
+int mica_check_card(const mica_fleet *fleet, const mica_shape *shape, const mica_container *wanted, int64_t card);
+
+/* Verdicts of `count` node rows (row -1: not known). codes and permanent get one value a node. */
+MICA_EXPORT void mica_evaluate(const mica_fleet *fleet, const mica_shape *shape, const int32_t *nodes, int64_t count, uint8_t *codes,
+                   uint8_t *permanent);
+
+/* Scores of nodes on which the pod fits: score.score after the placement that fit.py would choose. A shape of one asking
+ * container; card_codes has mica_check_card of each of the node's cards. Defined in score.c.
+ */
+__attribute__((weak)) int64_t mica_score_node(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
+                                              const uint8_t *card_codes);
+
+/* mica_score_node for each row whose code is MICA_FITS; 0 for the others. -1 when the kernel cannot, 0 when done. */
+MICA_EXPORT int mica_score(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, const int32_t *nodes, int64_t count,
+                const uint8_t *codes, int64_t *scores);
+
+#endif

@@ -1,0 +1,285 @@
+"""Verdicts and scores of many nodes for one shape: the C kernel, or numpy where it is not there. Both answer byte for byte alike.
+
+``fit.py`` and ``score.py`` say what is right; the property tests hold both kernels to them. A kernel answers UNDECIDED where only
+``fit.py`` can tell: several asking containers that each fit by themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mica_api.request import ContainerRequest
+from mica_extender.placement.fit import asking_order
+from mica_extender.placement.fleet import HEALTHY, NODE_POLICIES, Bytes, Fleet, Int32, Int64
+from mica_extender.placement.model import Code, Shape
+
+CODES: Final[tuple[Code | None, ...]] = (
+    None,
+    Code.UNREGISTERED,
+    Code.NOT_HEALTHY,
+    Code.TYPE_MISMATCH,
+    Code.UUID_MISMATCH,
+    Code.SLICES_EXHAUSTED,
+    Code.EXCLUSIVE_CONFLICT,
+    Code.INSUFFICIENT_MEMORY,
+    Code.INSUFFICIENT_CORE,
+    Code.INSUFFICIENT_DEVICE,
+)
+"""Meaning of a kernel's codes by number; 0 is "fits"."""
+FITS: Final = 0
+UNDECIDED: Final = 255
+MAX_NODE_CARDS: Final = 64
+"""Cards of a node that a kernel decides about; larger nodes are UNDECIDED."""
+_NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
+_SHORTAGES: Final = tuple(
+    _NUMBERS[c] for c in (Code.INSUFFICIENT_MEMORY, Code.INSUFFICIENT_CORE, Code.EXCLUSIVE_CONFLICT, Code.SLICES_EXHAUSTED)
+)
+_OUT_OF_QUESTION: Final = tuple(_NUMBERS[c] for c in (Code.NOT_HEALTHY, Code.UUID_MISMATCH, Code.TYPE_MISMATCH))
+_DIRECTORY: Final = Path(__file__).parent / "kernel"
+_LIBRARY: Final = "libplacement.so"
+
+
+class KernelMissing(Exception):
+    """There is no usable C kernel; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """By node: a code's number (FITS, UNDECIDED or an index of CODES), and whether no slice that ends could change it."""
+
+    codes: Bytes
+    permanent: Bytes
+
+
+class Kernel(Protocol):
+    """Decides about many nodes at once."""
+
+    name: str
+
+    def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
+        """Verdicts of the nodes in these rows of the fleet; row -1 is a node that is not known."""
+        ...
+
+
+class _Container(ctypes.Structure):
+    _fields_ = (
+        ("memory_mib", ctypes.c_int64),
+        ("memory_percent", ctypes.c_int32),
+        ("number", ctypes.c_int32),
+        ("cores", ctypes.c_int32),
+        ("exclusive", ctypes.c_int32),
+    )
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        ("container", ctypes.c_void_p),
+        ("containers", ctypes.c_int32),
+        ("node_policy", ctypes.c_int32),
+        ("card_policy", ctypes.c_int32),
+        ("weights", ctypes.c_int32 * 3),
+        ("cpu_milli", ctypes.c_int64),
+        ("model_ok", ctypes.c_void_p),
+        ("card_ok", ctypes.c_void_p),
+    )
+
+
+_FLEET_COLUMNS: Final = (
+    *("first_card", "card_count", "ready", "max_slices", "node_policy", "card_policy", "cpu_total", "cpu_left", "version"),
+    *("memory_mib", "capacity_mib", "used_mib", "core_capacity", "used_cores", "slices", "card_max_slices", "flags"),
+    *("model", "numa"),
+)
+
+
+class _Fleet(ctypes.Structure):
+    _fields_ = (
+        ("node_rows", ctypes.c_int64),
+        ("card_rows", ctypes.c_int64),
+        *((column, ctypes.c_void_p) for column in _FLEET_COLUMNS),
+    )
+
+
+class CompiledShape:
+    """A shape in the words of one fleet: which of its models and cards are accepted. Compiled again when the layout changes."""
+
+    def __init__(self, shape: Shape, fleet: Fleet) -> None:
+        self.shape = shape
+        self.containers: tuple[ContainerRequest, ...] = asking_order(shape)
+        self._compile(fleet)
+
+    def refresh(self, fleet: Fleet) -> CompiledShape:
+        """This shape, fit for the fleet as it is now."""
+        if self.layout != fleet.layout:
+            self._compile(fleet)
+        return self
+
+    def _compile(self, fleet: Fleet) -> None:
+        selection = self.shape.selection
+        self.layout = fleet.layout
+        self.model_ok: Bytes = np.array([selection.accepts_model(model) for model in fleet.models] or [False], np.uint8)
+        self.card_ok: Bytes | None = None
+        if selection.use_uuids or selection.avoid_uuids:
+            self.card_ok = np.array([selection.accepts_uuid(uuid) for uuid in fleet.uuids] or [False], np.uint8)
+        self.native = self._native(fleet)
+
+    def _native(self, fleet: Fleet) -> _Shape:
+        selection = self.shape.selection
+        self._array = (_Container * len(self.containers))(
+            *(_Container(c.memory_mib, c.memory_percent, c.number, c.cores, c.exclusive) for c in self.containers)
+        )
+        return _Shape(
+            container=ctypes.addressof(self._array),
+            containers=len(self.containers),
+            node_policy=NODE_POLICIES.index(selection.node_policy) if selection.node_policy else -1,
+            card_policy=fleet.card_policy_id(selection.gpu_policy) if selection.gpu_policy else -1,
+            model_ok=self.model_ok.ctypes.data,
+            card_ok=None if self.card_ok is None else self.card_ok.ctypes.data,
+        )
+
+
+class NativeKernel:
+    """The C kernel."""
+
+    name = "native"
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._evaluate = library.mica_evaluate
+        self._evaluate.restype = None
+
+    def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
+        """See Kernel."""
+        count = len(rows)
+        codes, permanent = np.empty(count, np.uint8), np.empty(count, np.uint8)
+        rows = np.ascontiguousarray(rows, np.int32)
+        self._evaluate(
+            ctypes.byref(native_fleet(fleet)),
+            ctypes.byref(shape.refresh(fleet).native),
+            *(ctypes.c_void_p(rows.ctypes.data), ctypes.c_int64(count)),
+            *(ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(permanent.ctypes.data)),
+        )
+        return Verdicts(codes, permanent)
+
+
+class NumpyKernel:
+    """The same answers without a compiler, at several times the cost."""
+
+    name = "numpy"
+
+    def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
+        """See Kernel."""
+        shape.refresh(fleet)
+        codes = np.full(len(rows), _NUMBERS[Code.UNREGISTERED], np.uint8)
+        permanent = np.ones(len(rows), np.uint8)
+        known = np.flatnonzero(rows >= 0)
+        permanent[known] = 0
+        ready = known[fleet.ready[rows[known]] != 0]
+        small = fleet.card_count[rows[ready]] <= MAX_NODE_CARDS
+        codes[ready[~small]] = UNDECIDED
+        ready = ready[small]
+        if not shape.containers:
+            codes[ready] = FITS
+        elif len(ready):
+            codes[ready], permanent[ready] = _decide(fleet, shape, rows[ready])
+        return Verdicts(codes, permanent)
+
+
+def load_native(directory: Path = _DIRECTORY) -> NativeKernel:
+    """The C kernel of this package. Raises KernelMissing."""
+    path = directory / _LIBRARY
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelMissing(f"no placement kernel for this machine, run `make kernel`: {error}") from error
+    library.mica_kernel_digest.restype = ctypes.c_char_p
+    built_from: bytes = library.mica_kernel_digest()
+    if built_from.decode() != sources_digest(directory):
+        raise KernelMissing(f"{path} was built from other sources than those beside it, run `make kernel`")
+    return NativeKernel(library)
+
+
+def sources_digest(directory: Path = _DIRECTORY) -> str:
+    """Names the kernel's sources, as ``build_kernel.py`` does."""
+    digest = hashlib.sha256()
+    for file in sorted([*directory.glob("*.c"), *directory.glob("*.h")]):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def native_fleet(fleet: Fleet) -> _Fleet:
+    """The fleet's columns as the C kernel sees them; valid until the fleet changes."""
+    columns: list[npt.NDArray[Any]] = [getattr(fleet, column) for column in _FLEET_COLUMNS]
+    return _Fleet(fleet.node_rows, fleet.card_rows, *(column.ctypes.data for column in columns))
+
+
+def card_codes(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, cards: Int64) -> Bytes:
+    """``fit.check_card`` of card rows: FITS or the first check that fails."""
+    physical, used = fleet.memory_mib[cards], fleet.used_mib[cards]
+    memory = _memory_on(wanted, physical)
+    capacity, cores, used_cores = fleet.capacity_mib[cards], fleet.core_capacity[cards], fleet.used_cores[cards]
+    slices = fleet.slices[cards]
+    codes = np.zeros(len(cards), np.uint8)
+    # From the last check to the first: the first that fails is what stays.
+    codes[(used_cores >= cores) | (used_cores + wanted.cores > cores)] = _NUMBERS[Code.INSUFFICIENT_CORE]
+    codes[(memory < 1) | (used + memory > capacity)] = _NUMBERS[Code.INSUFFICIENT_MEMORY]
+    if wanted.exclusive:
+        codes[(slices != 0) | (used != 0) | (used_cores != 0)] = _NUMBERS[Code.EXCLUSIVE_CONFLICT]
+    codes[slices >= fleet.card_max_slices[cards]] = _NUMBERS[Code.SLICES_EXHAUSTED]
+    if shape.card_ok is not None:
+        codes[shape.card_ok[cards] == 0] = _NUMBERS[Code.UUID_MISMATCH]
+    codes[shape.model_ok[fleet.model[cards]] == 0] = _NUMBERS[Code.TYPE_MISMATCH]
+    codes[(fleet.flags[cards] & HEALTHY) == 0] = _NUMBERS[Code.NOT_HEALTHY]
+    return codes
+
+
+def _decide(fleet: Fleet, shape: CompiledShape, rows: Int32) -> tuple[Bytes, Bytes]:
+    """Codes and permanence of ready nodes for the container that is placed first."""
+    wanted, nodes = shape.containers[0], len(rows)
+    counts = fleet.card_count[rows]
+    owner = np.repeat(np.arange(nodes), counts)
+    starts = np.cumsum(counts) - counts
+    cards = np.arange(len(owner)) - np.repeat(starts, counts) + np.repeat(fleet.first_card[rows], counts)
+    found = card_codes(fleet, shape, wanted, cards)
+    tally = np.bincount(owner * len(CODES) + found, minlength=nodes * len(CODES)).reshape(nodes, len(CODES))
+    possible = np.bincount(owner, weights=_ever(fleet, shape, wanted, cards), minlength=nodes)
+    codes = _spoken(tally)
+    permanent = (possible < wanted.number).astype(np.uint8)
+    codes[counts < wanted.number] = _NUMBERS[Code.INSUFFICIENT_DEVICE]
+    fitting = tally[:, FITS] >= wanted.number
+    codes[fitting] = FITS if len(shape.containers) == 1 else UNDECIDED
+    permanent[fitting] = 0
+    return codes, permanent
+
+
+def _spoken(tally: Int64) -> Bytes:
+    """``fit._spoken``: the most frequent shortage, or else what puts a card out of question."""
+    codes = np.full(len(tally), _NUMBERS[Code.INSUFFICIENT_DEVICE], np.uint8)
+    for number in reversed(_OUT_OF_QUESTION):
+        codes[tally[:, number] > 0] = number
+    short = tally[:, _SHORTAGES]
+    most = short.argmax(axis=1)
+    has = short.max(axis=1, initial=0) > 0
+    codes[has] = np.array(_SHORTAGES, np.uint8)[most[has]]
+    return codes
+
+
+def _ever(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, cards: Int64) -> npt.NDArray[np.bool_]:
+    """Whether each card could take the container if it were empty and healthy."""
+    memory = _memory_on(wanted, fleet.memory_mib[cards])
+    able: npt.NDArray[np.bool_] = (
+        (shape.model_ok[fleet.model[cards]] != 0) & (memory >= 1) & (memory <= fleet.capacity_mib[cards])
+    )
+    able &= fleet.core_capacity[cards] >= wanted.cores
+    return able if shape.card_ok is None else able & (shape.card_ok[cards] != 0)
+
+
+def _memory_on(wanted: ContainerRequest, physical: Int64) -> Int64:
+    if wanted.memory_percent:
+        return physical * wanted.memory_percent // 100
+    return np.full(len(physical), wanted.memory_mib, np.int64) if wanted.memory_mib else physical
