@@ -28,6 +28,7 @@ class Dialect:
     ``memory`` maps a resource name to its unit in MiB. ``percent_wins`` says which of memory and percentage counts when both
     are written. ``number_only_cores`` is the compute that a bare number means (0: uncapped, 100: the card alone).
     ``implied_by`` lists the resources that mean one GPU when no number is written; others are refused without a number.
+    ``only`` are resources of which a single value is what every slice has anyway; another one is refused with the reason.
     """
 
     name: str
@@ -39,13 +40,13 @@ class Dialect:
     number_only_cores: int = MAX_CORES
     implied_by: frozenset[str] = field(default_factory=frozenset)
     cores_step: int = 1
-    refused: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     refused_prefixes: tuple[str, ...] = ()
 
     @property
     def resources(self) -> tuple[str, ...]:
         """Every resource name that belongs to the dialect by exact name."""
-        return (*self.known, *self.refused)
+        return (*self.known, *self.only)
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -72,7 +73,9 @@ HAMI: Final = Dialect(
     memory={"nvidia.com/gpumem": 1},
     percentage="nvidia.com/gpumem-percentage",
     implied_by=frozenset({"nvidia.com/gpucores", "nvidia.com/gpumem", "nvidia.com/gpumem-percentage"}),
-    refused={"nvidia.com/priority": "task priorities are not enforced yet; remove it"},
+    only={
+        "nvidia.com/priority": (1, "task priorities are not enforced yet and all slices have the low one; remove it or write 1")
+    },
     refused_prefixes=("nvidia.com/mig-",),
 )
 VOLCANO: Final = Dialect(
@@ -154,9 +157,10 @@ def _implied_number(container: str, dialect: Dialect, limits: Mapping[str, str])
 
 def _refuse(container: str, dialect: Dialect, limits: Mapping[str, str]) -> None:
     for resource in limits:
-        if resource in dialect.refused:
-            raise InvalidRequest(f"container {container}: {resource}: {dialect.refused[resource]}")
-        if resource not in dialect.known and resource.startswith(dialect.refused_prefixes):
+        value, reason = dialect.only.get(resource, (None, ""))
+        if value is not None and parse_count(container, resource, limits[resource]) != value:
+            raise InvalidRequest(f"container {container}: {resource} is {limits[resource]}: {reason}")
+        if resource not in dialect.resources and resource.startswith(dialect.refused_prefixes):
             raise InvalidRequest(
                 f"container {container}: {resource} is not supported; ask for a slice with {', '.join(dialect.known)}, "
                 f"and choose the card with the annotation {names.ANNOTATION_USE_MODEL}"
