@@ -1,27 +1,30 @@
-"""What is taken of every card, kept up to date by one event at a time.
+"""What is taken of every card, kept up to date by one event at a time in the arrays of a Fleet.
 
 A pod's share of a card counts for three reasons, each kept on its own: it is stored on the bound pod, the node's agent says that
 it is held, or a bind has reserved it. For one pod the largest of the three counts, so that nothing is counted twice and nothing
-is free before its last reason is gone. Readers get immutable states of a node and never see half an event. Not safe for threads:
-everything runs in one event loop, and no method awaits.
+is free before its last reason is gone. Readers never see half an event. Not safe for threads: everything runs in one event loop,
+and no method awaits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from mica_api.allocation import GPUShare
 from mica_extender.placement import Card, NodeState
+from mica_extender.placement.fleet import UNKNOWN, Fleet
 from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord
 from mica_runtime.reflector import Change
 
-Reason = Literal["stored", "held", "reserved"]
 Shares = tuple[tuple[GPUShare, ...], ...]
 _Amounts = tuple[int, int, int]
 _Usage = Mapping[str, _Amounts]
 _NOTHING: Final[_Amounts] = (0, 0, 0)
+_STATES_KEPT: Final = 1024
+"""States built for readers and kept while their node does not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +47,48 @@ class LedgerSize:
     reservations: int
 
 
+class _Bound(NamedTuple):
+    """A pod that is bound and has not ended; without shares when its decision is not one of ours."""
+
+    shares: Shares
+    cpu_milli: int
+
+
 class Ledger:
     """Nodes, their cards and everything that is taken of them. ``on_gain`` is called when something became free."""
 
     def __init__(self, on_gain: Callable[[], None] = lambda: None) -> None:
+        self.fleet = Fleet()
+        """What is known of all nodes; to be read only."""
         self._on_gain = on_gain
         self._nodes: dict[str, NodeRecord] = {}
         self._pools: dict[str, PoolRecord] = {}
-        self._states: dict[str, NodeState] = {}
-        self._charges: dict[str, dict[str, dict[Reason, _Usage]]] = {}
-        self._stored_on: dict[str, str] = {}
-        self._unbound: set[str] = set()
+        self._states: dict[int, tuple[int, NodeState]] = {}
+        self._bound: dict[str, dict[str, _Bound]] = {}
+        self._bound_on: dict[str, str] = {}
+        self._unbound: dict[str, int] = {}
         self._reservations: dict[str, Reservation] = {}
 
     def node(self, name: str) -> NodeState | None:
-        """Present state of a node; None when it has no VGPUNode. The same object as long as nothing has changed."""
-        return self._states.get(name)
+        """Present state of a node; None when it has no VGPUNode."""
+        row = self.fleet.index.get(name)
+        return None if row is None else self.state(row)
+
+    def state(self, row: int) -> NodeState:
+        """Present state of the node in this row of the fleet."""
+        version = int(self.fleet.version[row])
+        known = self._states.get(row)
+        if known is not None and known[0] == version:
+            return known[1]
+        if len(self._states) >= _STATES_KEPT:
+            self._states.clear()
+        state = self.fleet.state(row)
+        self._states[row] = (version, state)
+        return state
 
     def nodes(self) -> Iterable[NodeState]:
         """Present states of all nodes."""
-        return self._states.values()
+        return self.fleet.states()
 
     def records(self) -> Iterable[NodeRecord]:
         """Inventory of all nodes, with what their agents report."""
@@ -81,9 +106,9 @@ class Ledger:
     def size(self) -> LedgerSize:
         """Counts for metrics."""
         return LedgerSize(
-            nodes=len(self._states),
-            cards=sum(len(state.cards) for state in self._states.values()),
-            pods=len(self._stored_on),
+            nodes=len(self._nodes),
+            cards=sum(len(record.cards) for record in self._nodes.values()),
+            pods=len(self._bound_on),
             reservations=len(self._reservations),
         )
 
@@ -91,38 +116,28 @@ class Ledger:
         """A pod appeared, changed or went away. A name that is used again is a new pod: uids decide."""
         old, new = change.old, change.new
         if old is not None and (new is None or new.uid != old.uid):
-            self._unbound.discard(old.uid)
-            self._forget_stored(old.uid)
+            self._unbound.pop(old.uid, None)
+            self._bind(old.uid, "", None)
             self._drop_settled(old.uid)
         if new is None:
             return
         if new.node:
-            self._unbound.discard(new.uid)
+            self._unbound.pop(new.uid, None)
         else:
-            self._unbound.add(new.uid)
-        counts = new.node != "" and not new.terminal and new.shares is not None
-        if counts and new.shares is not None:
-            self._stored_on[new.uid] = new.node
-            self._charge(new.node, new.uid, "stored", _usage(new.shares))
-        else:
-            self._forget_stored(new.uid)
+            self._unbound[new.uid] = new.cpu_milli
+        counts = new.node != "" and not new.terminal
+        self._bind(new.uid, new.node, _Bound(new.shares or (), new.cpu_milli) if counts else None)
         if new.node:
             self.release(new.uid)
 
     def apply_node(self, change: Change[NodeRecord]) -> None:
         """A VGPUNode appeared, changed or went away."""
-        old, new = change.old, change.new
-        name = change.key
-        for uid in (old.held if old else {}).keys() - (new.held if new else {}).keys():
-            self._uncharge(name, uid, "held")
-        for uid, shares in (new.held if new else {}).items():
-            self._put(name, uid, "held", _usage((shares,)))
-        if new is None:
-            self._nodes.pop(name, None)
-            self._states.pop(name, None)
+        if change.new is None:
+            self._nodes.pop(change.key, None)
+            self.fleet.drop(change.key)
             return
-        self._nodes[name] = new
-        self._refresh(name)
+        self._nodes[change.key] = change.new
+        self._refresh(change.new)
 
     def apply_pool(self, change: Change[PoolRecord]) -> None:
         """A VGPUPool appeared, changed or went away.
@@ -136,13 +151,11 @@ class Ledger:
         else:
             self._pools[change.key] = change.new
         for record in [r for r in self._nodes.values() if r.pool == change.key]:
-            self._refresh(record.name)
+            self._refresh(record)
 
     def reserve(self, *, pod_uid: str, node: str, shares: Shares) -> None:
         """Take the shares for a bind that is about to be sent; replaces an earlier reservation of the pod."""
-        self.release(pod_uid)
-        self._reservations[pod_uid] = Reservation(pod_uid, node, shares)
-        self._charge(node, pod_uid, "reserved", _usage(shares))
+        self._reserve(Reservation(pod_uid, node, shares))
 
     def settle(self, *, pod_uid: str, node: str, shares: Shares) -> None:
         """The API server has stored this decision; it counts until the watch shows the pod bound or gone.
@@ -152,17 +165,19 @@ class Ledger:
         if pod_uid not in self._unbound:
             self.release(pod_uid)
             return
-        previous = self._reservations.get(pod_uid)
-        if previous is not None and previous.node != node:
-            self.release(pod_uid)
-        self._reservations[pod_uid] = Reservation(pod_uid, node, shares, settled=True)
-        self._charge(node, pod_uid, "reserved", _usage(shares))
+        self._reserve(Reservation(pod_uid, node, shares, settled=True))
 
     def release(self, pod_uid: str) -> None:
         """Give a reservation back; nothing happens when there is none."""
-        reservation = self._reservations.pop(pod_uid, None)
+        reservation = self._reservations.get(pod_uid)
         if reservation is not None:
-            self._uncharge(reservation.node, pod_uid, "reserved")
+            with self._changing(pod_uid, reservation.node):
+                del self._reservations[pod_uid]
+
+    def _reserve(self, reservation: Reservation) -> None:
+        previous = self._reservations.get(reservation.pod_uid)
+        with self._changing(reservation.pod_uid, reservation.node, previous.node if previous else ""):
+            self._reservations[reservation.pod_uid] = reservation
 
     def _drop_settled(self, pod_uid: str) -> None:
         """The pod of a stored decision is gone. One that is still under way is its bind's to end."""
@@ -170,49 +185,107 @@ class Ledger:
         if reservation is not None and reservation.settled:
             self.release(pod_uid)
 
-    def _forget_stored(self, pod_uid: str) -> None:
-        node = self._stored_on.pop(pod_uid, None)
-        if node is not None:
-            self._uncharge(node, pod_uid, "stored")
-
-    def _charge(self, node: str, uid: str, reason: Reason, usage: _Usage) -> None:
-        self._put(node, uid, reason, usage)
-        self._refresh(node)
-
-    def _put(self, node: str, uid: str, reason: Reason, usage: _Usage) -> None:
-        self._charges.setdefault(node, {}).setdefault(uid, {})[reason] = usage
-
-    def _uncharge(self, node: str, uid: str, reason: Reason) -> None:
-        reasons = self._charges.get(node, {}).get(uid, {})
-        reasons.pop(reason, None)
-        if not reasons:
-            self._charges.get(node, {}).pop(uid, None)
-        if not self._charges.get(node):
-            self._charges.pop(node, None)
-        self._refresh(node)
-
-    def _refresh(self, name: str) -> None:
-        record = self._nodes.get(name)
-        if record is None:
+    def _bind(self, uid: str, node: str, bound: _Bound | None) -> None:
+        """The pod is bound to the node like this, or (None) to none."""
+        before = self._bound_on.get(uid, "")
+        if bound is None and not before:
             return
-        before = self._states.get(name)
-        after = self._build(record)
-        if before == after:
-            return
-        self._states[name] = after
-        if gained(before, after):
+        with self._changing(uid, before, node if bound else ""):
+            if before and (bound is None or before != node):
+                self._unbind(uid, before)
+            if bound is not None:
+                self._bound_on[uid] = node
+                self._bound.setdefault(node, {})[uid] = bound
+
+    def _unbind(self, uid: str, node: str) -> None:
+        del self._bound_on[uid]
+        pods = self._bound[node]
+        del pods[uid]
+        if not pods:
+            del self._bound[node]
+
+    @contextmanager
+    def _changing(self, uid: str, *nodes: str) -> Iterator[None]:
+        """Carry over to the fleet what the block changes about one pod on these nodes."""
+        affected = [name for name in dict.fromkeys(nodes) if name in self._nodes]
+        before = [self._usage_of(uid, name) for name in affected]
+        yield
+        gained = False
+        for name, old in zip(affected, before, strict=True):
+            gained |= self._carry_over(self._nodes[name], old, self._usage_of(uid, name))
+        if gained:
             self._on_gain()
+
+    def _carry_over(self, record: NodeRecord, old: _Usage, new: _Usage) -> bool:
+        """Charge the difference; whether something became free."""
+        row = self.fleet.index[record.name]
+        gained = False
+        if old != new:
+            for position, card in enumerate(record.cards):
+                mib, cores, count = old.get(card.uuid, _NOTHING)
+                m, c, n = new.get(card.uuid, _NOTHING)
+                if (mib, cores, count) != (m, c, n):
+                    self.fleet.charge(row, position, memory_mib=m - mib, cores=c - cores, slices=n - count)
+                    gained |= m < mib or c < cores or n < count
+        total, left = self._cpu(record)
+        self.fleet.set_cpu(row, total=total, left=left)
+        return gained
+
+    def _refresh(self, record: NodeRecord) -> None:
+        """Count a node anew."""
+        row = self.fleet.index.get(record.name)
+        before = None if row is None else self.state(row)
+        after = self._build(record)
+        total, left = self._cpu(record)
+        if before != after:
+            self.fleet.put(after, cpu_total=total, cpu_left=left)
+            if gained(before, after):
+                self._on_gain()
+        elif row is not None:
+            self.fleet.set_cpu(row, total=total, left=left)
+
+    def _usage_of(self, uid: str, node: str) -> _Usage:
+        """What one pod takes of the cards of a node: of its reasons the largest, card by card."""
+        bound = self._bound.get(node, {}).get(uid)
+        held = self._nodes[node].held.get(uid) if node in self._nodes else None
+        reservation = self._reservations.get(uid)
+        reasons: list[Shares] = []
+        if bound is not None and bound.shares:
+            reasons.append(bound.shares)
+        if held:
+            reasons.append((held,))
+        if reservation is not None and reservation.node == node:
+            reasons.append(reservation.shares)
+        if len(reasons) == 1:
+            return _usage(reasons[0])
+        return _largest([_usage(shares) for shares in reasons])
+
+    def _uids_on(self, record: NodeRecord) -> set[str]:
+        reserved = {uid for uid, one in self._reservations.items() if one.node == record.name}
+        return {*self._bound.get(record.name, {}), *record.held, *reserved}
+
+    def _cpu(self, record: NodeRecord) -> tuple[int, int]:
+        """CPU of the node and what is left of it, in milli; UNKNOWN when its agent does not report it."""
+        if record.cpu is None:
+            return UNKNOWN, UNKNOWN
+        bound = self._bound.get(record.name, {})
+        taken = sum(one.cpu_milli for one in bound.values()) + sum(
+            self._unbound.get(uid, 0) for uid, one in self._reservations.items() if one.node == record.name and uid not in bound
+        )
+        total, others = record.cpu
+        return total, max(total - others - taken, 0)
 
     def _build(self, record: NodeRecord, leave_out: frozenset[str] = frozenset()) -> NodeState:
         taken: dict[str, _Amounts] = {}
-        for uid, reasons in self._charges.get(record.name, {}).items():
-            if uid not in leave_out:
-                _add(taken, reasons.values())
+        for uid in self._uids_on(record) - leave_out:
+            for uuid, (mib, cores, count) in self._usage_of(uid, record.name).items():
+                m, c, n = taken.get(uuid, _NOTHING)
+                taken[uuid] = (m + mib, c + cores, n + count)
         pool = self._pools.get(record.pool)
         return NodeState(
             name=record.name,
             max_slices=record.max_slices,
-            cards=tuple(_taken(card, taken.get(card.uuid, _NOTHING)) for card in record.cards),
+            cards=tuple(_taken(card, taken[card.uuid]) if card.uuid in taken else card for card in record.cards),
             node_policy=pool.node_policy if pool else "binpack",
             gpu_policy=pool.gpu_policy if pool else "binpack",
             ready=record.ready,
@@ -239,24 +312,23 @@ def _better(old: Card, new: Card) -> bool:
 
 def _usage(shares: Shares) -> _Usage:
     usage: dict[str, _Amounts] = {}
-    for share in (share for container in shares for share in container):
-        mib, cores, count = usage.get(share.uuid, _NOTHING)
-        usage[share.uuid] = (mib + share.memory_mib, cores + share.cores, count + 1)
+    for container in shares:
+        for share in container:
+            mib, cores, count = usage.get(share.uuid, _NOTHING)
+            usage[share.uuid] = (mib + share.memory_mib, cores + share.cores, count + 1)
     return usage
 
 
-def _add(taken: dict[str, _Amounts], usages: Iterable[_Usage]) -> None:
-    """Add one pod: of its reasons the largest in each dimension."""
+def _largest(usages: Iterable[_Usage]) -> _Usage:
+    """Of several usages the largest in each dimension."""
     largest: dict[str, _Amounts] = {}
     for usage in usages:
         for uuid, (mib, cores, count) in usage.items():
             m, c, n = largest.get(uuid, _NOTHING)
             largest[uuid] = (max(m, mib), max(c, cores), max(n, count))
-    for uuid, (mib, cores, count) in largest.items():
-        m, c, n = taken.get(uuid, _NOTHING)
-        taken[uuid] = (m + mib, c + cores, n + count)
+    return largest
 
 
 def _taken(card: Card, amounts: _Amounts) -> Card:
     mib, cores, count = amounts
-    return card.plus(memory_mib=mib, cores=cores, slices=count)
+    return replace(card, used_mib=mib, used_cores=cores, slices=count)

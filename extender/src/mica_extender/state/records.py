@@ -5,13 +5,17 @@ Not the models of the CRDs: those describe whole objects and cost ten times as m
 
 from __future__ import annotations
 
+import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
 
+from mica_api import names
 from mica_api.allocation import GPUShare, InvalidAllocation, decode_pod_allocation
+from mica_api.cpu import ContainerCPU, parse_milli, pod_milli
 from mica_api.request import InvalidRequest, read_request
 from mica_api.selection import Policy, read_selection
 from mica_extender.placement import Card, Shape
@@ -35,17 +39,21 @@ class _PodMeta(msgspec.Struct):
 
 class _Resources(msgspec.Struct):
     limits: dict[str, str] | None = None
+    requests: dict[str, str] | None = None
 
 
 class _Container(msgspec.Struct):
     name: str
     resources: _Resources = msgspec.field(default_factory=_Resources)
+    restartPolicy: str = ""
 
 
 class _PodSpec(msgspec.Struct):
     nodeName: str = ""
     schedulerName: str = ""
     containers: list[_Container] = msgspec.field(default_factory=list)
+    initContainers: list[_Container] | None = None
+    overhead: dict[str, str] | None = None
 
 
 class _PodStatus(msgspec.Struct):
@@ -66,6 +74,7 @@ class PodRecord:
 
     ``shape`` is None when the pod's request cannot be honoured, and ``problem`` then says why. ``shares`` are per app container
     and present only when the pod is bound and its allocation annotations name this very pod and node: others never count.
+    ``cpu_milli`` is the CPU that the pod requests.
     """
 
     namespace: str
@@ -80,6 +89,7 @@ class PodRecord:
     shape: Shape | None
     problem: str
     shares: tuple[tuple[GPUShare, ...], ...] | None
+    cpu_milli: int = 0
 
     @property
     def key(self) -> str:
@@ -124,7 +134,13 @@ class _Condition(msgspec.Struct):
     status: str
 
 
+class _CPU(msgspec.Struct):
+    allocatableMilli: int
+    requestedMilli: int
+
+
 class _NodeStatus(msgspec.Struct):
+    cpu: _CPU | None = None
     slices: list[_Held] | None = None
     refusals: list[_Refused] | None = None
     conditions: list[_Condition] | None = None
@@ -152,7 +168,10 @@ class RefusedPod:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """Inventory of a node (cards with nothing taken), the shares that its agent says are held, by pod uid, and its refusals."""
+    """Inventory of a node (cards with nothing taken), the shares that its agent says are held, by pod uid, and its refusals.
+
+    ``cpu`` is what the node can allocate and what pods without slices request of it, in milli; None when nobody says.
+    """
 
     name: str
     pool: str
@@ -161,6 +180,7 @@ class NodeRecord:
     held: Mapping[str, tuple[GPUShare, ...]]
     refused: tuple[RefusedPod, ...]
     ready: bool = True
+    cpu: tuple[int, int] | None = None
 
 
 class _PoolPlacement(msgspec.Struct):
@@ -190,6 +210,7 @@ class _LeaseSpec(msgspec.Struct):
     holderIdentity: str | None = None
     leaseDurationSeconds: int | None = None
     renewTime: str | None = None
+    leaseTransitions: int | None = None
 
 
 class _Lease(msgspec.Struct):
@@ -199,12 +220,16 @@ class _Lease(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """A leader election's Lease. ``renewed`` is another machine's clock: it is only ever compared with itself."""
+    """A leader election's Lease. ``renewed`` is another machine's clock: it is only ever compared with itself.
+
+    ``transitions`` counts the holders.
+    """
 
     name: str
     holder: str
     duration_s: int
     renewed: str
+    transitions: int = 0
 
 
 _pod: Final = msgspec.json.Decoder(Pod).decode
@@ -222,29 +247,69 @@ def pod_record(pod: Pod) -> PodRecord:
     """Record of a decoded pod."""
     meta, spec = pod.metadata, pod.spec
     annotations = meta.annotations or {}
-    shape, problem = _shape(spec.containers, annotations)
+    cpu_milli = _cpu_milli(spec)
+    shape, problem = _shapes.of(spec.containers, annotations, cpu_milli)
+    node = sys.intern(spec.nodeName)
     return PodRecord(
-        namespace=meta.namespace,
+        namespace=sys.intern(meta.namespace),
         name=meta.name,
         uid=meta.uid,
         revision=meta.resourceVersion,
-        node=spec.nodeName,
-        scheduler=spec.schedulerName,
+        node=node,
+        scheduler=sys.intern(spec.schedulerName),
         terminal=pod.status.phase in _TERMINAL,
         deleting=meta.deletionTimestamp is not None,
         controlled=any(owner.controller for owner in meta.ownerReferences or []),
         shape=shape,
         problem=problem,
-        shares=_stored_shares(annotations, uid=meta.uid, node=spec.nodeName, containers=len(spec.containers)),
+        shares=_stored_shares(annotations, uid=meta.uid, node=node, containers=len(spec.containers)),
+        cpu_milli=cpu_milli,
     )
 
 
-def _shape(containers: list[_Container], annotations: Mapping[str, str]) -> tuple[Shape | None, str]:
+class _Shapes:
+    """Shapes that were read lately, so that equal pods share one object and are read once. Bounded."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[object, tuple[Shape | None, str]] = OrderedDict()
+
+    def of(self, containers: list[_Container], annotations: Mapping[str, str], cpu_milli: int) -> tuple[Shape | None, str]:
+        """The shape of a pod, or None and what is wrong with its request."""
+        limits = tuple((c.name, tuple((c.resources.limits or {}).items())) for c in containers)
+        deciding = tuple(item for item in annotations.items() if not item[0].startswith(names.ALLOCATION_PREFIX))
+        key = (limits, deciding, cpu_milli)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _read_shape(containers, annotations, cpu_milli)
+            if len(self._known) > MAX_SHAPES:
+                self._known.popitem(last=False)
+        return known
+
+
+MAX_SHAPES: Final = 4096
+_shapes: Final = _Shapes()
+
+
+def _read_shape(containers: list[_Container], annotations: Mapping[str, str], cpu_milli: int) -> tuple[Shape | None, str]:
     limits = [(c.name, c.resources.limits or {}) for c in containers]
     try:
-        return Shape(read_request(limits, annotations), read_selection(annotations)), ""
+        return Shape(read_request(limits, annotations), read_selection(annotations), cpu_milli), ""
     except InvalidRequest as error:
         return None, str(error)
+
+
+def _cpu_milli(spec: _PodSpec) -> int:
+    """CPU that the pod requests; an amount that cannot be read counts as nothing, because CPU decides nothing by itself."""
+    inits = [ContainerCPU(_cpu(c.resources.requests), c.restartPolicy == "Always") for c in spec.initContainers or ()]
+    return pod_milli(apps=[_cpu(c.resources.requests) for c in spec.containers], inits=inits, overhead=_cpu(spec.overhead))
+
+
+def _cpu(amounts: Mapping[str, str] | None) -> int:
+    text = amounts.get("cpu", "") if amounts else ""
+    try:
+        return parse_milli(text) if text else 0
+    except ValueError:
+        return 0
 
 
 def _stored_shares(
@@ -258,7 +323,7 @@ def _stored_shares(
         return None
     if stored is None or any(c.pod_uid != uid or c.node != node for c in stored):
         return None
-    return tuple(c.shares for c in stored)
+    return tuple(tuple(GPUShare(sys.intern(s.uuid), s.memory_mib, s.cores) for s in c.shares) for c in stored)
 
 
 def decode_node(raw: bytes) -> NodeRecord:
@@ -266,16 +331,19 @@ def decode_node(raw: bytes) -> NodeRecord:
     node = _node(raw)
     held: dict[str, tuple[GPUShare, ...]] = {}
     for item in node.status.slices or []:
-        shares = tuple(GPUShare(g.uuid, g.memoryMiB, g.cores) for g in item.gpus)
+        shares = tuple(GPUShare(sys.intern(g.uuid), g.memoryMiB, g.cores) for g in item.gpus)
         held[item.podUID] = held.get(item.podUID, ()) + shares
     return NodeRecord(
-        name=node.metadata.name,
-        pool=node.spec.pool,
+        name=sys.intern(node.metadata.name),
+        pool=sys.intern(node.spec.pool),
         max_slices=node.spec.maxSlicesPerGPU,
-        cards=tuple(Card(g.uuid, g.index, g.model, g.memoryMiB, g.health == "Healthy") for g in node.spec.gpus),
+        cards=tuple(
+            Card(sys.intern(g.uuid), g.index, sys.intern(g.model), g.memoryMiB, g.health == "Healthy") for g in node.spec.gpus
+        ),
         held=held,
         ready=all(c.status != "False" for c in node.status.conditions or [] if c.type == "Ready"),
         refused=tuple(RefusedPod(r.podUID, r.namespace, r.pod, r.reason) for r in node.status.refusals or []),
+        cpu=(cpu.allocatableMilli, cpu.requestedMilli) if (cpu := node.status.cpu) else None,
     )
 
 
@@ -294,4 +362,10 @@ def decode_lease(raw: bytes) -> LeaseRecord:
     """Record of a Lease's JSON. Raises msgspec.DecodeError."""
     lease = _lease(raw)
     spec = lease.spec
-    return LeaseRecord(lease.metadata.name, spec.holderIdentity or "", spec.leaseDurationSeconds or 0, spec.renewTime or "")
+    return LeaseRecord(
+        lease.metadata.name,
+        holder=spec.holderIdentity or "",
+        duration_s=spec.leaseDurationSeconds or 0,
+        renewed=spec.renewTime or "",
+        transitions=spec.leaseTransitions or 0,
+    )
