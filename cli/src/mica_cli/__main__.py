@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from enum import StrEnum
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,11 +13,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from mica_api.names import API_VERSION
-from mica_cli.kubectl import ClusterError, read_api
+from mica_cli.explain import explain_path, notes, parse_pod, reached_us, told
+from mica_cli.kubectl import ClusterError, read_api, read_pod, read_through_proxy
 from mica_cli.router import left_out, router_environment
 from mica_cli.slices import UnreadableNodes, parse_nodes, slices_table
 
 NODES_PATH = f"/apis/{API_VERSION}/vgpunodes"
+
+
+class Output(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
 
 app = typer.Typer(
     name="mica",
@@ -44,6 +55,28 @@ def slices(node: Annotated[str | None, typer.Option(help="Only the cards of this
     if not nodes:
         _fail(f"no GPU node named {node}" if node else "no GPU node has been reported yet; is the node agent running?")
     for line in slices_table(nodes):
+        typer.echo(line)
+
+
+@app.command()
+def explain(
+    pod: Annotated[str, typer.Argument(help="Name of the pod.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace; kubectl's current one.")] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="table or json.")] = Output.TABLE,
+    nodes: Annotated[int, typer.Option(min=0, max=500, help="Nodes to show card by card.")] = 10,
+    system_namespace: Annotated[str, typer.Option(help="Namespace that Mica is installed in.")] = "mica-system",
+) -> None:
+    """Say why a pod is where it is or nowhere, card by card, and what would have to change."""
+    try:
+        body = parse_pod(read_pod(pod, namespace))
+        path = explain_path(body, system_namespace=system_namespace, nodes=nodes)
+        explanation = json.loads(read_through_proxy(path)) if reached_us(body) else None
+    except (ClusterError, ValueError) as error:
+        _fail(str(error))
+    if output == Output.JSON:
+        typer.echo(json.dumps({**(explanation or {}), "notes": notes(body)}, indent=2))
+        return
+    for line in told(body, explanation):
         typer.echo(line)
 
 
