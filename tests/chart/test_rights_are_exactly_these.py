@@ -52,6 +52,7 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
         "mica.dev/inferenceservices": WRITE,
         "mica.dev/inferenceservices/scale": WRITE,
     },
+    "Role/mica-explain": {"/services/proxy:mica-explain": {"get"}},
     "Role/mica-scheduler-lease": {
         "coordination.k8s.io/leases": {"create"},
         "coordination.k8s.io/leases:mica-scheduler": READ | {"update"},
