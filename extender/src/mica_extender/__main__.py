@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from mica_extender.admin import make_admin
 from mica_extender.admission.app import AdmissionApp
+from mica_extender.admission.catalogue import CatalogueCache
 from mica_extender.admission.rules import Rules
 from mica_extender.evictor import Evictor
 from mica_extender.kube_api import KubeApi
@@ -45,7 +48,7 @@ async def run(settings: ExtenderSettings) -> None:
             poker.run(),
             evictor.run(),
             _serve_scheduler(settings, scheduler, listening),
-            _serve_webhook(settings, AdmissionApp(rules=lambda: _rules(settings, ledger), metrics=metrics), listening),
+            _serve_webhook(settings, AdmissionApp(rules=_rules(settings, ledger), metrics=metrics), listening),
             _serve_admin(settings, make_admin(registry=metrics.registry, ready=ready, ledger=ledger, pods=cluster.pods)),
         )
 
@@ -58,9 +61,13 @@ def _lease_watch(settings: ExtenderSettings) -> LeaseWatch | None:
     return LeaseWatch(settings.pod_name)
 
 
-def _rules(settings: ExtenderSettings, ledger: Ledger) -> Rules:
-    cards = tuple(card for node in ledger.records() for card in node.cards)
-    return Rules(schedulers=frozenset(settings.accepted_schedulers), cards=cards)
+def _rules(settings: ExtenderSettings, ledger: Ledger) -> Callable[[], Rules]:
+    """The rules of the moment; only a change of the inventory costs anything."""
+    schedulers = frozenset(settings.accepted_schedulers)
+    known = CatalogueCache(
+        version=lambda: ledger.fleet.layout, nodes=lambda: ((node.name, node.cards) for node in ledger.records())
+    )
+    return lambda: Rules(schedulers=schedulers, catalogue=known.get())
 
 
 async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp, listening: set[str]) -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from mica_api import names
 from mica_api.request import read_request
+from mica_extender.admission.catalogue import Catalogue, CatalogueCache
 from mica_extender.admission.mutate import Admitted, mutate, validate
 from mica_extender.admission.pod import Refused, app_containers
 from mica_extender.admission.rules import Rules
 from mica_extender.placement import Card
 
-RULES = Rules(cards=(Card("GPU-1", 0, "NVIDIA A100-SXM4-80GB", 81920), Card("GPU-2", 1, "Tesla T4", 16384)))
+CARDS = {"n1": (Card("GPU-1", 0, "NVIDIA A100-SXM4-80GB", 81920),), "n2": (Card("GPU-2", 0, "Tesla T4", 16384),)}
+RULES = Rules(catalogue=Catalogue.of(CARDS))
 
 
 def plain(limits: dict[str, Any] | None = None, *, annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -142,8 +144,44 @@ def test_a_request_for_zero_gpus_is_taken_away() -> None:
     assert applied(pod, mutate(pod, RULES))["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1"}}
 
 
-def test_without_any_known_card_nothing_is_refused_for_lack_of_one() -> None:
-    admit(plain({**MICA_LIMITS, "mica.dev/vgpu-memory-1Gi": 500}, annotations={names.ANNOTATION_USE_MODEL: "H100"}), Rules())
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (plain({"mica.dev/vgpu-memory-1Gi": 81}), "the largest GPU it may use has 81920 MiB"),
+        (plain({"mica.dev/vgpu-memory-1Gi": 20}, annotations={names.ANNOTATION_USE_MODEL: "T4"}), "has 16384 MiB"),
+        (plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_MODEL: "H100"}), "models here: NVIDIA A100-SXM4-80GB, Tesla T4"),
+        (plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_UUID: "GPU-9"}), "no GPU of this cluster matches"),
+        (plain({"mica.dev/vgpu-number": 2}), "no node here has more than 1 that it may use"),
+    ],
+)
+def test_what_no_node_has_today_is_admitted_with_a_warning(pod: dict[str, Any], words: str) -> None:
+    admit(pod)
+    (warning,) = mutate(pod, RULES).warnings
+    assert words in warning
+    assert "it waits until" in warning
+
+
+def test_what_some_node_has_needs_no_warning() -> None:
+    assert mutate(plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_UUID: "GPU-9,GPU-2"}), RULES).warnings == ()
+
+
+def test_without_any_known_card_nothing_is_doubted() -> None:
+    pod = plain({**MICA_LIMITS, "mica.dev/vgpu-memory-1Gi": 500}, annotations={names.ANNOTATION_USE_MODEL: "H100"})
+    assert mutate(pod, Rules()).warnings == ()
+
+
+def test_the_cards_of_the_cluster_are_gone_over_once_per_change_of_the_inventory() -> None:
+    version, made = [1], []
+
+    def nodes() -> list[tuple[str, tuple[Card, ...]]]:
+        made.append(version[0])
+        return list(CARDS.items())
+
+    cache = CatalogueCache(version=lambda: version[0], nodes=nodes)
+    assert cache.get() is cache.get()
+    version[0] = 2
+    assert cache.get() == Catalogue.of(CARDS)
+    assert made == [1, 2]
 
 
 def _env(name: str) -> dict[str, Any]:
@@ -182,10 +220,6 @@ def _requests() -> dict[str, Any]:
         (plain({"mica.dev/vgpu-number": 1, "nvidia.com/gpu": 1}), "mixed"),
         (plain({"mica.dev/vgpu-number": "1.5"}), "whole number"),
         (plain({"mica.dev/vgpu-number": -1}), "whole number"),
-        (plain({"mica.dev/vgpu-memory-1Gi": 81}), "ask for less"),
-        (plain({"mica.dev/vgpu-memory-1Gi": 20}, annotations={names.ANNOTATION_USE_MODEL: "T4"}), "16384 MiB"),
-        (plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_MODEL: "H100"}), "no such card"),
-        (plain(MICA_LIMITS, annotations={names.ANNOTATION_USE_UUID: "GPU-9"}), "no such card"),
         (plain(MICA_LIMITS, annotations={names.ANNOTATION_NODE_POLICY: "best"}), "binpack, spread"),
         (plain(MICA_LIMITS, annotations={"nvidia.com/gpumem": "3000"}), "resources.limits"),
         (plain(MICA_LIMITS, annotations={"mica.dev/vgpu-cores": "3"}), "resources.limits"),

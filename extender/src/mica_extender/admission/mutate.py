@@ -32,7 +32,7 @@ from mica_extender.admission.pod import (
     plain,
     spec_of,
 )
-from mica_extender.admission.rules import Rules, check_cards, check_pod, is_stripped
+from mica_extender.admission.rules import Rules, check_pod, is_stripped
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def mutate(pod: Body, rules: Rules) -> Admitted:
         if not request.asks:
             return Admitted(tuple(c for container in containers for c in _without_slices(container)))
         selection = read_selection(annotations)
-        check_cards(request, selection, rules.cards)
+        doubts = rules.catalogue.doubts(request, selection)
         canonical = canonical_selection(annotations)
     except InvalidRequest as error:
         raise Refused(str(error)) from error
@@ -73,7 +73,7 @@ def mutate(pod: Body, rules: Rules) -> Admitted:
         c for container, wanted in zip(containers, request.containers, strict=True) for c in _resources(container, wanted)
     ]
     changes = (*metadata, *_scheduler(pod), *resources, *env)
-    return Admitted(changes, warnings)
+    return Admitted(changes, (*doubts, *warnings))
 
 
 def validate(pod: Body, rules: Rules) -> None:
@@ -84,12 +84,11 @@ def validate(pod: Body, rules: Rules) -> None:
             return
         check_pod(pod, rules)
         annotations = annotations_of(pod)
-        request = read_request([(c.name, c.limits) for c in containers], annotations)
-        selection = read_selection(annotations)
+        read_request([(c.name, c.limits) for c in containers], annotations)
+        read_selection(annotations)
     except InvalidRequest as error:
         raise Refused(str(error)) from error
     _check_untouched(pod, (*containers, *init_containers(pod)))
-    check_cards(request, selection, rules.cards)
 
 
 def _check_untouched(pod: Body, containers: Sequence[Container]) -> None:

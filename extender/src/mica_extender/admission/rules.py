@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from mica_api import names
-from mica_api.request import PodRequest
-from mica_api.selection import Selection
+from mica_extender.admission.catalogue import Catalogue
 from mica_extender.admission.pod import (
     Body,
     Container,
@@ -20,7 +18,6 @@ from mica_extender.admission.pod import (
     mapping,
     spec_of,
 )
-from mica_extender.placement import Card
 
 FORBIDDEN_ENV: Final = frozenset({"LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES"})
 FORBIDDEN_CAPABILITIES: Final = frozenset({"SYS_ADMIN", "SYS_PTRACE", "ALL"})
@@ -47,11 +44,11 @@ class Rules:
     """What an installation accepts.
 
     ``schedulers``: schedulerNames that are taken over beside our own; a pod that names another one means that one.
-    ``cards``: every GPU of the cluster, empty while unknown (then nothing is refused for lack of a card).
+    ``catalogue``: the GPUs of the cluster, for warnings.
     """
 
     schedulers: frozenset[str] = field(default_factory=lambda: frozenset(DEFAULT_SCHEDULERS))
-    cards: Sequence[Card] = ()
+    catalogue: Catalogue = field(default_factory=Catalogue)
 
 
 def check_pod(pod: Body, rules: Rules) -> None:
@@ -70,27 +67,6 @@ def check_pod(pod: Body, rules: Rules) -> None:
     for container in (*app_containers(pod), *init_containers(pod)):
         _check_container(container)
     _check_annotations(annotations_of(pod))
-
-
-def check_cards(request: PodRequest, selection: Selection, cards: Sequence[Card]) -> None:
-    """Refuse what no card of the cluster could ever satisfy. Nothing is known while there are no cards."""
-    if not cards:
-        return
-    accepted = [card for card in cards if selection.accepts_model(card.model) and selection.accepts_uuid(card.uuid)]
-    if not accepted:
-        models = ", ".join(sorted({card.model for card in cards}))
-        raise Refused(
-            f"no such card: no GPU of this cluster matches the pod's {names.ANNOTATION_USE_MODEL}, "
-            f"{names.ANNOTATION_AVOID_MODEL}, {names.ANNOTATION_USE_UUID} and {names.ANNOTATION_AVOID_UUID} annotations; "
-            f"models here: {models}"
-        )
-    largest = max(card.memory_mib for card in accepted)
-    for container in request.containers:
-        if container.memory_mib > largest:
-            raise Refused(
-                f"container {container.name}: {container.memory_mib} MiB of memory per GPU are requested, "
-                f"the largest GPU it may use has {largest} MiB; ask for less"
-            )
 
 
 def is_stripped(variable: str) -> bool:
