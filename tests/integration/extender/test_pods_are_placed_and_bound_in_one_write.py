@@ -121,8 +121,6 @@ def test_every_app_container_gets_an_annotation(pods: Pods) -> None:
     [
         ({"mica.dev/vgpu-cores": 101}, {}, {}, "at most 100"),
         ({"nvidia.com/gpu": 1, "mica.dev/vgpu-number": 1}, {}, {}, "mixed"),
-        ({"mica.dev/vgpu-memory-1Gi": 81}, {}, {}, "ask for less"),
-        (SLICE, {}, {names.ANNOTATION_USE_MODEL: "H100-of-nobody"}, "no such card"),
         (SLICE, {"nodeName": "kwok-0"}, {}, "nodeName"),
         (SLICE, {"hostPID": True}, {}, "hostPID"),
         (SLICE, {}, {"alloc.mica.dev/c0": "forged"}, "alloc.mica.dev"),
@@ -140,6 +138,24 @@ def test_impossible_pods_are_refused_in_words(
 ) -> None:
     with pytest.raises(BoxError, match=words):
         pods.create(pods.body("bad", limits, annotations=annotations, **spec))
+
+
+@pytest.mark.parametrize(
+    ("limits", "annotations", "code"),
+    [
+        ({"mica.dev/vgpu-memory-1Gi": 81}, {}, "CardInsufficientMemory"),
+        (SLICE, {names.ANNOTATION_USE_MODEL: "H100-of-nobody"}, "CardTypeMismatch"),
+    ],
+    ids=["larger than any card", "no such model"],
+)
+def test_a_pod_that_no_card_of_today_fits_is_admitted_and_told_why_it_waits(
+    mica: Installation, pods: Pods, limits: dict[str, Any], annotations: dict[str, str], code: str
+) -> None:
+    pods.create(pods.body("early", limits, annotations=annotations))
+    eventually(lambda: mica.admin(f"/explain/{pods.namespace}/early", ok=True), what="the extender knows the pod")
+    told = json.loads(mica.admin(f"/explain/{pods.namespace}/early"))
+    assert {reason["code"] for reason in told["reasons"]} == {code}
+    assert told["fitting"] == 0
 
 
 def test_a_decision_written_by_somebody_else_is_refused(mica: Installation, pods: Pods) -> None:
