@@ -22,6 +22,7 @@ class Effort:
     def __init__(self) -> None:
         self.tried = 0
         self._paused_at = 0
+        self._shared = 0.0
 
     def search(self, shape: Shape, node: NodeState) -> tuple[Found, bool]:
         """Verdict on one node, and whether it is final: not given up because of what other nodes have cost."""
@@ -34,4 +35,11 @@ class Effort:
         """Let others have the event loop when enough was done since the last pause."""
         if self.tried - self._paused_at >= PAUSE_EVERY:
             self._paused_at = self.tried
+            await asyncio.sleep(0)
+
+    async def share(self, part: float) -> None:
+        """Let others have the event loop when the parts of a turn that are taken since the last pause come to more than one."""
+        self._shared += part
+        if self._shared > 1:
+            self._shared = part
             await asyncio.sleep(0)

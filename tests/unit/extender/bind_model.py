@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mica_api.request import ContainerRequest
-from mica_extender.effort import Effort
-from mica_extender.placement import Placement
+from mica_extender.placement import Placement, choose
 from mica_extender.ports import BindingLost, BindingRefused, PodGone
 from mica_extender.scheduling.binder import Binder
-from mica_extender.scheduling.verdicts import Verdicts
 from mica_extender.scheduling.wire import BindQuestion
 from mica_extender.state.leadership import AlwaysLeading
 from mica_extender.state.records import PodRecord, decode_pod
@@ -185,7 +183,6 @@ class Scenario:
         self.server.events.clear()
         for body in self.server.pods.values():
             self.world.see_pod(body)
-        self.verdicts = Verdicts(self.world.ledger)
         self.binder = Binder(
             ledger=self.world.ledger,
             pods=self.world.pods,
@@ -230,7 +227,8 @@ class Scenario:
 
     async def _attempt(self, pod: PodRecord) -> None:
         assert pod.shape is not None
-        fitting = [name for name in self.names if isinstance(self.verdicts.verdict(pod.shape, name, Effort()), Placement)]
+        states = [state for name in self.names if (state := self.world.ledger.node(name))]
+        fitting = [state.name for state in states if isinstance(choose(pod.shape, state), Placement)]
         if not fitting:
             return
         question = BindQuestion(pod.namespace, pod.name, pod.uid, self.random.choice(fitting))

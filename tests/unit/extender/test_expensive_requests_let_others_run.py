@@ -9,8 +9,10 @@ from mica_api.request import ContainerRequest
 from mica_extender.effort import PAUSE_EVERY, REQUEST_BUDGET, Effort
 from mica_extender.explain import explain
 from mica_extender.placement import SEARCH_BUDGET, Placement
-from mica_extender.scheduling.verbs import filter_nodes, prioritize_nodes
-from mica_extender.scheduling.verdicts import Verdicts
+from mica_extender.placement.kernels import NumpyKernel
+from mica_extender.scheduling.verbs import NodeVerbs
+from mica_extender.scheduling.verdicts import Judge
+from mica_extender.scheduling.wire import NodeQuestion
 from mica_extender.state.ledger import Ledger
 from mica_extender.state.records import PodRecord, decode_node, decode_pod
 from mica_runtime.reflector import Change
@@ -50,17 +52,29 @@ class Turns:
             await asyncio.sleep(0)
 
 
+def question(pod: PodRecord) -> NodeQuestion:
+    return NodeQuestion(pod, json.dumps(NODES).encode(), None)
+
+
 async def test_a_request_over_many_nodes_lets_others_run_between_them() -> None:
     ledger = uneven_nodes()
     for work in (
-        filter_nodes(hard_pod(), NODES, Verdicts(ledger)),
-        prioritize_nodes(hard_pod(), NODES, Verdicts(ledger)),
+        NodeVerbs(ledger=ledger, kernel=NumpyKernel()).filter(question(hard_pod())),
+        NodeVerbs(ledger=ledger, kernel=NumpyKernel()).prioritize(question(hard_pod())),
         explain(hard_pod(), ledger),
     ):
         turns = Turns()
         await work
         turns.task.cancel()
         assert turns.count >= REQUEST_BUDGET // SEARCH_BUDGET
+
+
+async def test_a_kernel_that_takes_long_for_many_nodes_lets_others_run() -> None:
+    effort, turns = Effort(), Turns()
+    for _ in range(8):
+        await effort.share(0.5)
+    turns.task.cancel()
+    assert turns.count >= 3
 
 
 async def test_one_request_tries_a_bounded_number_of_combinations_over_all_nodes() -> None:
@@ -72,16 +86,18 @@ async def test_one_request_tries_a_bounded_number_of_combinations_over_all_nodes
 
 
 async def test_the_next_request_goes_on_where_the_budget_of_one_ended() -> None:
-    verdicts, pod = Verdicts(uneven_nodes()), hard_pod()
+    ledger, pod = uneven_nodes(), hard_pod()
+    judge = Judge(ledger, NumpyKernel())
     assert pod.shape is not None
-    spent = []
+    spent, finals = [], []
     for _ in range(10):
         effort = Effort()
-        for name in NODES:
-            verdicts.verdict(pod.shape, name, effort)
+        finals.append((await judge.verdicts(pod.shape, ledger.fleet.rows(NODES), effort))[1])
         spent.append(effort.tried)
     assert spent[0] > REQUEST_BUDGET - SEARCH_BUDGET
+    assert not finals[0]
     assert spent[-1] == 0, "every node has had its full search"
+    assert finals[-1]
 
 
 async def test_a_pod_of_one_container_is_decided_on_every_node_however_many_there_are(world: World) -> None:

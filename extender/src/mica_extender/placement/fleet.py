@@ -99,6 +99,8 @@ class Fleet:
         self.clock = 0
         """Highest version given so far: as long as it is the same, nothing at all has changed."""
         self.layout = 0
+        self.naming = 0
+        """Rises when a name gets a row or loses it."""
         self._model_ids: dict[str, int] = {}
         self._card_policy_ids: dict[tuple[str, ...], int] = {}
         self._blank: list[NodeState | None] = []
@@ -158,6 +160,7 @@ class Fleet:
         self.ready[row] = 0
         self._free_rows.append(row)
         self.layout += 1
+        self.naming += 1
         self.touch(row)
 
     def charge(self, row: int, card: int, *, memory_mib: int, cores: int, slices: int) -> None:
@@ -244,6 +247,7 @@ class Fleet:
         self.names[row], self.encoded[row] = name, json.dumps(name, ensure_ascii=False).encode()
         self.index[name] = row
         self.layout += 1
+        self.naming += 1
         return row
 
     def _take_cards(self, row: int, count: int) -> None:

@@ -62,9 +62,15 @@ class Kernel(Protocol):
     """Decides about many nodes at once."""
 
     name: str
+    at_once: int
+    """Nodes after which others should have a turn: one or two milliseconds."""
 
     def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
         """Verdicts of the nodes in these rows of the fleet; row -1 is a node that is not known."""
+        ...
+
+    def score(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Int64 | None:
+        """Scores of nodes on which the pod fits, or None for a shape that only ``score.py`` can tell about."""
         ...
 
 
@@ -148,9 +154,11 @@ class NativeKernel:
     """The C kernel."""
 
     name = "native"
+    at_once = 8192
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._evaluate = library.mica_evaluate
+        self.library = library
+        self._evaluate, self._score = library.mica_evaluate, library.mica_score
         self._evaluate.restype = None
 
     def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
@@ -166,11 +174,23 @@ class NativeKernel:
         )
         return Verdicts(codes, permanent)
 
+    def score(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Int64 | None:
+        """See Kernel."""
+        codes, scores = np.zeros(len(rows), np.uint8), np.empty(len(rows), np.int64)
+        rows = np.ascontiguousarray(rows, np.int32)
+        done = self._score(
+            *(ctypes.byref(native_fleet(fleet)), ctypes.byref(shape.refresh(fleet).native), None),
+            *(ctypes.c_void_p(rows.ctypes.data), ctypes.c_int64(len(rows))),
+            *(ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(scores.ctypes.data)),
+        )
+        return scores if done == 0 else None
+
 
 class NumpyKernel:
     """The same answers without a compiler, at several times the cost."""
 
     name = "numpy"
+    at_once = 1024
 
     def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
         """See Kernel."""
@@ -188,6 +208,10 @@ class NumpyKernel:
         elif len(ready):
             codes[ready], permanent[ready] = _decide(fleet, shape, rows[ready])
         return Verdicts(codes, permanent)
+
+    def score(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Int64 | None:
+        """See Kernel."""
+        return None
 
 
 def load_native(directory: Path = _DIRECTORY) -> NativeKernel:

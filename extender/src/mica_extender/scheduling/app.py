@@ -13,10 +13,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mica_extender.asgi import Receive, Scope, Send, TooLarge, answer, read_body
 from mica_extender.metrics import Metrics
+from mica_extender.placement.kernels import NumpyKernel
 from mica_extender.scheduling import wire
 from mica_extender.scheduling.binder import Binder
-from mica_extender.scheduling.verbs import confirm_victims, filter_nodes, prioritize_nodes
-from mica_extender.scheduling.verdicts import Verdicts
+from mica_extender.scheduling.verbs import NO_PRIORITIES, NodeVerbs, confirm_victims
 from mica_extender.state.leadership import Leadership
 from mica_extender.state.ledger import Ledger
 from mica_runtime.logging import get_logger
@@ -26,11 +26,14 @@ MAX_BODY: Final = 64 * 2**20
 """5,000 whole Node objects are 50 MB; a scheduler that sends names needs a hundredth."""
 
 NOT_SYNCED: Final = "the extender has not read the cluster's state yet"
-NOT_LEADING: Final = "this replica does not lead: its kube-scheduler does not hold the Lease"
+NOT_LEADING: Final = "this replica does not lead: its kube-scheduler does not hold the Lease, or took it over seconds ago"
 
 
 class SchedulerApp:
-    """ASGI application of the four verbs. ``synced`` says whether the caches are complete."""
+    """ASGI application of the four verbs. ``synced`` says whether the caches are complete.
+
+    ``nodes`` decides filter and prioritize; without it they are decided on numpy.
+    """
 
     def __init__(
         self,
@@ -40,16 +43,17 @@ class SchedulerApp:
         leadership: Leadership,
         synced: Callable[[], bool],
         metrics: Metrics,
+        nodes: NodeVerbs | None = None,
     ) -> None:
         self._ledger = ledger
-        self._verdicts = Verdicts(ledger)
+        self._nodes = nodes or NodeVerbs(ledger=ledger, kernel=NumpyKernel())
         self._binder = binder
         self._leadership = leadership
         self._synced = synced
         self._metrics = metrics
         self._verbs: Mapping[str, tuple[Callable[[bytes], Awaitable[bytes]], Callable[[str], bytes]]] = {
             "filter": (self._filter, lambda error: wire.write_filter(wire.FilterAnswer(error=error))),
-            "prioritize": (self._prioritize, lambda _: wire.write_priorities({})),
+            "prioritize": (self._prioritize, lambda _: NO_PRIORITIES),
             "bind": (self._bind, wire.write_bind),
             "preempt": (self._preempt, lambda _: wire.write_preempt({})),
         }
@@ -91,15 +95,15 @@ class SchedulerApp:
     async def _filter(self, body: bytes) -> bytes:
         question = wire.read_nodes(body)
         self._check_ready()
-        found = await filter_nodes(question.pod, question.names, self._verdicts)
-        for reason in (*found.failed.values(), *found.unresolvable.values()):
-            self._metrics.refusals.labels(reason if question.pod.shape else "InvalidRequest").inc()
-        return wire.write_filter(found, question.objects)
+        reply = await self._nodes.filter(question)
+        for reason, count in reply.refused.items():
+            self._metrics.refusals.labels(reason).inc(count)
+        return reply.body
 
     async def _prioritize(self, body: bytes) -> bytes:
         question = wire.read_nodes(body)
         self._check_ready()
-        return wire.write_priorities(await prioritize_nodes(question.pod, question.names, self._verdicts))
+        return await self._nodes.prioritize(question)
 
     async def _bind(self, body: bytes) -> bytes:
         question = wire.read_bind(body)

@@ -1,53 +1,146 @@
-"""What filter, prioritize and preempt answer. Decisions only: no bodies, no clock, no writes.
+"""What filter, prioritize and preempt answer. No clock, no writes; the answers are bytes, because encoding is most of the work.
 
-They wait for nothing; a request that is expensive lets others have the event loop between two nodes.
+They wait for nothing; a request that is expensive lets others have the event loop in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
 
 from mica_extender.effort import Effort
-from mica_extender.placement import Placement, Rejection
-from mica_extender.scheduling.verdicts import Verdicts
-from mica_extender.scheduling.wire import FilterAnswer, PreemptQuestion, Victims
+from mica_extender.placement import NodeState, Placement, Rejection, Shape
+from mica_extender.placement.answers import REASONS, KnownNames, NameList, answers_by, list_names
+from mica_extender.placement.kernels import CODES, FITS, Kernel
+from mica_extender.scheduling import wire
+from mica_extender.scheduling.verdicts import Judge
+from mica_extender.scheduling.wire import FilterAnswer, NodeQuestion, PreemptQuestion, Victims
 from mica_extender.state.ledger import Ledger
-from mica_extender.state.records import PodRecord
+
+REPLIES_BYTES: Final = 16 * 2**20
+"""Answers of filter that are kept, in all; one of 5,000 failing nodes is 300 KB."""
+NO_PRIORITIES: Final = b"[]"
+_NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
+Template = Callable[[bytes], NodeState | None]
+"""The node that an object of a node which is not in the ledger would become, or None when nobody can tell."""
 
 
-async def filter_nodes(pod: PodRecord, names: Sequence[str], verdicts: Verdicts) -> FilterAnswer:
-    """Sort the nodes into fitting, short of something now, and never fitting.
+@dataclass(frozen=True, slots=True)
+class FilterReply:
+    """The answer as bytes, and how many nodes were refused for which reason."""
 
-    A pod whose request cannot be honoured fits nowhere and its reason is the problem in words.
-    """
-    if pod.shape is None:
-        return FilterAnswer(unresolvable=dict.fromkeys(names, pod.problem))
-    fitting: list[str] = []
-    failed: dict[str, str] = {}
-    unresolvable: dict[str, str] = {}
-    effort = Effort()
-    for name in names:
-        await effort.pause()
-        verdict = verdicts.verdict(pod.shape, name, effort)
-        if not isinstance(verdict, Rejection):
-            fitting.append(name)
-        elif verdict.permanent:
-            unresolvable[name] = str(verdict.code)
-        else:
-            failed[name] = str(verdict.code)
-    return FilterAnswer(fitting, failed, unresolvable)
+    body: bytes
+    refused: Mapping[str, int]
 
 
-async def prioritize_nodes(pod: PodRecord, names: Sequence[str], verdicts: Verdicts) -> dict[str, int]:
-    """Score of every node."""
-    if pod.shape is None:
-        return dict.fromkeys(names, 0)
-    effort = Effort()
-    scores: dict[str, int] = {}
-    for name in names:
-        await effort.pause()
-        scores[name] = verdicts.score(pod.shape, name, effort)
-    return scores
+class NodeVerbs:
+    """Filter and prioritize over the ledger's present state."""
+
+    def __init__(self, *, ledger: Ledger, kernel: Kernel, template: Template = lambda _: None) -> None:
+        answers = answers_by(kernel)
+        self._fleet = ledger.fleet
+        self._judge = Judge(ledger, kernel)
+        self._answers = answers
+        self._names = KnownNames(answers)
+        self._replies = _Replies()
+        self._template = template
+
+    async def filter(self, question: NodeQuestion) -> FilterReply:
+        """Sort the nodes into fitting, short of something now, and never fitting. Raises Malformed.
+
+        A pod whose request cannot be honoured fits nowhere and its reason is the problem in words.
+        """
+        if question.objects is not None:
+            return await self._filter_objects(question.pod.shape, question.pod.problem, question.objects)
+        names, shape = self._read(question.names), question.pod.shape
+        if shape is None:
+            ones = np.ones(len(names), np.uint8)
+            body = self._answers.filter_answer(names, ones, ones, ("", question.pod.problem))
+            return FilterReply(body, {"InvalidRequest": len(names)})
+        known = self._replies.get(shape, names, self._fleet.clock)
+        if known is not None:
+            return known
+        clock = self._fleet.clock
+        found, final = await self._judge.verdicts(shape, names.rows, Effort())
+        tally = np.bincount(found.codes, minlength=len(REASONS)).tolist()
+        refused = {reason: count for reason, count in zip(REASONS[1:], tally[1:], strict=True) if count}
+        reply = FilterReply(self._answers.filter_answer(names, found.codes, found.permanent), refused)
+        if final and self._fleet.clock == clock:
+            self._replies.put(shape, names, clock, reply)
+        return reply
+
+    async def prioritize(self, question: NodeQuestion) -> bytes:
+        """Score of every node; 0 where the pod does not fit. Raises Malformed."""
+        shape = question.pod.shape
+        objects = question.objects
+        names = self._read(question.names) if objects is None else list_names(self._fleet, list(objects))
+        if shape is None:
+            return self._answers.priorities(names, np.zeros(len(names), np.int64))
+        return self._answers.priorities(names, await self._judge.scores(shape, names.rows, Effort()))
+
+    def _read(self, raw: bytes) -> NameList:
+        try:
+            return self._names.read(self._fleet, raw)
+        except wire.UNREADABLE as error:
+            raise wire.Malformed(f"extender arguments: NodeNames: {error}") from error
+
+    async def _filter_objects(self, shape: Shape | None, problem: str, objects: Mapping[str, msgspec.Raw]) -> FilterReply:
+        """A scheduler (or an autoscaler's simulation of one) that sends whole nodes gets them back untouched."""
+        if shape is None:
+            answer = FilterAnswer(unresolvable=dict.fromkeys(objects, problem))
+            return FilterReply(wire.write_filter(answer, objects), {"InvalidRequest": len(objects)})
+        effort = Effort()
+        rows = self._fleet.rows(objects)
+        found, _ = await self._judge.verdicts(shape, rows, effort)
+        fitting: list[str] = []
+        failed: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        for name, row, code, never in zip(objects, rows, found.codes.tolist(), found.permanent.tolist(), strict=True):
+            if row < 0:
+                await effort.pause()
+                code, never = self._judge_template(shape, objects[name], effort)
+            if code == FITS:
+                fitting.append(name)
+            else:
+                failed[bool(never)][name] = REASONS[code]
+        refused: dict[str, int] = {}
+        for reason in (*failed[0].values(), *failed[1].values()):
+            refused[reason] = refused.get(reason, 0) + 1
+        return FilterReply(wire.write_filter(FilterAnswer(fitting, *failed), objects), refused)
+
+    def _judge_template(self, shape: Shape, node: msgspec.Raw, effort: Effort) -> tuple[int, bool]:
+        state = self._template(bytes(node))
+        if state is None:
+            return 1, True
+        verdict = effort.search(shape, state)[0].verdict
+        return (_NUMBERS[verdict.code], verdict.permanent) if isinstance(verdict, Rejection) else (FITS, False)
+
+
+class _Replies:
+    """Answers of filter for the same names and an unchanged fleet. Bounded by their size."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, Shape], tuple[NameList, int, FilterReply]] = OrderedDict()
+        self._size = 0
+
+    def get(self, shape: Shape, names: NameList, clock: int) -> FilterReply | None:
+        """The answer of before, when nothing at all has changed since."""
+        known = self._known.get((id(names), shape))
+        return known[2] if known is not None and known[1] == clock else None
+
+    def put(self, shape: Shape, names: NameList, clock: int, reply: FilterReply) -> None:
+        """Keep an answer. The names stay alive with it, so that their identity stays theirs."""
+        key = (id(names), shape)
+        old = self._known.pop(key, None)
+        self._size += len(reply.body) - (len(old[2].body) if old else 0)
+        self._known[key] = (names, clock, reply)
+        while self._size > REPLIES_BYTES:
+            _, (_, _, dropped) = self._known.popitem(last=False)
+            self._size -= len(dropped.body)
 
 
 async def confirm_victims(question: PreemptQuestion, ledger: Ledger) -> Mapping[str, Victims]:

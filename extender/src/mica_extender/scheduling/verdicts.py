@@ -1,65 +1,143 @@
-"""Answers of placement, remembered per pod shape for as long as the node has not changed.
+"""Verdicts and scores of many nodes, remembered per pod shape for as long as a node has not changed.
 
-150 waiting pods of one kind ask again at every event; nearly all of their answers are the ones of a moment ago. States of nodes
-are immutable, so that the same object means the same answer.
+150 waiting pods of one kind ask again at every event; nearly all of their answers are the ones of a moment ago. Per shape there
+is one array of codes and one of scores over the fleet's rows, each with the version of the node that it holds for, so that a
+request computes only what has changed since. What no kernel decides goes node by node through ``fit.py``, with pauses, under the
+request's budget.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final
+
+import numpy as np
 
 from mica_extender.effort import Effort
-from mica_extender.placement import Code, NodeState, Placement, Rejection, Shape, Verdict, score
+from mica_extender.placement import Placement, Rejection, Shape, score
+from mica_extender.placement.fleet import Bytes, Fleet, Int32, Int64
+from mica_extender.placement.kernels import CODES, FITS, UNDECIDED, CompiledShape, Kernel, Verdicts
 from mica_extender.state.ledger import Ledger
 
-MAX_SHAPES: Final = 32
-_UNREGISTERED: Final = Rejection(Code.UNREGISTERED, permanent=True)
+MAX_SHAPES: Final = 128
+"""Shapes that are remembered: 26 bytes for each node and shape."""
+_NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
+_UNREGISTERED: Final = 1
 
 
-class _Known(NamedTuple):
-    state: NodeState
-    verdict: Verdict
-    score: int
+class _Known:
+    """What is known of one shape, by row of the fleet. A version of 0 holds for no node."""
+
+    def __init__(self, shape: Shape, fleet: Fleet) -> None:
+        self.compiled = CompiledShape(shape, fleet)
+        self.codes: Bytes = np.zeros(0, np.uint8)
+        self.permanent: Bytes = np.zeros(0, np.uint8)
+        self.decided_at: Int64 = np.zeros(0, np.int64)
+        self.scores: Int64 = np.zeros(0, np.int64)
+        self.scored_at: Int64 = np.zeros(0, np.int64)
+
+    def grow(self, rows: int) -> None:
+        """Have room for this many rows."""
+        if len(self.codes) < rows:
+            size = rows + rows // 8
+            for column in ("codes", "permanent", "decided_at", "scores", "scored_at"):
+                old = getattr(self, column)
+                new = np.zeros(size, old.dtype)
+                new[: len(old)] = old
+                setattr(self, column, new)
 
 
-class Verdicts:
-    """Verdicts and scores from the ledger's present states."""
+class Judge:
+    """Verdicts and scores from the ledger's present state."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, kernel: Kernel) -> None:
         self._ledger = ledger
-        self._shapes: OrderedDict[Shape, dict[str, _Known]] = OrderedDict()
+        self._fleet = ledger.fleet
+        self._kernel = kernel
+        self._shapes: OrderedDict[Shape, _Known] = OrderedDict()
 
-    def verdict(self, shape: Shape, node: str, effort: Effort) -> Verdict:
-        """Whether and where the pod fits on the node now."""
-        known = self._known(shape, node, effort)
-        return known.verdict if known else _UNREGISTERED
+    async def verdicts(self, shape: Shape, rows: Int32, effort: Effort) -> tuple[Verdicts, bool]:
+        """Codes of the nodes in these rows (-1: not known), and whether all are final.
 
-    def score(self, shape: Shape, node: str, effort: Effort) -> int:
-        """Score of the node for the pod; 0 when it does not fit."""
-        known = self._known(shape, node, effort)
-        return known.score if known else 0
+        One that only the request's budget has cut short is not kept: the next request goes on where this one ended.
+        """
+        known = self._known(shape)
+        present = rows[rows >= 0]
+        unfinished: dict[int, tuple[int, bool]] = {}
+        stale = present[self._fleet.version[present] != known.decided_at[present]]
+        for part in self._parts(stale):
+            await effort.share(len(part) / self._kernel.at_once)
+            await self._decide(known, part, effort, unfinished)
+        codes = np.where(rows >= 0, known.codes[rows], np.uint8(_UNREGISTERED))
+        permanent = np.where(rows >= 0, known.permanent[rows], np.uint8(1))
+        for row, (code, never) in unfinished.items():
+            codes[rows == row], permanent[rows == row] = code, never
+        return Verdicts(codes, permanent), not unfinished
 
-    def _known(self, shape: Shape, node: str, effort: Effort) -> _Known | None:
-        """A verdict that only the request's budget has cut short is not kept: the next request goes on where this one ended."""
-        state = self._ledger.node(node)
-        if state is None:
-            return None
-        nodes = self._of_shape(shape)
-        known = nodes.get(node)
-        if known is None or known.state is not state:
-            found, final = effort.search(shape, state)
-            worth = score(shape, state, found.verdict) if isinstance(found.verdict, Placement) else 0
-            known = _Known(state, found.verdict, worth)
-            if final:
-                nodes[node] = known
-        return known
+    async def scores(self, shape: Shape, rows: Int32, effort: Effort) -> Int64:
+        """Scores of the nodes in these rows; 0 where the pod does not fit."""
+        found, _ = await self.verdicts(shape, rows, effort)
+        known = self._known(shape)
+        fitting = rows[found.codes == FITS]
+        stale = fitting[self._fleet.version[fitting] != known.scored_at[fitting]]
+        for part in self._parts(stale):
+            await effort.share(len(part) / self._kernel.at_once)
+            await self._score(known, part, effort)
+        return np.where(found.codes == FITS, known.scores[rows], np.int64(0))
 
-    def _of_shape(self, shape: Shape) -> dict[str, _Known]:
-        nodes = self._shapes.get(shape)
-        if nodes is None:
-            nodes = self._shapes[shape] = {}
+    async def _decide(self, known: _Known, rows: Int32, effort: Effort, unfinished: dict[int, tuple[int, bool]]) -> None:
+        at = self._fleet.version[rows]
+        found = self._kernel.evaluate(self._fleet, known.compiled, rows)
+        known.codes[rows], known.permanent[rows] = found.codes, found.permanent
+        decided = found.codes != UNDECIDED
+        known.decided_at[rows[decided]] = at[decided]
+        for row in rows[~decided].tolist():
+            await effort.pause()
+            self._decide_one(known, row, effort, unfinished)
+
+    def _decide_one(self, known: _Known, row: int, effort: Effort, unfinished: dict[int, tuple[int, bool]]) -> None:
+        if not self._fleet.names[row]:
+            known.codes[row], known.permanent[row] = _UNREGISTERED, 1
+            return
+        found, final = effort.search(known.compiled.shape, self._ledger.state(row))
+        verdict = found.verdict
+        code, never = (_NUMBERS[verdict.code], verdict.permanent) if isinstance(verdict, Rejection) else (FITS, False)
+        known.codes[row], known.permanent[row] = code, never
+        if final:
+            known.decided_at[row] = self._fleet.version[row]
+        else:
+            unfinished[row] = (code, never)
+
+    async def _score(self, known: _Known, rows: Int32, effort: Effort) -> None:
+        scored = self._kernel.score(self._fleet, known.compiled, rows)
+        if scored is not None:
+            known.scores[rows], known.scored_at[rows] = scored, self._fleet.version[rows]
+            return
+        for row in rows.tolist():
+            await effort.pause()
+            self._score_one(known, row, effort)
+
+    def _score_one(self, known: _Known, row: int, effort: Effort) -> None:
+        known.scores[row] = 0
+        if not self._fleet.names[row]:
+            return
+        state = self._ledger.state(row)
+        found, final = effort.search(known.compiled.shape, state)
+        if isinstance(found.verdict, Placement):
+            known.scores[row] = score(known.compiled.shape, state, found.verdict)
+        if final:
+            known.scored_at[row] = self._fleet.version[row]
+
+    def _known(self, shape: Shape) -> _Known:
+        known = self._shapes.get(shape)
+        if known is None:
+            known = self._shapes[shape] = _Known(shape, self._fleet)
             if len(self._shapes) > MAX_SHAPES:
                 self._shapes.popitem(last=False)
         self._shapes.move_to_end(shape)
-        return nodes
+        known.grow(max(self._fleet.node_rows, 1))
+        return known
+
+    def _parts(self, rows: Int32) -> list[Int32]:
+        size = self._kernel.at_once
+        return [rows[at : at + size] for at in range(0, len(rows), size)]

@@ -25,7 +25,7 @@ class _NodeList(msgspec.Struct):
 class _Args(msgspec.Struct):
     Pod: Pod
     Nodes: _NodeList | None = None
-    NodeNames: list[str] | None = None
+    NodeNames: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _BindArgs(msgspec.Struct):
@@ -66,10 +66,13 @@ class _PreemptArgs(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class NodeQuestion:
-    """Arguments of filter and prioritize: a pod and nodes by name, with the nodes' objects when the scheduler sent those."""
+    """Arguments of filter and prioritize: a pod and nodes.
+
+    By name as the JSON array that came, not read yet, or (``objects``) by name with the nodes' objects.
+    """
 
     pod: PodRecord
-    names: tuple[str, ...]
+    names: bytes
     objects: Mapping[str, msgspec.Raw] | None
 
 
@@ -114,6 +117,8 @@ class PreemptQuestion:
     candidates: Mapping[str, Victims]
 
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not what they should be."""
 _args: Final = msgspec.json.Decoder(_Args).decode
 _bind_args: Final = msgspec.json.Decoder(_BindArgs).decode
 _preempt_args: Final = msgspec.json.Decoder(_PreemptArgs).decode
@@ -125,20 +130,21 @@ def read_nodes(body: bytes) -> NodeQuestion:
     """Decode the arguments of filter or prioritize."""
     try:
         args = _args(body)
-        if args.NodeNames is not None:
-            return NodeQuestion(pod_record(args.Pod), tuple(args.NodeNames), None)
+        pod, names = pod_record(args.Pod), bytes(args.NodeNames)
+        if names != b"null":
+            return NodeQuestion(pod, names, None)
         items = (args.Nodes.items if args.Nodes else None) or []
         objects = {_object(item).metadata.name: item for item in items}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"extender arguments: {error}") from error
-    return NodeQuestion(pod_record(args.Pod), tuple(objects), objects)
+    return NodeQuestion(pod, b"", objects)
 
 
 def read_bind(body: bytes) -> BindQuestion:
     """Decode the arguments of bind."""
     try:
         args = _bind_args(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"bind arguments: {error}") from error
     return BindQuestion(args.PodNamespace, args.PodName, args.PodUID, args.Node)
 
@@ -147,7 +153,7 @@ def read_preempt(body: bytes) -> PreemptQuestion:
     """Decode the arguments of preempt, in either form."""
     try:
         args = _preempt_args(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"preempt arguments: {error}") from error
     candidates = {
         node: Victims(tuple(pod.metadata.uid for pod in v.Pods or ()), v.NumPDBViolations)
@@ -172,11 +178,6 @@ def write_filter(answer: FilterAnswer, objects: Mapping[str, msgspec.Raw] | None
         body["Nodes"] = {"metadata": {}, "items": [objects[name] for name in answer.fitting]}
         body["NodeNames"] = None
     return _encode(body)
-
-
-def write_priorities(scores: Mapping[str, int]) -> bytes:
-    """Encode the answer of prioritize."""
-    return _encode([{"Host": node, "Score": value} for node, value in scores.items()])
 
 
 def write_bind(error: str) -> bytes:

@@ -106,4 +106,38 @@ __attribute__((weak)) int64_t mica_score_node(const mica_fleet *fleet, const mic
 MICA_EXPORT int mica_score(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, const int32_t *nodes, int64_t count,
                 const uint8_t *codes, int64_t *scores);
 
+
+/* Names of the fleet's nodes as JSON strings, for looking them up: open addressing, -1 is an empty slot. */
+typedef struct {
+    const char *text;      /* all names after each other, quotes included */
+    const int64_t *at;     /* by node row: where its name begins; the next begins where it ends */
+    int32_t *slots;        /* node rows by hash */
+    int64_t mask, rows;    /* slots - 1, a power of two less one; node rows */
+} mica_names;
+
+/* Fill the slots. */
+MICA_EXPORT void mica_index_names(const mica_names *names);
+
+/* Read a JSON array of plain strings (printable ASCII, no escapes): per name its row (-1: not known) and where in `raw` it
+ * stands, quotes included. The number of names; -1 for anything else, which a real JSON parser has to look at.
+ */
+MICA_EXPORT int64_t mica_read_names(const mica_names *names, const char *raw, int64_t length, int64_t capacity, int32_t *rows,
+                                    int32_t *starts, int32_t *ends);
+
+/* A text by number: reason i is text[at[i] .. at[i + 1]). */
+typedef struct {
+    const char *text;
+    const int64_t *at;
+} mica_reasons;
+
+/* The answer of filter for these names; codes other than MICA_FITS are numbers of reasons. The caller's buffer is large enough:
+ * `length` of raw, 8 and the longest reason for each name, and 128. The answer's length.
+ */
+MICA_EXPORT int64_t mica_write_filter(const char *raw, const int32_t *starts, const int32_t *ends, int64_t count,
+                                      const uint8_t *codes, const uint8_t *permanent, const mica_reasons *reasons, char *out);
+
+/* The answer of prioritize. The buffer has `length` of raw and 40 for each name, and 128. */
+MICA_EXPORT int64_t mica_write_scores(const char *raw, const int32_t *starts, const int32_t *ends, int64_t count,
+                                      const int64_t *scores, char *out);
+
 #endif

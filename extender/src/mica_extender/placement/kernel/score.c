@@ -1,0 +1,146 @@
+/* score.py for at most one asking container: the same terms in the same integers. */
+#include "fleet.h"
+
+enum { LEVELS = 1000, MICRO = 1000000, FED_SHIFT = 10, LEFTOVER = 25, LEFT_GPU = 8, LEFT_CPU = 128 };
+enum { MIDDLE = 32 * MICRO, MAX_SCORE = 2 * MIDDLE, UNDECIDED_SCORE = -1 };
+
+/* mix.Tables in the words of one fleet; scoring.py fills it. */
+struct mica_mix {
+    const int64_t *waste;     /* LEVELS + 1 values a table */
+    const int64_t *first;     /* by model id: where its table begins in waste */
+    const int64_t *scarcity;  /* by model id */
+    int64_t fed;
+    int32_t card_policy;      /* id of the card policy `fragmentation` alone */
+};
+
+/* What a card has free, in thousandths: fragmentation.free_share. */
+static int64_t free_share(const mica_fleet *fleet, int64_t card, int64_t used_mib, int64_t used_cores)
+{
+    int64_t capacity = fleet->capacity_mib[card], cores = fleet->core_capacity[card];
+    if ((fleet->flags[card] & (MICA_HEALTHY | MICA_CORDONED)) != MICA_HEALTHY || used_mib >= capacity || used_cores >= cores)
+        return 0;
+    int64_t memory = (capacity - used_mib) * LEVELS / capacity, core = (cores - used_cores) * LEVELS / cores;
+    return memory < core ? memory : core;
+}
+
+/* fragmentation.waste of a free share on a card with that many slices. */
+static int64_t waste(const mica_fleet *fleet, const mica_mix *mix, int64_t card, int64_t share, int64_t slices)
+{
+    if (slices >= fleet->card_max_slices[card])
+        return share * (MICRO / LEVELS);
+    return mix->waste[mix->first[fleet->model[card]] + share];
+}
+
+/* score.starved */
+static int64_t starved(int64_t free, int64_t cpu, int64_t fed)
+{
+    int64_t hungry = free * (MICRO / LEVELS) - (cpu * fed >> FED_SHIFT);
+    return fed && hungry > 0 ? hungry : 0;
+}
+
+typedef struct {
+    int64_t cost, before, after, card;
+} candidate;
+
+/* Insert into the `kept` best of at most `number`, ordered by cost, then fullness, then the order of the cards. */
+static int32_t keep(candidate *best, int32_t kept, int32_t number, candidate found)
+{
+    int32_t at = kept;
+    while (at > 0 && (found.cost < best[at - 1].cost || (found.cost == best[at - 1].cost && found.before < best[at - 1].before)))
+        at--;
+    if (at >= number)
+        return kept;
+    int32_t last = kept < number ? kept : number - 1;
+    for (int32_t i = last; i > at; i--)
+        best[i] = best[i - 1];
+    best[at] = found;
+    return kept < number ? kept + 1 : kept;
+}
+
+/* Millionths of a GPU that the placement costs: score._fragmentation with the cards that fragmentation.card_key puts first. */
+static int64_t fragmentation(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
+                             const uint8_t *card_codes)
+{
+    candidate best[MICA_MAX_NODE_CARDS];
+    const mica_container *wanted = shape->containers ? shape->container : NULL;
+    int32_t kept = 0, cards = fleet->card_count[node];
+    int64_t first = fleet->first_card[node], free = 0, cost = 0;
+    for (int64_t card = first; card < first + cards; card++) {
+        int64_t share = free_share(fleet, card, fleet->used_mib[card], fleet->used_cores[card]);
+        free += share;
+        if (!wanted || card_codes[card - first] != MICA_FITS)
+            continue;
+        int64_t cores = wanted->cores >= 100 ? fleet->core_capacity[card] : wanted->cores;
+        int64_t memory = mica_memory_on(wanted, fleet->memory_mib[card]);
+        candidate found = {0, share, free_share(fleet, card, fleet->used_mib[card] + memory, fleet->used_cores[card] + cores), card};
+        found.cost = waste(fleet, mix, card, found.after, fleet->slices[card] + 1) - waste(fleet, mix, card, share, fleet->slices[card]);
+        kept = keep(best, kept, wanted->number, found);
+    }
+    int64_t left = free;
+    for (int32_t i = 0; i < kept; i++) {
+        int64_t taken = best[i].before - best[i].after;
+        left -= taken;
+        cost += best[i].cost + mix->scarcity[fleet->model[best[i].card]] * taken / LEVELS;
+    }
+    cost += left * LEFTOVER / LEFT_GPU;
+    if (fleet->cpu_left[node] >= 0) {
+        int64_t cpu = fleet->cpu_left[node] - shape->cpu_milli;
+        cpu = cpu < 0 ? 0 : cpu;
+        cost += cpu * LEFTOVER / LEFT_CPU + starved(left, cpu, mix->fed) - starved(free, fleet->cpu_left[node], mix->fed);
+    }
+    return cost;
+}
+
+static int64_t part(int64_t taken, int64_t total)
+{
+    int64_t found = total ? taken * MICRO / total : 0;
+    return found < MICRO ? found : MICRO;
+}
+
+/* score.fullness after the placement, or -1 where it depends on which cards are chosen. */
+static int64_t fullness(const mica_fleet *fleet, const mica_shape *shape, int32_t node)
+{
+    const mica_container *wanted = shape->containers ? shape->container : NULL;
+    int64_t first = fleet->first_card[node], slices = 0, slots = 0, used_cores = 0, cores = 0, used_mib = 0, capacity = 0;
+    for (int64_t card = first; card < first + fleet->card_count[node]; card++) {
+        if (wanted && (fleet->memory_mib[card] != fleet->memory_mib[first] || fleet->core_capacity[card] != fleet->core_capacity[first]))
+            return UNDECIDED_SCORE;
+        slices += fleet->slices[card];
+        slots += fleet->card_max_slices[card];
+        used_cores += fleet->used_cores[card];
+        cores += fleet->core_capacity[card];
+        used_mib += fleet->used_mib[card];
+        capacity += fleet->capacity_mib[card];
+    }
+    if (wanted) {
+        slices += wanted->number;
+        used_cores += wanted->number * (wanted->cores >= 100 ? fleet->core_capacity[first] : wanted->cores);
+        used_mib += wanted->number * mica_memory_on(wanted, fleet->memory_mib[first]);
+    }
+    int64_t parts[] = {part(slices, slots), part(used_cores, cores), part(used_mib, capacity)}, best = 0, sum = 0, weight = 0;
+    for (int i = 0; i < 3; i++) {
+        best = parts[i] > best ? parts[i] : best;
+        sum += shape->weights[i] * parts[i];
+        weight += shape->weights[i];
+    }
+    return weight ? sum / weight : best;
+}
+
+int64_t mica_score_node(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, const uint8_t *card_codes)
+{
+    int32_t policy = shape->node_policy >= 0 ? shape->node_policy : fleet->node_policy[node];
+    int64_t gain;
+    if (policy == MICA_NODE_FRAGMENTATION) {
+        int32_t cards = shape->card_policy >= 0 ? shape->card_policy : fleet->card_policy[node];
+        if (shape->containers && cards != mix->card_policy)
+            return UNDECIDED_SCORE;
+        gain = -fragmentation(fleet, shape, mix, node, card_codes);
+    } else {
+        int64_t full = fullness(fleet, shape, node);
+        if (full < 0)
+            return UNDECIDED_SCORE;
+        gain = (policy == MICA_NODE_BINPACK ? full : MICRO - full) - MICRO / 2;
+    }
+    gain += MIDDLE;
+    return gain < 0 ? 0 : gain > MAX_SCORE ? MAX_SCORE : gain;
+}
