@@ -10,8 +10,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from mica_extender.placement import Code
 from mica_extender.state.ledger import Ledger
 
+VERBS: Final = ("filter", "prioritize", "bind", "preempt")
+STAGES: Final = ("mutate", "validate")
+INVALID_REQUEST: Final = "InvalidRequest"
+"""Reason of a refusal that no card is to blame for: the pod's request cannot be honoured."""
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -27,7 +32,7 @@ class Metrics:
                 buckets=_BUCKETS,
                 registry=registry,
             )
-            for verb in ("filter", "prioritize", "bind", "preempt", "admission")
+            for verb in (*VERBS, "admission")
         }
         self.refusals = Counter(
             "mica_extender_refusals", "Nodes refused in filter answers, by reason.", ("code",), registry=registry
@@ -40,6 +45,30 @@ class Metrics:
         self.evictions = Counter(
             "mica_extender_evictions", "Evictions of pods that a node agent refused.", ("outcome",), registry=registry
         )
+        self.events = Counter("mica_extender_events", "Events about waiting pods, by outcome.", ("outcome",), registry=registry)
+        self.drift = Gauge(
+            "mica_extender_ledger_drift_cards",
+            "GPUs of which the ledger counts something else than a fresh list of the API says, in two comparisons in a row.",
+            registry=registry,
+        )
+        self.compared = Gauge(
+            "mica_extender_ledger_compared_timestamp_seconds",
+            "Unix time of the last comparison with the API; 0 before the first, and on replicas that do not lead.",
+            registry=registry,
+        )
+        self._declare()
+
+    def _declare(self) -> None:
+        """Every series that can be is there from the start, at zero: a counter that appears with its first event hides it."""
+        for counter, values in (
+            (self.refusals, (*Code, INVALID_REQUEST)),
+            (self.errors, VERBS),
+            (self.denied, STAGES),
+            (self.evictions, ("done", "retry")),
+            (self.events, ("written", "failed")),
+        ):
+            for value in values:
+                counter.labels(str(value))
 
     @contextmanager
     def timed(self, verb: str) -> Iterator[None]:
