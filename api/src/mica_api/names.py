@@ -27,6 +27,8 @@ ALLOCATION_PREFIX: Final = f"alloc.{GROUP}/"
 
 ANNOTATION_NODE_POLICY: Final = f"{GROUP}/node-policy"
 ANNOTATION_GPU_POLICY: Final = f"{GROUP}/gpu-policy"
+ANNOTATION_WEIGHTS: Final = f"{GROUP}/scoring-weights"
+ANNOTATION_NUMA_BIND: Final = f"{GROUP}/numa-bind"
 ANNOTATION_USE_MODEL: Final = f"{GROUP}/use-gpu-model"
 ANNOTATION_AVOID_MODEL: Final = f"{GROUP}/avoid-gpu-model"
 ANNOTATION_USE_UUID: Final = f"{GROUP}/use-gpu-uuid"
@@ -38,6 +40,8 @@ POD_ANNOTATIONS: Final = frozenset(
         ANNOTATION_ORIGINAL,
         ANNOTATION_NODE_POLICY,
         ANNOTATION_GPU_POLICY,
+        ANNOTATION_WEIGHTS,
+        ANNOTATION_NUMA_BIND,
         ANNOTATION_USE_MODEL,
         ANNOTATION_AVOID_MODEL,
         ANNOTATION_USE_UUID,
@@ -45,6 +49,9 @@ POD_ANNOTATIONS: Final = frozenset(
     }
 )
 """Annotations under our own prefix that mean something on a pod; others are refused as misspelt."""
+
+ANNOTATION_CORDONED: Final = f"{GROUP}/cordoned-gpus"
+"""On a Node: comma list of the UUIDs of GPUs that nothing new is placed on."""
 
 ANNOTATION_POKE: Final = f"{GROUP}/poke"
 POKE_OBJECT: Final = "mica-poke"

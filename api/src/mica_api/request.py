@@ -72,15 +72,24 @@ class ContainerRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class InitRequest:
+    """Slices of one init container. ``restartable``: a sidecar, which starts in its turn and then runs beside the app."""
+
+    container: ContainerRequest
+    restartable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PodRequest:
-    """Requests of all app containers, in the order of ``spec.containers``."""
+    """Requests of all app containers, in the order of ``spec.containers``, and of init containers in theirs."""
 
     containers: tuple[ContainerRequest, ...]
+    init: tuple[InitRequest, ...] = ()
 
     @property
     def asks(self) -> bool:
         """Whether any container wants a slice."""
-        return any(c.asks for c in self.containers)
+        return any(c.asks for c in self.containers) or any(i.container.asks for i in self.init)
 
 
 def encode_request(request: PodRequest) -> str:

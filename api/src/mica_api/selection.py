@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final
 
 from mica_api import names
+from mica_api.policies import CardPolicy, NodePolicy, Weights, parse_card_policy, parse_node_policy, parse_weights
 from mica_api.request import InvalidRequest
-
-Policy = Literal["binpack", "spread"]
-POLICIES: Final = ("binpack", "spread")
 
 _ALIASES: Final[Mapping[str, str]] = {
     "hami.io/node-scheduler-policy": names.ANNOTATION_NODE_POLICY,
     "hami.io/gpu-scheduler-policy": names.ANNOTATION_GPU_POLICY,
+    "hami.io/device-scoring-weights": names.ANNOTATION_WEIGHTS,
+    "nvidia.com/numa-bind": names.ANNOTATION_NUMA_BIND,
     "nvidia.com/use-gputype": names.ANNOTATION_USE_MODEL,
     "nvidia.com/nouse-gputype": names.ANNOTATION_AVOID_MODEL,
     "nvidia.com/use-gpuuuid": names.ANNOTATION_USE_UUID,
@@ -28,11 +28,10 @@ _ALIASES: Final[Mapping[str, str]] = {
 _SATISFIED: Final[Mapping[str, frozenset[str]]] = {
     "nvidia.com/vgpu-mode": frozenset({"hami-core"}),
     "volcano.sh/vgpu-mode": frozenset({"hami-core"}),
-    "nvidia.com/numa-bind": frozenset({"false"}),
 }
+_BOOLEANS: Final = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _REFUSED: Final = frozenset(
     {
-        "hami.io/device-scoring-weights",
         "volcano.sh/vgpu-podgroup-policy",
         "huawei.com/intra-bandwidth",
         "nvidia.com/gpumem",
@@ -43,20 +42,25 @@ _REFUSED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Policies (``None``: the pool's default) and card filters of a pod.
+    """Policies (``None`` or empty: the pool's default) and card filters of a pod.
 
-    Models match as case-insensitive substrings, UUIDs exactly; an empty ``use`` accepts every card.
+    Models match as case-insensitive substrings, UUIDs exactly; an empty ``use`` accepts every card. ``numa_bind`` demands that
+    all GPUs of a container are of one NUMA node.
     """
 
-    node_policy: Policy | None = None
-    gpu_policy: Policy | None = None
+    node_policy: NodePolicy | None = None
+    gpu_policy: tuple[CardPolicy, ...] = ()
     use_models: frozenset[str] = frozenset()
     avoid_models: frozenset[str] = frozenset()
     use_uuids: frozenset[str] = frozenset()
     avoid_uuids: frozenset[str] = frozenset()
+    weights: Weights | None = None
+    numa_bind: bool = False
 
     def accepts_model(self, model: str) -> bool:
         """Whether a card of this model may be used."""
+        if not self.use_models and not self.avoid_models:
+            return True
         lowered = model.lower()
         wanted = not self.use_models or any(part in lowered for part in self.use_models)
         return wanted and not any(part in lowered for part in self.avoid_models)
@@ -69,13 +73,18 @@ class Selection:
 def read_selection(annotations: Mapping[str, str]) -> Selection:
     """Selection of a pod from its annotations. Raises InvalidRequest for a value or key that cannot be honoured."""
     canonical = canonical_selection(annotations)
+    node_policy = canonical.get(names.ANNOTATION_NODE_POLICY)
+    gpu_policy = canonical.get(names.ANNOTATION_GPU_POLICY)
+    weights = canonical.get(names.ANNOTATION_WEIGHTS)
     return Selection(
-        node_policy=_policy(canonical, names.ANNOTATION_NODE_POLICY),
-        gpu_policy=_policy(canonical, names.ANNOTATION_GPU_POLICY),
+        node_policy=None if node_policy is None else parse_node_policy(_where(names.ANNOTATION_NODE_POLICY), node_policy),
+        gpu_policy=() if gpu_policy is None else parse_card_policy(_where(names.ANNOTATION_GPU_POLICY), gpu_policy),
         use_models=frozenset(s.lower() for s in _values(canonical, names.ANNOTATION_USE_MODEL)),
         avoid_models=frozenset(s.lower() for s in _values(canonical, names.ANNOTATION_AVOID_MODEL)),
         use_uuids=_values(canonical, names.ANNOTATION_USE_UUID),
         avoid_uuids=_values(canonical, names.ANNOTATION_AVOID_UUID),
+        weights=None if weights is None else parse_weights(_where(names.ANNOTATION_WEIGHTS), weights),
+        numa_bind=_boolean(canonical, names.ANNOTATION_NUMA_BIND),
     )
 
 
@@ -94,14 +103,16 @@ def canonical_selection(annotations: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _policy(annotations: Mapping[str, str], key: str) -> Policy | None:
-    value = annotations.get(key)
-    if value is None:
-        return None
-    lowered = value.strip().lower()
-    if lowered not in POLICIES:
-        raise InvalidRequest(f"annotation {key} is {value!r}; it must be one of {', '.join(POLICIES)}")
-    return cast("Policy", lowered)
+def _where(key: str) -> str:
+    return f"annotation {key}"
+
+
+def _boolean(annotations: Mapping[str, str], key: str) -> bool:
+    value = annotations.get(key, "false")
+    known = _BOOLEANS.get(value.strip().lower())
+    if known is None:
+        raise InvalidRequest(f"annotation {key} is {value!r}; it must be true or false")
+    return known
 
 
 def _values(annotations: Mapping[str, str], key: str) -> frozenset[str]:

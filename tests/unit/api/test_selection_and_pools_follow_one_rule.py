@@ -18,7 +18,7 @@ from mica_api.selection import Selection, canonical_selection, read_selection
     [
         ({}, Selection()),
         ({"mica.dev/node-policy": "Binpack"}, Selection(node_policy="binpack")),
-        ({"hami.io/gpu-scheduler-policy": "spread"}, Selection(gpu_policy="spread")),
+        ({"hami.io/gpu-scheduler-policy": "spread"}, Selection(gpu_policy=("spread",))),
         ({"nvidia.com/use-gputype": "A100, H100"}, Selection(use_models=frozenset({"a100", "h100"}))),
         ({"nvidia.com/nouse-gputype": "T4"}, Selection(avoid_models=frozenset({"t4"}))),
         ({"volcano.sh/vgpu-use-gpuuuid": "GPU-1"}, Selection(use_uuids=frozenset({"GPU-1"}))),
@@ -33,12 +33,12 @@ def test_annotations_select_in_either_spelling(annotations: dict[str, str], sele
 @pytest.mark.parametrize(
     ("annotations", "words"),
     [
-        ({"mica.dev/node-policy": "random"}, "must be one of binpack, spread"),
+        ({"mica.dev/node-policy": "random"}, "must be one of fragmentation, binpack, spread"),
         ({"mica.dev/use-gpu-model": " , "}, "is empty; list at least one value or remove it"),
         ({"mica.dev/use-gpu-uuid": "GPU-1", "nvidia.com/use-gpuuuid": "GPU-2"}, "written twice with different values"),
         ({"nvidia.com/gpumem": "3000"}, "amounts belong in resources.limits"),
         ({"nvidia.com/vgpu-mode": "mig"}, "is not supported"),
-        ({"nvidia.com/numa-bind": "true"}, "is not supported"),
+        ({"nvidia.com/numa-bind": "maybe"}, "must be true or false"),
     ],
 )
 def test_a_selection_that_cannot_be_honoured_is_refused(annotations: dict[str, str], words: str) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mica_api.allocation import mismatch
+from mica_api.policies import CardPolicy, NodePolicy
 from mica_api.request import ContainerRequest, PodRequest
-from mica_api.selection import Policy, Selection
+from mica_api.selection import Selection
 from mica_extender.placement import Card, NodeState, Placement, Shape, choose, score, search
 from mica_extender.placement.fit import SEARCH_BUDGET, check_card
 from mica_extender.placement.score import MAX_SCORE, apply
@@ -25,9 +26,9 @@ def card(
 
 
 def node(
-    *cards: Card, name: str = "n", policy: Policy = "binpack", gpu_policy: Policy = "binpack", max_slices: int = 10
+    *cards: Card, name: str = "n", policy: NodePolicy = "binpack", gpu_policy: CardPolicy = "binpack", max_slices: int = 10
 ) -> NodeState:
-    return NodeState(name, max_slices, cards, policy, gpu_policy)
+    return NodeState(name, max_slices, cards, policy, (gpu_policy,))
 
 
 def shape(*containers: ContainerRequest, **selection: object) -> Shape:
@@ -154,7 +155,7 @@ def test_card_spread_takes_the_emptiest_card() -> None:
 
 def test_a_pods_own_card_policy_wins_over_the_nodes() -> None:
     state = node(card(0), card(1, mib=30 * GIB), gpu_policy="binpack")
-    assert uuids(choose(shape(want(mib=3 * GIB), gpu_policy="spread"), state)) == [["GPU-0"]]
+    assert uuids(choose(shape(want(mib=3 * GIB), gpu_policy=("spread",)), state)) == [["GPU-0"]]
 
 
 def test_one_container_gets_distinct_cards_and_two_containers_may_share_one() -> None:

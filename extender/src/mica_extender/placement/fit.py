@@ -3,32 +3,32 @@
 A container gets distinct cards; containers of one pod may share a card. One asking container is decided exactly by taking the
 best cards; several are decided by a search that goes back when the best cards of one leave too little for another. What cannot
 fit by its sums is not searched for, and a search is given up after SEARCH_BUDGET combinations.
+
+Init containers are placed last and take the pod's own cards first; what may run at the same time is ``charge``'s rule.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from mica_api.allocation import GPUShare
-from mica_api.request import MAX_CORES, ContainerRequest
-from mica_api.selection import Policy
+from mica_api.request import ContainerRequest
+from mica_extender.placement.bounds import sums_allow
+from mica_extender.placement.charge import Member, members, phases
+from mica_extender.placement.check import check_card, most_usable, reject
 from mica_extender.placement.model import Card, Code, NodeState, Placement, Rejection, Shape, Verdict
+from mica_extender.placement.numa import by_node
+from mica_extender.placement.policy import CardCost, Chooser, Plan, Ranked, effective_weights, plan
 
 SEARCH_BUDGET: Final = 500
 """Card combinations tried for one pod on one node; a pod of many containers that exceeds it counts as not fitting."""
 
-_Look = tuple[int, int, int, int]
-
-_SHORTAGES: Final = (
-    Code.INSUFFICIENT_MEMORY,
-    Code.INSUFFICIENT_CORE,
-    Code.EXCLUSIVE_CONFLICT,
-    Code.SLICES_EXHAUSTED,
-)
-_SAID_FIRST: Final = (*_SHORTAGES, Code.NOT_HEALTHY, Code.UUID_MISMATCH, Code.TYPE_MISMATCH, Code.INSUFFICIENT_DEVICE)
+_Look = tuple[object, ...]
+_Cards = tuple[Sequence[Card], ...]
+"""The node's cards with what the pod's containers so far take of them, phase by phase."""
+_Found = dict[tuple[bool, int], tuple[GPUShare, ...]]
 
 
 class Found(NamedTuple):
@@ -39,57 +39,36 @@ class Found(NamedTuple):
     given_up: bool = False
 
 
-def choose(shape: Shape, node: NodeState) -> Verdict:
+def choose(shape: Shape, node: NodeState, *, cost: CardCost | None = None) -> Verdict:
     """Cards for every container under the pod's card policy or else the node's, or why there are none."""
-    return search(shape, node).verdict
+    return search(shape, node, cost=cost).verdict
 
 
-def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET) -> Found:
-    """``choose``, and what it cost. At least one combination per container is tried, which is all that one container needs."""
+def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET, cost: CardCost | None = None) -> Found:
+    """``choose``, and what it cost. At least one combination per container is tried, which is all that one container needs.
+
+    ``cost`` ranks cards under the card policy ``fragmentation``; without it that policy is ``binpack``.
+    """
     if not node.ready:
         return Found(Rejection(Code.UNREGISTERED))
-    containers = shape.request.containers
-    wanted = [(i, containers[i]) for i in _order(shape)]
+    wanted = _order(shape)
     # What cannot fit is tried once all the same: the first dead end is what names the shortage.
-    possible = len(wanted) < 2 or _sums_allow(shape, node, [request for _, request in wanted])
+    possible = len(wanted) < 2 or sums_allow(shape, node, wanted)
     left = max(budget, len(wanted)) if possible else len(wanted)
-    work = _Search(shape, node, shape.selection.gpu_policy or node.gpu_policy, left)
-    found = work.run(wanted, node.cards)
+    work = _Search(shape, node, plan(shape.selection.gpu_policy or node.gpu_policy), cost, left)
+    found = work.run(wanted, (node.cards,) * phases(shape.request))
     tried = left - work.left
     if found is None:
         verdict = work.rejection or Rejection(Code.INSUFFICIENT_DEVICE, cards=len(node.cards))
         return Found(verdict, tried, given_up=possible and work.exhausted)
-    return Found(Placement(tuple(found.get(i, ()) for i in range(len(containers)))), tried)
+    shares = tuple(found.get((True, at), ()) for at in range(len(shape.request.containers)))
+    init = tuple(found.get((False, at), ()) for at in range(len(shape.request.init)))
+    return Found(Placement(shares, init), tried)
 
 
-def check_card(card: Card, *, wanted: ContainerRequest, shape: Shape, max_slices: int) -> Code | None:
-    """The first check that a card fails for one container, or None when it can take a slice."""
-    memory = wanted.memory_on(card.memory_mib)
-    if not card.healthy:
-        return Code.NOT_HEALTHY
-    if not shape.selection.accepts_model(card.model):
-        return Code.TYPE_MISMATCH
-    if not shape.selection.accepts_uuid(card.uuid):
-        return Code.UUID_MISMATCH
-    if card.slices >= max_slices:
-        return Code.SLICES_EXHAUSTED
-    if wanted.exclusive and not card.empty:
-        return Code.EXCLUSIVE_CONFLICT
-    if memory < 1 or card.used_mib + memory > card.memory_mib:
-        return Code.INSUFFICIENT_MEMORY
-    if card.used_cores >= MAX_CORES or card.used_cores + wanted.cores > MAX_CORES:
-        return Code.INSUFFICIENT_CORE
-    return None
-
-
-def card_rank(card: Card, *, wanted: ContainerRequest, policy: Policy, max_slices: int) -> tuple[object, ...]:
-    """Sort key of feasible cards, best first: the fullest after placement for binpack, the emptiest for spread.
-
-    The fullest dimension decides, then all dimensions together, then the card's index.
-    """
-    after = card.plus(memory_mib=wanted.memory_on(card.memory_mib), cores=wanted.cores)
-    sign = -1 if policy == "binpack" else 1
-    return (sign * after.utilisation(max_slices), sign * after.load(max_slices), card.index, card.uuid)
+def asking_order(shape: Shape) -> tuple[ContainerRequest, ...]:
+    """The containers that ask for slices in the order in which they are placed: the hardest first."""
+    return tuple(member.request for member in _order(shape))
 
 
 @dataclass(slots=True)
@@ -98,101 +77,111 @@ class _Search:
 
     shape: Shape
     node: NodeState
-    policy: Policy
+    plan: Plan
+    cost: CardCost | None
     left: int
     exhausted: bool = False
     rejection: Rejection | None = field(default=None)
 
-    def run(
-        self, wanted: Sequence[tuple[int, ContainerRequest]], cards: Sequence[Card]
-    ) -> dict[int, tuple[GPUShare, ...]] | None:
-        """Shares by container index, or None."""
+    def run(self, wanted: Sequence[Member], cards: _Cards) -> _Found | None:
+        """Shares by container, or None."""
         if not wanted:
             return {}
-        index, request = wanted[0]
-        codes = [check_card(c, wanted=request, shape=self.shape, max_slices=self.node.max_slices) for c in cards]
-        feasible = [card for card, code in zip(cards, codes, strict=True) if code is None]
-        if len(feasible) < request.number:
-            self.rejection = self.rejection or _reject(self.shape, request, cards, codes)
+        member, request = wanted[0], wanted[0].request
+        codes = [self._check(at, member, cards) for at in range(len(self.node.cards))]
+        now = cards[member.phases[-1]]
+        feasible = [card for card, code in zip(now, codes, strict=True) if code is None]
+        if most_usable(feasible, self.shape) < request.number:
+            self.rejection = self.rejection or reject(self.shape, request, self.node.cards, codes)
             return None
-        for chosen in self._combinations(request, feasible):
-            rest = self.run(wanted[1:], _after(cards, chosen, request))
+        for chosen in self._combinations(member, feasible, cards):
+            rest = self.run(wanted[1:], _after(cards, chosen, member))
             if rest is not None:
-                return {index: tuple(_share(card, request) for card in chosen), **rest}
+                return {(member.app, member.position): tuple(_share(card, request) for card in chosen), **rest}
         return None
 
-    def _combinations(self, request: ContainerRequest, feasible: list[Card]) -> Iterator[tuple[Card, ...]]:
+    def _check(self, at: int, member: Member, cards: _Cards) -> Code | None:
+        """The first check that the card fails in any phase in which the container runs."""
+        for phase in member.phases:
+            code = check_card(
+                cards[phase][at],
+                wanted=member.request,
+                shape=self.shape,
+                max_slices=self.node.max_slices,
+                mutex=self.plan.mutex,
+                before=self.node.cards[at],
+            )
+            if code is not None:
+                return code
+        return None
+
+    def _combinations(self, member: Member, feasible: list[Card], cards: _Cards) -> Iterator[tuple[Card, ...]]:
         """Best first; of combinations that look alike to the containers still to come, only the first."""
-        ranked = sorted(feasible, key=lambda c: card_rank(c, wanted=request, policy=self.policy, max_slices=self.node.max_slices))
+        chooser = Chooser(
+            member.request,
+            self.plan,
+            self.node,
+            effective_weights(self.shape, self.node),
+            self.cost,
+            _own(self.node, cards) if member.passing else frozenset(),
+        )
+        looks = self._looks(cards)
         seen: set[tuple[_Look, ...]] = set()
-        for chosen in _distinct(ranked, request.number):
+        for chosen in self._sets(chooser, feasible, looks):
             if self.left == 0:
                 self.exhausted = True
                 return
             self.left -= 1
-            looks = tuple(sorted(_look(card) for card in chosen))
-            if looks not in seen:
-                seen.add(looks)
+            look = tuple(sorted((looks[card.uuid] for card in chosen), key=repr))
+            if look not in seen:
+                seen.add(look)
                 yield chosen
 
+    def _sets(self, chooser: Chooser, feasible: list[Card], looks: dict[str, _Look]) -> Iterator[tuple[Card, ...]]:
+        """What the policies choose, of each NUMA node where one is demanded; then every other set by the ranks of its cards."""
+        number = chooser.wanted.number
+        bound = self.shape.selection.numa_bind
+        groups = [group for group in by_node(feasible).values() if len(group) >= number] if bound else [feasible]
+        ranked = [chooser.ranked(group) for group in groups]
+        best = [(chooser.best(group, number), group) for group in ranked]
+        if len(best) > 1:
+            best.sort(key=lambda pair: chooser.quality(*pair))
+        for chosen, _ in best:
+            yield chosen
+        for chosen, group in best:
+            for other in _distinct(group, number, looks):
+                if other != chosen:
+                    yield other
 
-def _distinct(ranked: Sequence[Card], number: int) -> Iterator[tuple[Card, ...]]:
+    def _looks(self, cards: _Cards) -> dict[str, _Look]:
+        """What of each card matters to the containers still to come: cards that look alike can stand for each other."""
+        bound = self.shape.selection.numa_bind
+        return {
+            card.uuid: (
+                *(card.memory_mib, card.total_mib, card.core_capacity, card.max_slices, card.used_cores),
+                card.numa if bound else None,
+                *((phase[at].used_mib, phase[at].used_cores, phase[at].slices) for phase in cards),
+            )
+            for at, card in enumerate(self.node.cards)
+        }
+
+
+def _distinct(ranked: Sequence[Ranked], number: int, looks: dict[str, _Look]) -> Iterator[tuple[Card, ...]]:
     """Combinations in the order of ``itertools``, without those that only swap a card for its look-alike beside it."""
     if number == 0:
         yield ()
         return
     passed: set[_Look] = set()
-    for index, card in enumerate(ranked[: len(ranked) - number + 1]):
-        if (look := _look(card)) not in passed:
+    for index, one in enumerate(ranked[: len(ranked) - number + 1]):
+        if (look := looks[one.card.uuid]) not in passed:
             passed.add(look)
-            for rest in _distinct(ranked[index + 1 :], number - 1):
-                yield (card, *rest)
+            for rest in _distinct(ranked[index + 1 :], number - 1, looks):
+                yield (one.card, *rest)
 
 
-def _look(card: Card) -> _Look:
-    return (card.memory_mib, card.used_mib, card.used_cores, card.slices)
-
-
-def _sums_allow(shape: Shape, node: NodeState, wanted: Sequence[ContainerRequest]) -> bool:
-    """Necessary, not sufficient: all containers together want no more than the cards that any of them can use still have.
-
-    Looked at are the memory, the cores, the number of shares (each at least as large as the smallest) and the empty cards.
-    """
-    usable = [
-        card
-        for card in node.cards
-        if any(check_card(card, wanted=one, shape=shape, max_slices=node.max_slices) is None for one in wanted)
-    ]
-    if not usable:
-        return False
-    smallest = min(card.memory_mib for card in usable)
-    room = sum(_most_shares(card, wanted, node.max_slices) for card in usable)
-    return (
-        sum(one.number * one.memory_on(smallest) for one in wanted) <= sum(card.memory_mib - card.used_mib for card in usable)
-        and sum(one.number * one.cores for one in wanted) <= sum(MAX_CORES - card.used_cores for card in usable)
-        and sum(one.number for one in wanted) <= room
-        and sum(one.number for one in wanted if one.exclusive) <= sum(card.empty for card in usable)
-    )
-
-
-def _most_shares(card: Card, wanted: Sequence[ContainerRequest], max_slices: int) -> int:
-    """How many shares of the containers the card could take if all were as small as the smallest, each container one."""
-    memory = max(1, min(one.memory_on(card.memory_mib) for one in wanted))
-    cores = min(one.cores for one in wanted)
-    counts = [len(wanted), max_slices - card.slices, (card.memory_mib - card.used_mib) // memory]
-    if cores:
-        counts.append((MAX_CORES - card.used_cores) // cores)
-    return min(counts)
-
-
-def asking_order(shape: Shape) -> tuple[ContainerRequest, ...]:
-    """The containers that ask for slices in the order in which they are placed: the hardest first."""
-    return tuple(shape.request.containers[i] for i in _order(shape))
-
-
-def _order(shape: Shape) -> list[int]:
-    containers = shape.request.containers
-    return sorted((i for i, c in enumerate(containers) if c.asks), key=lambda i: _hardness(containers[i]), reverse=True)
+def _order(shape: Shape) -> list[Member]:
+    """The hardest first; what is over before the app starts last, when the pod's own cards are known."""
+    return sorted(members(shape.request), key=lambda member: (not member.passing, *_hardness(member.request)), reverse=True)
 
 
 def _hardness(wanted: ContainerRequest) -> tuple[bool, bool, int, int, int]:
@@ -204,29 +193,19 @@ def _share(card: Card, wanted: ContainerRequest) -> GPUShare:
     return GPUShare(card.uuid, wanted.memory_on(card.memory_mib), wanted.cores)
 
 
-def _after(cards: Sequence[Card], chosen: Sequence[Card], wanted: ContainerRequest) -> list[Card]:
-    uuids = {card.uuid for card in chosen}
-    return [c.plus(memory_mib=wanted.memory_on(c.memory_mib), cores=wanted.cores) if c.uuid in uuids else c for c in cards]
+def _own(node: NodeState, cards: _Cards) -> frozenset[str]:
+    """The cards on which the pod has a slice in any phase."""
+    return frozenset(card.uuid for at, card in enumerate(node.cards) if any(phase[at].slices != card.slices for phase in cards))
 
 
-def _reject(shape: Shape, wanted: ContainerRequest, cards: Sequence[Card], codes: Sequence[Code | None]) -> Rejection:
-    counter = Counter(code for code in codes if code is not None)
-    counts = tuple(sorted(counter.items(), key=lambda item: str(item[0])))
-    if len(cards) < wanted.number:
-        return Rejection(Code.INSUFFICIENT_DEVICE, counts, len(cards), permanent=True)
-    possible = [card for card in cards if _ever(card, wanted, shape)]
-    return Rejection(_spoken(counter), counts, len(cards), permanent=len(possible) < wanted.number)
-
-
-def _ever(card: Card, wanted: ContainerRequest, shape: Shape) -> bool:
-    """Whether the card could take the container if it were empty and healthy."""
-    empty = Card(card.uuid, card.index, card.model, card.memory_mib)
-    return check_card(empty, wanted=wanted, shape=shape, max_slices=1) is None
-
-
-def _spoken(counter: Counter[Code]) -> Code:
-    """The code for the user: a shortage before a card that is out of question anyway; of shortages the most frequent."""
-    shortages = [code for code in _SHORTAGES if code in counter]
-    if shortages:
-        return max(shortages, key=lambda code: (counter[code], -_SHORTAGES.index(code)))
-    return next(code for code in _SAID_FIRST if code in counter)
+def _after(cards: _Cards, chosen: Sequence[Card], member: Member) -> _Cards:
+    uuids, wanted = {card.uuid for card in chosen}, member.request
+    return tuple(
+        [
+            card.with_slice(memory_mib=wanted.memory_on(card.memory_mib), cores=wanted.cores) if card.uuid in uuids else card
+            for card in state
+        ]
+        if phase in member.phases
+        else state
+        for phase, state in enumerate(cards)
+    )

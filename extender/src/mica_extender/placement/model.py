@@ -7,8 +7,9 @@ from enum import StrEnum
 from fractions import Fraction
 
 from mica_api.allocation import GPUShare
+from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY, CardPolicy, NodePolicy, Weights
 from mica_api.request import MAX_CORES, PodRequest
-from mica_api.selection import Policy, Selection
+from mica_api.selection import Selection
 
 
 class Code(StrEnum):
@@ -16,18 +17,26 @@ class Code(StrEnum):
 
     UNREGISTERED = "node unregistered"
     NOT_HEALTHY = "CardNotHealth"
+    CORDONED = "CardCordoned"
     TYPE_MISMATCH = "CardTypeMismatch"
     UUID_MISMATCH = "CardUuidMismatch"
     SLICES_EXHAUSTED = "CardTimeSlicingExhausted"
     EXCLUSIVE_CONFLICT = "ExclusiveDeviceAllocateConflict"
     INSUFFICIENT_MEMORY = "CardInsufficientMemory"
     INSUFFICIENT_CORE = "CardInsufficientCore"
+    NUMA_NOT_FIT = "NumaNotFit"
     INSUFFICIENT_DEVICE = "NodeInsufficientDevice"
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One GPU and what is taken of it: memory in MiB, cores in percent, slices as a count."""
+    """One GPU and what is taken of it: memory in MiB, cores in percent, slices as a count.
+
+    ``memory_mib`` is physical: no slice is larger. ``capacity_mib`` (0: the physical memory) and ``core_capacity`` are what all
+    slices together may take, with overcommit; ``max_slices`` is 0 where the node's holds, and 1 in mode Exclusive.
+    ``numa`` is None when not known. ``links`` are the rates to other cards of the node by UUID (see ``topology.link_rate``); one
+    end of a link is enough.
+    """
 
     uuid: str
     index: int
@@ -37,14 +46,37 @@ class Card:
     used_mib: int = 0
     used_cores: int = 0
     slices: int = 0
+    cordoned: bool = False
+    capacity_mib: int = 0
+    core_capacity: int = MAX_CORES
+    max_slices: int = 0
+    numa: int | None = None
+    links: tuple[tuple[str, int], ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether nobody holds a slice of it."""
         return self.slices == 0 and self.used_mib == 0 and self.used_cores == 0
 
+    @property
+    def total_mib(self) -> int:
+        """Memory that may be given out, in MiB."""
+        return self.capacity_mib or self.memory_mib
+
+    def slots(self, max_slices: int) -> int:
+        """Slices that may share the card on a node with this ``max_slices``."""
+        return self.max_slices or max_slices
+
+    def cores_of(self, cores: int) -> int:
+        """Cores that one slice takes: an exclusive one all there is to give, so that overcommit lets nobody join it."""
+        return self.core_capacity if cores >= MAX_CORES else cores
+
+    def with_slice(self, *, memory_mib: int, cores: int) -> Card:
+        """The card with one more slice on it."""
+        return self.plus(memory_mib=memory_mib, cores=self.cores_of(cores))
+
     def plus(self, *, memory_mib: int, cores: int, slices: int = 1) -> Card:
-        """The card with more taken of it."""
+        """The card with these sums more taken of it."""
         return Card(
             self.uuid,
             self.index,
@@ -54,6 +86,12 @@ class Card:
             self.used_mib + memory_mib,
             self.used_cores + cores,
             self.slices + slices,
+            self.cordoned,
+            self.capacity_mib,
+            self.core_capacity,
+            self.max_slices,
+            self.numa,
+            self.links,
         )
 
     def utilisation(self, max_slices: int) -> Fraction:
@@ -66,29 +104,35 @@ class Card:
 
     def _fractions(self, max_slices: int) -> tuple[Fraction, Fraction, Fraction]:
         return (
-            Fraction(self.used_mib, self.memory_mib),
-            Fraction(self.used_cores, MAX_CORES),
-            Fraction(self.slices, max_slices),
+            Fraction(self.used_mib, self.total_mib),
+            Fraction(self.used_cores, self.core_capacity),
+            Fraction(self.slices, self.slots(max_slices)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """One node at one moment. The policies are its pool's defaults; ``ready`` is what its agent says of itself."""
+    """One node at one moment. Policies and weights are its pool's defaults; ``ready`` is what its agent says of itself.
+
+    CPU is in milli, -1 when nobody reports it; it decides scores only.
+    """
 
     name: str
     max_slices: int
     cards: tuple[Card, ...]
-    node_policy: Policy = "binpack"
-    gpu_policy: Policy = "binpack"
+    node_policy: NodePolicy = DEFAULT_NODE_POLICY
+    gpu_policy: tuple[CardPolicy, ...] = DEFAULT_CARD_POLICY
     ready: bool = True
+    weights: Weights | None = None
+    cpu_total: int = -1
+    cpu_left: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """All that decides where a pod can go; pods with equal shapes get equal answers.
 
-    ``cpu_milli`` is the CPU that the pod's containers request together; it counts in scores only.
+    ``cpu_milli`` is what the pod requests of the node's CPU; it decides scores only.
     """
 
     request: PodRequest
@@ -98,9 +142,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Shares for every app container of the pod, in its order; a container that asks for nothing has none."""
+    """Shares for every app container of the pod, in its order, and for every init container; who asks for nothing has none."""
 
     shares: tuple[tuple[GPUShare, ...], ...]
+    init: tuple[tuple[GPUShare, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

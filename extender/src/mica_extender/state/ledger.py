@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from mica_api.allocation import GPUShare
+from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY
 from mica_extender.placement import Card, NodeState
+from mica_extender.placement.charge import Amounts, add_shares, most
 from mica_extender.placement.fleet import UNKNOWN, Fleet
 from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord
 from mica_runtime.reflector import Change
 
 Shares = tuple[tuple[GPUShare, ...], ...]
-_Amounts = tuple[int, int, int]
-_Usage = Mapping[str, _Amounts]
-_NOTHING: Final[_Amounts] = (0, 0, 0)
+_Usage = Mapping[str, Amounts]
+_NOTHING: Final = Amounts()
 _STATES_KEPT: Final = 1024
 """States built for readers and kept while their node does not change."""
 
@@ -227,8 +228,7 @@ class Ledger:
                 if (mib, cores, count) != (m, c, n):
                     self.fleet.charge(row, position, memory_mib=m - mib, cores=c - cores, slices=n - count)
                     gained |= m < mib or c < cores or n < count
-        total, left = self._cpu(record)
-        self.fleet.set_cpu(row, total=total, left=left)
+        self.fleet.set_cpu_left(row, self._cpu_left(record))
         return gained
 
     def _refresh(self, record: NodeRecord) -> None:
@@ -236,59 +236,59 @@ class Ledger:
         row = self.fleet.index.get(record.name)
         before = None if row is None else self.state(row)
         after = self._build(record)
-        total, left = self._cpu(record)
         if before != after:
-            self.fleet.put(after, cpu_total=total, cpu_left=left)
+            self.fleet.put(after)
             if gained(before, after):
                 self._on_gain()
-        elif row is not None:
-            self.fleet.set_cpu(row, total=total, left=left)
 
     def _usage_of(self, uid: str, node: str) -> _Usage:
         """What one pod takes of the cards of a node: of its reasons the largest, card by card."""
+        record = self._nodes[node]
         bound = self._bound.get(node, {}).get(uid)
-        held = self._nodes[node].held.get(uid) if node in self._nodes else None
+        held = record.held.get(uid)
         reservation = self._reservations.get(uid)
-        reasons: list[Shares] = []
+        reasons: list[_Usage] = []
         if bound is not None and bound.shares:
-            reasons.append(bound.shares)
+            reasons.append(_usage(bound.shares, record))
         if held:
-            reasons.append((held,))
+            reasons.append(_usage((held,), record))
         if reservation is not None and reservation.node == node:
-            reasons.append(reservation.shares)
-        if len(reasons) == 1:
-            return _usage(reasons[0])
-        return _largest([_usage(shares) for shares in reasons])
+            reasons.append(_usage(reservation.shares, record))
+        return reasons[0] if len(reasons) == 1 else most(reasons)
 
     def _uids_on(self, record: NodeRecord) -> set[str]:
         reserved = {uid for uid, one in self._reservations.items() if one.node == record.name}
         return {*self._bound.get(record.name, {}), *record.held, *reserved}
 
-    def _cpu(self, record: NodeRecord) -> tuple[int, int]:
-        """CPU of the node and what is left of it, in milli; UNKNOWN when its agent does not report it."""
+    def _cpu_left(self, record: NodeRecord, leave_out: frozenset[str] = frozenset()) -> int:
+        """CPU that is left on the node, in milli; UNKNOWN when its agent does not report it."""
         if record.cpu is None:
-            return UNKNOWN, UNKNOWN
+            return UNKNOWN
         bound = self._bound.get(record.name, {})
-        taken = sum(one.cpu_milli for one in bound.values()) + sum(
-            self._unbound.get(uid, 0) for uid, one in self._reservations.items() if one.node == record.name and uid not in bound
-        )
+        pods = {uid: one.cpu_milli for uid, one in bound.items()}
+        for uid, reservation in self._reservations.items():
+            if reservation.node == record.name:
+                pods.setdefault(uid, self._unbound.get(uid, 0))
         total, others = record.cpu
-        return total, max(total - others - taken, 0)
+        return max(total - others - sum(cpu for uid, cpu in pods.items() if uid not in leave_out), 0)
 
     def _build(self, record: NodeRecord, leave_out: frozenset[str] = frozenset()) -> NodeState:
-        taken: dict[str, _Amounts] = {}
+        taken: dict[str, Amounts] = {}
         for uid in self._uids_on(record) - leave_out:
             for uuid, (mib, cores, count) in self._usage_of(uid, record.name).items():
                 m, c, n = taken.get(uuid, _NOTHING)
-                taken[uuid] = (m + mib, c + cores, n + count)
+                taken[uuid] = Amounts(m + mib, c + cores, n + count)
         pool = self._pools.get(record.pool)
         return NodeState(
             name=record.name,
             max_slices=record.max_slices,
             cards=tuple(_taken(card, taken[card.uuid]) if card.uuid in taken else card for card in record.cards),
-            node_policy=pool.node_policy if pool else "binpack",
-            gpu_policy=pool.gpu_policy if pool else "binpack",
+            node_policy=pool.node_policy if pool else DEFAULT_NODE_POLICY,
+            gpu_policy=pool.gpu_policy if pool else DEFAULT_CARD_POLICY,
             ready=record.ready,
+            weights=pool.weights if pool else None,
+            cpu_total=record.cpu[0] if record.cpu else UNKNOWN,
+            cpu_left=self._cpu_left(record, leave_out),
         )
 
 
@@ -302,33 +302,26 @@ def gained(before: NodeState | None, after: NodeState) -> bool:
 
 def _better(old: Card, new: Card) -> bool:
     return (
-        new.memory_mib - new.used_mib > old.memory_mib - old.used_mib
-        or new.used_cores < old.used_cores
+        new.total_mib - new.used_mib > old.total_mib - old.used_mib
+        or new.memory_mib > old.memory_mib
+        or new.core_capacity - new.used_cores > old.core_capacity - old.used_cores
         or new.slices < old.slices
+        or new.max_slices != old.max_slices
         or (new.healthy and not old.healthy)
+        or (old.cordoned and not new.cordoned)
         or new.model != old.model
+        or new.numa != old.numa
     )
 
 
-def _usage(shares: Shares) -> _Usage:
-    usage: dict[str, _Amounts] = {}
+def _usage(shares: Shares, record: NodeRecord) -> _Usage:
+    """What shares that are held together take of the cards of a node."""
+    usage: dict[str, Amounts] = {}
+    cards = {card.uuid: card for card in record.cards}
     for container in shares:
-        for share in container:
-            mib, cores, count = usage.get(share.uuid, _NOTHING)
-            usage[share.uuid] = (mib + share.memory_mib, cores + share.cores, count + 1)
+        add_shares(usage, container, cards)
     return usage
 
 
-def _largest(usages: Iterable[_Usage]) -> _Usage:
-    """Of several usages the largest in each dimension."""
-    largest: dict[str, _Amounts] = {}
-    for usage in usages:
-        for uuid, (mib, cores, count) in usage.items():
-            m, c, n = largest.get(uuid, _NOTHING)
-            largest[uuid] = (max(m, mib), max(c, cores), max(n, count))
-    return largest
-
-
-def _taken(card: Card, amounts: _Amounts) -> Card:
-    mib, cores, count = amounts
-    return replace(card, used_mib=mib, used_cores=cores, slices=count)
+def _taken(card: Card, amounts: Amounts) -> Card:
+    return replace(card, used_mib=amounts.memory_mib, used_cores=amounts.cores, slices=amounts.slices)

@@ -16,8 +16,17 @@ import msgspec
 from mica_api import names
 from mica_api.allocation import GPUShare, InvalidAllocation, decode_pod_allocation
 from mica_api.cpu import ContainerCPU, parse_milli, pod_milli
+from mica_api.policies import (
+    DEFAULT_CARD_POLICY,
+    DEFAULT_NODE_POLICY,
+    CardPolicy,
+    NodePolicy,
+    Weights,
+    check_card_policy,
+    parse_node_policy,
+)
 from mica_api.request import InvalidRequest, read_request
-from mica_api.selection import Policy, read_selection
+from mica_api.selection import read_selection
 from mica_extender.placement import Card, Shape
 
 _TERMINAL: Final = frozenset({"Succeeded", "Failed"})
@@ -183,9 +192,16 @@ class NodeRecord:
     cpu: tuple[int, int] | None = None
 
 
+class _Weights(msgspec.Struct):
+    slots: int
+    cores: int
+    memory: int
+
+
 class _PoolPlacement(msgspec.Struct):
-    node: Literal["Binpack", "Spread"] = "Binpack"
-    gpu: Literal["Binpack", "Spread"] = "Binpack"
+    node: str = DEFAULT_NODE_POLICY
+    gpu: tuple[str, ...] = DEFAULT_CARD_POLICY
+    weights: _Weights | None = None
 
 
 class _PoolSpec(msgspec.Struct):
@@ -199,11 +215,12 @@ class _VGPUPool(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class PoolRecord:
-    """Default policies of a pool."""
+    """Default policies and weights of a pool."""
 
     name: str
-    node_policy: Policy
-    gpu_policy: Policy
+    node_policy: NodePolicy = DEFAULT_NODE_POLICY
+    gpu_policy: tuple[CardPolicy, ...] = DEFAULT_CARD_POLICY
+    weights: Weights | None = None
 
 
 class _LeaseSpec(msgspec.Struct):
@@ -351,11 +368,16 @@ def decode_pool(raw: bytes) -> PoolRecord:
     """Record of a VGPUPool's JSON. Raises msgspec.DecodeError."""
     pool = _pool(raw)
     placement = pool.spec.placement
-    return PoolRecord(
-        pool.metadata.name,
-        node_policy="spread" if placement.node == "Spread" else "binpack",
-        gpu_policy="spread" if placement.gpu == "Spread" else "binpack",
-    )
+    weights = placement.weights
+    try:
+        return PoolRecord(
+            pool.metadata.name,
+            node_policy=parse_node_policy("placement.node", placement.node),
+            gpu_policy=check_card_policy("placement.gpu", placement.gpu),
+            weights=Weights(weights.slots, weights.cores, weights.memory) if weights else None,
+        )
+    except InvalidRequest as error:
+        raise msgspec.ValidationError(f"VGPUPool {pool.metadata.name}: {error}") from error
 
 
 def decode_lease(raw: bytes) -> LeaseRecord:

@@ -1,0 +1,44 @@
+"""Sets of cards that span few NUMA nodes. A card whose NUMA node is not known belongs to one NUMA node of its own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import combinations
+
+from mica_extender.placement.model import Card
+
+
+def by_node(cards: Sequence[Card]) -> dict[int | None, list[Card]]:
+    """The cards of each NUMA node, in their order."""
+    groups: dict[int | None, list[Card]] = {}
+    for card in cards:
+        groups.setdefault(card.numa, []).append(card)
+    return groups
+
+
+def fewest_nodes(cards: Sequence[Card], number: int, spanned: Collection[int | None] = ()) -> list[Card]:
+    """``number`` of the cards, ranked best first, that add the fewest NUMA nodes to those ``spanned`` already.
+
+    Of the choices with equally few, the one whose cards rank best, compared from the best card on.
+    """
+    groups = by_node(cards)
+    free = [numa for numa in groups if numa in spanned]
+    others = [numa for numa in groups if numa not in spanned]
+    missing = number - sum(len(groups[numa]) for numa in free)
+    few = _fewest(sorted((len(groups[numa]) for numa in others), reverse=True), missing)
+    best: list[int] | None = None
+    for added in combinations(others, few):
+        usable = {*free, *added}
+        ranks = [at for at, card in enumerate(cards) if card.numa in usable][:number]
+        if len(ranks) == number and (best is None or ranks < best):
+            best = ranks
+    return [cards[at] for at in best or range(number)]
+
+
+def _fewest(sizes: Sequence[int], missing: int) -> int:
+    """How many of the groups, largest first, hold ``missing`` cards."""
+    count = 0
+    while missing > 0 and count < len(sizes):
+        missing -= sizes[count]
+        count += 1
+    return count

@@ -1,0 +1,158 @@
+"""Which of the cards that can take a slice a container gets: card policies as sort keys and choosers of whole sets.
+
+All keys are integers (fullness in millionths), so that a kernel in another language ranks cards alike. Whether a card can take
+the slice at all, policy ``mutex`` included, is ``check``'s question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Final, Protocol
+
+from mica_api.policies import DEFAULT_CARD_POLICY, CardPolicy, Weights
+from mica_api.request import ContainerRequest
+from mica_extender.placement.model import Card, NodeState, Shape
+from mica_extender.placement.numa import fewest_nodes
+from mica_extender.placement.topology import best_set, pair_rates
+
+PPM: Final = 1_000_000
+"""A card with nothing left is this full."""
+Key = tuple[int, ...]
+
+
+class CardCost(Protocol):
+    """What policy ``fragmentation`` compares: ``fragmentation.card_key`` with the tables of a mix."""
+
+    def __call__(self, card: Card, /, *, wanted: ContainerRequest, max_slices: int) -> Key:
+        """Sort key of a card for a slice of the container, best first; of one length for all cards."""
+        ...
+
+
+def fullness(card: Card, max_slices: int, weights: Weights | None) -> int:
+    """How full a card is, 0 to PPM: the fullest of slices, cores and memory, or with weights their weighted mean."""
+    slices = card.slices * PPM // card.slots(max_slices)
+    cores = card.used_cores * PPM // card.core_capacity
+    memory = card.used_mib * PPM // card.total_mib
+    if weights is None:
+        return max(slices, cores, memory)
+    total = weights.slot + weights.core + weights.memory
+    return (weights.slot * slices + weights.core * cores + weights.memory * memory) // total
+
+
+def load(card: Card, max_slices: int) -> int:
+    """Slices, cores and memory together, 0 to 3 PPM: decides between cards whose fullness is equal."""
+    return (
+        card.slices * PPM // card.slots(max_slices)
+        + card.used_cores * PPM // card.core_capacity
+        + card.used_mib * PPM // card.total_mib
+    )
+
+
+def effective_weights(shape: Shape, node: NodeState) -> Weights | None:
+    """The pod's scoring weights, or else its pool's."""
+    return shape.selection.weights or node.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An ordered list of card policies taken apart: sort keys before and after ``numa``, whether it is in the list, and so on."""
+
+    before: tuple[CardPolicy, ...]
+    numa: bool
+    after: tuple[CardPolicy, ...]
+    mutex: bool
+    topology: bool
+
+    @property
+    def keys(self) -> tuple[CardPolicy, ...]:
+        """All sort keys of single cards, in the order written."""
+        return self.before + self.after
+
+
+@lru_cache(maxsize=1024)
+def plan(policies: tuple[CardPolicy, ...]) -> Plan:
+    """Take a list apart. Without any sort key the default's rank the cards, unless ``topology`` chooses them."""
+    topology = "topology" in policies
+    keys = tuple(p for p in policies if p not in ("mutex", "topology"))
+    if not topology and not set(keys) - {"numa"}:
+        keys += DEFAULT_CARD_POLICY
+    at = keys.index("numa") if "numa" in keys else len(keys)
+    return Plan(keys[:at], "numa" in keys, keys[at + 1 :], "mutex" in policies, topology)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A card with its sort keys: ``head`` is compared before NUMA nodes are, ``tail`` after."""
+
+    card: Card
+    head: Key
+    tail: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Ranks cards for one container. ``own``: cards, by UUID, that the pod pays for already and an init container takes first."""
+
+    wanted: ContainerRequest
+    plan: Plan
+    node: NodeState
+    weights: Weights | None
+    cost: CardCost | None = None
+    own: frozenset[str] = frozenset()
+
+    def ranked(self, cards: Sequence[Card]) -> list[Ranked]:
+        """The cards, best first by sort keys alone; the card's index and UUID decide what they leave open."""
+        return sorted((self._ranked(card) for card in cards), key=lambda one: (one.head, one.tail))
+
+    def best(self, ranked: Sequence[Ranked], number: int) -> tuple[Card, ...]:
+        """The best set of ``number`` of the ranked cards, of which there are enough."""
+        if self.plan.topology:
+            mine = [one.card for one in ranked if one.card.uuid in self.own]
+            if not self.own:
+                return best_set([one.card for one in ranked], number)
+            if len(mine) >= number:
+                return best_set(mine, number)
+        if self.plan.numa and number > 1:
+            return _spanning_fewest(ranked, number)
+        return tuple(one.card for one in ranked[:number])
+
+    def quality(self, chosen: Sequence[Card], ranked: Sequence[Ranked]) -> tuple[object, ...]:
+        """Sort key of sets that were chosen from different cards, best first."""
+        if self.plan.topology:
+            rates = int(pair_rates(chosen if len(chosen) > 1 else [one.card for one in ranked]).sum())
+            return (-rates if len(chosen) > 1 else rates, sorted(card.uuid for card in chosen))
+        keys = {one.card.uuid: (one.head, one.tail) for one in ranked}
+        return tuple(keys[card.uuid] for card in chosen)
+
+    def _ranked(self, card: Card) -> Ranked:
+        after = card.with_slice(memory_mib=self.wanted.memory_on(card.memory_mib), cores=self.wanted.cores)
+        full = fullness(after, self.node.max_slices, self.weights)
+        keys: dict[CardPolicy, Key] = {"binpack": (-full,), "spread": (full,)}
+        if "fragmentation" in self.plan.keys:
+            keys["fragmentation"] = self._cost(card, after, full)
+        head = (int(card.uuid not in self.own), *chain.from_iterable(keys[key] for key in self.plan.before))
+        return Ranked(card, head, (*chain.from_iterable(keys[key] for key in self.plan.after), *self._ties(card, after)))
+
+    def _cost(self, card: Card, after: Card, full: int) -> Key:
+        if self.cost is None:
+            return (-full, -load(after, self.node.max_slices))
+        return self.cost(card, wanted=self.wanted, max_slices=self.node.max_slices)
+
+    def _ties(self, card: Card, after: Card) -> tuple[int | str, ...]:
+        if self.plan.topology:
+            return (card.uuid,)
+        rest = load(after, self.node.max_slices)
+        if "spread" in self.plan.keys:
+            return (rest, card.index, card.uuid)
+        return (-rest, card.index, card.uuid) if "binpack" in self.plan.keys else (card.index, card.uuid)
+
+
+def _spanning_fewest(ranked: Sequence[Ranked], number: int) -> tuple[Card, ...]:
+    """The best heads; of the cards whose heads are equal those that make the fewest NUMA nodes; then the best tails."""
+    boundary = ranked[number - 1].head
+    settled = [one.card for one in ranked if one.head < boundary]
+    open_ = [one.card for one in ranked if one.head == boundary]
+    return (*settled, *fewest_nodes(open_, number - len(settled), {card.numa for card in settled}))
