@@ -1,0 +1,176 @@
+"""One event per waiting pod that says, counted, why no node takes it.
+
+kube-scheduler's own event has one code per node and no counts, and when its own sums over a node fail it never asks Mica at all
+("Insufficient mica.dev/…"): so the pods looked at here are those that wait, whoever has refused them. In the background, by the
+leader alone, a few pods a second: a thousand waiting pods are told in minutes, and nothing that decides waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final, Protocol
+
+from mica_api import names
+from mica_extender.explain.survey import Survey, survey
+from mica_extender.metrics import Metrics
+from mica_extender.placement import Rejection, Shape
+from mica_extender.state.leadership import Leadership
+from mica_extender.state.ledger import Ledger
+from mica_extender.state.records import PodRecord
+
+REASON: Final = "FilteringFailed"
+"""HAMi's users know it by this name."""
+EVERY_S: Final = 2.0
+PATIENCE_S: Final = 5.0
+"""A pod that is bound sooner needs no explanation."""
+QUIET_S: Final = 60.0
+"""Between two looks at a pod, and so between two events about it when its reason has changed."""
+REFRESH_S: Final = 1800.0
+"""An event about an unchanged reason is written again before the API server forgets it (one hour)."""
+EVENTS_PER_STEP: Final = 20
+SHAPES_PER_STEP: Final = 2
+"""Different pods surveyed over all nodes in one step; equal ones share the survey."""
+MAX_MESSAGE: Final = 1000
+_CHUNK: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PodEvent:
+    """What is told about a pod. ``name`` is the same for all events about it, so that the last one replaces the others."""
+
+    namespace: str
+    pod: str
+    uid: str
+    message: str
+    count: int
+
+    @property
+    def name(self) -> str:
+        """Name of the Event object."""
+        return f"{self.pod[:200].rstrip('.-')}.mica-{hashlib.sha256(self.uid.encode()).hexdigest()[:10]}"
+
+
+class EventApi(Protocol):
+    """Where events go."""
+
+    async def write(self, event: PodEvent) -> bool:
+        """Create the event or replace the one of its name. False when it did not work and has to be tried again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is known of a waiting pod: since when, what was last written and when to look again. Times are our clock's."""
+
+    due: float
+    key: str = ""
+    written_at: float = 0.0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """``message`` for people; ``key`` is equal as long as the reason is the same, whatever the counts."""
+
+    message: str
+    key: str
+
+
+def words_of(pod: PodRecord, found: Survey | None) -> Words | None:
+    """What to tell about a pod; None when some node would take it, so that Mica is not what it waits for."""
+    hint = f"see: kubectl mica explain {pod.name} -n {pod.namespace}"
+    if found is None:
+        return Words(f"the request cannot be honoured: {pod.problem}"[:MAX_MESSAGE], "problem")
+    if found.fitting:
+        return None
+    if not found.refused:
+        return Words(f"no node reports GPUs to {names.SCHEDULER_NAME}; {hint}", "no nodes")
+    by_code: dict[str, list[Rejection]] = {}
+    for _, rejection in found.refused:
+        by_code.setdefault(str(rejection.code), []).append(rejection)
+    parts = [_part(rejections) for _, rejections in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))]
+    message = f"0/{len(found.refused)} GPU nodes have room: {'; '.join(parts)}"
+    return Words(f"{message[: MAX_MESSAGE - len(hint) - 3]}. {hint[0].upper()}{hint[1:]}", ",".join(sorted(by_code)))
+
+
+def _part(rejections: list[Rejection]) -> str:
+    """Nodes of one code with the counts that most of them have."""
+    counted = Counter(rejection.counted for rejection in rejections)
+    most, count = counted.most_common(1)[0]
+    nodes = f"{len(rejections)} node{'' if len(rejections) == 1 else 's'}"
+    return f"{nodes} {most}" if count == len(rejections) else f"{nodes} like {most}"
+
+
+class Announcer:
+    """Tells waiting pods why. ``pods`` is the watch's copy of all slice pods."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pods: Mapping[str, PodRecord],
+        api: EventApi,
+        leadership: Leadership,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._pods = pods
+        self._api = api
+        self._leadership = leadership
+        self._metrics = metrics
+        self._clock = clock
+        self._told: dict[str, _Told] = {}
+
+    async def run(self) -> None:
+        """Tell until cancelled. What a new leader does not know it tells again, in the place of the old event."""
+        while True:
+            if self._leadership.leading():
+                await self.step()
+            else:
+                self._told.clear()
+            await asyncio.sleep(EVERY_S)
+
+    async def step(self) -> None:
+        """Tell the pods that are due, those that have waited longest first."""
+        waiting = await self._waiting()
+        now = self._clock()
+        self._told = {uid: self._told.get(uid) or _Told(now + PATIENCE_S) for uid in waiting}
+        due = sorted((uid for uid, told in self._told.items() if told.due <= now), key=lambda uid: self._told[uid].due)
+        surveys: dict[Shape, Survey] = {}
+        for uid in islice(due, EVENTS_PER_STEP):
+            pod = waiting[uid]
+            if pod.shape is not None and pod.shape not in surveys:
+                if len(surveys) >= SHAPES_PER_STEP:
+                    continue
+                surveys[pod.shape] = await survey(pod.shape, uid, self._ledger)
+            await self._tell(pod, words_of(pod, surveys[pod.shape] if pod.shape is not None else None))
+
+    async def _waiting(self) -> dict[str, PodRecord]:
+        found: dict[str, PodRecord] = {}
+        for count, pod in enumerate(list(self._pods.values())):
+            if count % _CHUNK == _CHUNK - 1:
+                await asyncio.sleep(0)
+            ours = pod.scheduler == names.SCHEDULER_NAME and not pod.node
+            if ours and not pod.deleting and not pod.terminal:
+                found[pod.uid] = pod
+        return found
+
+    async def _tell(self, pod: PodRecord, words: Words | None) -> None:
+        now, told = self._clock(), self._told[pod.uid]
+        later = replace(told, due=now + QUIET_S)
+        self._told[pod.uid] = later
+        known = words is None or (words.key == told.key and now - told.written_at < REFRESH_S)
+        if known or words is None:
+            return
+        event = PodEvent(pod.namespace, pod.name, pod.uid, words.message, told.count + 1)
+        done = await self._api.write(event)
+        self._metrics.events.labels("written" if done else "failed").inc()
+        if done:
+            self._told[pod.uid] = replace(later, key=words.key, written_at=now, count=event.count)

@@ -1,0 +1,146 @@
+"""With the change that explain names filter accepts; with anything smaller it does not. One dimension at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mica_api.request import ContainerRequest, PodRequest
+from mica_api.selection import Selection
+from mica_extender.explain.changes import Change, Kind, applied, smallest_changes
+from mica_extender.explain.oracle import Oracle, emptied, greatest, with_free
+from mica_extender.placement import Card, NodeState, Placement, Shape, choose
+
+LARGEST = 400
+MODELS = ("A100", "H100", "T4")
+
+
+@st.composite
+def cards(draw: st.DrawFn, index: int) -> Card:
+    memory = draw(st.sampled_from((100, 200, LARGEST)))
+    used = draw(st.integers(0, memory))
+    slices = draw(st.integers(1, 3)) if used else 0
+    cores = draw(st.integers(0, 100)) if slices else 0
+    model = draw(st.sampled_from(MODELS))
+    healthy = draw(st.integers(0, 9)) > 0
+    return Card(f"GPU-{index}", index, model, memory, healthy=healthy, used_mib=used, used_cores=cores, slices=slices)
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> NodeState:
+    count = draw(st.integers(1, 4))
+    return NodeState("n", draw(st.integers(2, 4)), tuple(draw(cards(i)) for i in range(count)))
+
+
+@st.composite
+def requests(draw: st.DrawFn, name: str) -> ContainerRequest:
+    memory = draw(st.sampled_from(("mib", "percent", "whole")))
+    return ContainerRequest(
+        name,
+        number=draw(st.integers(1, 4)),
+        cores=draw(st.sampled_from((0, 10, 50, 99, 100))),
+        memory_mib=draw(st.integers(1, LARGEST + 50)) if memory == "mib" else 0,
+        memory_percent=draw(st.integers(1, 100)) if memory == "percent" else 0,
+    )
+
+
+selections = st.builds(
+    Selection,
+    use_models=st.sampled_from((frozenset(), frozenset({"h100"}))),
+    avoid_models=st.sampled_from((frozenset(), frozenset({"a100"}))),
+    use_uuids=st.sampled_from((frozenset(), frozenset({"GPU-0"}))),
+)
+one_container = st.builds(lambda c, s: Shape(PodRequest((c,)), s), requests("main"), selections)
+two_containers = st.builds(lambda a, b, s: Shape(PodRequest((a, b)), s), requests("a"), requests("b"), selections)
+
+
+def fits(shape: Shape, node: NodeState) -> bool:
+    return isinstance(choose(shape, node), Placement)
+
+
+async def changes_of(shape: Shape, node: NodeState) -> dict[tuple[str, str], Change]:
+    found = await smallest_changes(shape, node, Oracle())
+    keyed = {(change.kind, change.container or ",".join(change.names)): change for change in found}
+    assert len(keyed) == len(found)
+    return keyed
+
+
+def larger_by_one(change: Change) -> Change:
+    return replace(change, by=change.by - 1, to=change.to + 1)
+
+
+@given(one_container, nodes())
+async def test_an_amount_is_reduced_by_no_more_than_is_needed(shape: Shape, node: NodeState) -> None:
+    assume(not fits(shape, node))
+    changes = await changes_of(shape, node)
+    wanted = shape.request.containers[0]
+    amounts: tuple[tuple[Kind, int], ...] = (("memory", wanted.memory_mib), ("cores", wanted.cores), ("number", wanted.number))
+    for kind, start in amounts:
+        change = changes.get((kind, "main"))
+        if change is not None:
+            assert fits(*applied(change, shape, node))
+            assert change.by == start - change.to or (kind == "memory" and not start and not change.by)
+            if change.to + 1 < (start or LARGEST + 1):
+                assert not fits(*applied(larger_by_one(change), shape, node))
+        elif start > 1:
+            nothing_helps = [Change(kind, "main", to=to) for to in range(1, start)]
+            assert not any(fits(*applied(tried, shape, node)) for tried in nothing_helps)
+
+
+@given(one_container | two_containers, nodes())
+async def test_no_fewer_free_cards_would_do(shape: Shape, node: NodeState) -> None:
+    assume(not fits(shape, node))
+    found = [change for change in (await changes_of(shape, node)).values() if change.kind == "freeCards"]
+    taken = [card.uuid for card in node.cards if card != emptied(card)]
+    smallest = next(
+        (k for k in range(len(taken) + 1) for some in combinations(taken, k) if fits(shape, with_free(node, some))), None
+    )
+    assert [change.by for change in found] == ([] if smallest is None else [smallest])
+    for change in found:
+        assert len(change.names) == change.by
+        assert fits(*applied(change, shape, node))
+
+
+@given(two_containers, nodes())
+async def test_whatever_is_named_helps_a_pod_of_several_containers_too(shape: Shape, node: NodeState) -> None:
+    assume(not fits(shape, node))
+    for change in (await changes_of(shape, node)).values():
+        assert fits(*applied(change, shape, node))
+
+
+@given(one_container, nodes())
+async def test_a_filter_is_blamed_exactly_when_dropping_it_alone_would_do(shape: Shape, node: NodeState) -> None:
+    assume(not fits(shape, node))
+    changes = await changes_of(shape, node)
+    for model in {card.model for card in node.cards}:
+        allowed = Change("model", names=(model,))
+        helps = not shape.selection.accepts_model(model) and fits(*applied(allowed, shape, node))
+        assert (("model", model) in changes) == helps
+    helps = bool(shape.selection.use_uuids) and fits(*applied(Change("uuid"), shape, node))
+    assert (("uuid", "") in changes) == helps
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(-1, 60))
+async def test_halving_finds_the_greatest_value(low: int, high: int, last: int) -> None:
+    async def under(value: int) -> bool:
+        return value <= last
+
+    expected = [value for value in range(low, high + 1) if value <= last]
+    assert await greatest(low, high, under) == (expected[-1] if expected else None)
+
+
+async def test_a_node_whose_agent_is_not_ready_needs_no_change_of_the_pod() -> None:
+    node = NodeState("n", 4, (Card("GPU-0", 0, "A100", 100),), ready=False)
+    shape = Shape(PodRequest((ContainerRequest("main", number=1, memory_mib=10),)))
+    assert await smallest_changes(shape, node, Oracle()) == ()
+
+
+def test_changes_are_said_in_words() -> None:
+    assert Change("memory", "main", by=6144, to=2048).text == "6144 MiB less memory per GPU for container main (at most 2048 MiB)"
+    assert Change("memory", "main", to=2048).text == "at most 2048 MiB of memory per GPU instead of all of it for container main"
+    assert Change("number", "main", by=1, to=1).text == "1 GPU fewer for container main (at most 1)"
+    assert Change("freeCards", by=2, names=("GPU-a", "GPU-b")).text == "2 free cards more (GPU-a, GPU-b)"
+    assert Change("model", names=("Tesla T4",)).text == "the model Tesla T4 allowed too"
