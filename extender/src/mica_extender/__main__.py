@@ -11,6 +11,8 @@ from mica_extender.admin import make_admin
 from mica_extender.admission.app import AdmissionApp
 from mica_extender.admission.catalogue import CatalogueCache
 from mica_extender.admission.rules import Rules
+from mica_extender.event_api import KubeEvents
+from mica_extender.events import Announcer
 from mica_extender.evictor import Evictor
 from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
@@ -19,6 +21,7 @@ from mica_extender.scheduling.app import SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
 from mica_extender.settings import ExtenderSettings
 from mica_extender.state.cluster import Cluster
+from mica_extender.state.drift import DriftWatch
 from mica_extender.state.leadership import AlwaysLeading, Leadership, LeaseWatch
 from mica_extender.state.ledger import Ledger
 from mica_runtime import logging, service
@@ -39,6 +42,8 @@ async def run(settings: ExtenderSettings) -> None:
         metrics.watch_ledger(ledger)
         cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
         binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
+        announcer = Announcer(ledger=ledger, pods=cluster.pods, api=KubeEvents(client), leadership=leadership, metrics=metrics)
+        drift = DriftWatch(api=client, ledger=ledger, leadership=leadership, metrics=metrics)
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
         scheduler = SchedulerApp(ledger=ledger, binder=binder, leadership=leadership, synced=cluster.synced, metrics=metrics)
         listening: set[str] = set()
@@ -47,6 +52,8 @@ async def run(settings: ExtenderSettings) -> None:
             *cluster.parts(),
             poker.run(),
             evictor.run(),
+            announcer.run(),
+            drift.run(),
             _serve_scheduler(settings, scheduler, listening),
             _serve_webhook(settings, AdmissionApp(rules=_rules(settings, ledger), metrics=metrics), listening),
             _serve_admin(settings, make_admin(registry=metrics.registry, ready=ready, ledger=ledger, pods=cluster.pods)),
