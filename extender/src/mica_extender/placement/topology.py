@@ -1,8 +1,7 @@
 """The best connected set of cards: rates of links, and the set whose pairs have the greatest sum.
 
-Up to EXACT_CARDS cards the answer is exact: the cards are halved, every subset of each half is scored, and all pairs of subsets
-are combined in one matrix ("meet in the middle", Horowitz and Sahni, 1974). More cards are first thinned out to EXACT_CARDS, and
-the set found there is improved by exchanging one card at a time.
+Up to EXACT_CARDS cards the answer is exact: the sums of all subsets are built by doubling, one card at a time, as arrays. More
+cards are first thinned out to EXACT_CARDS, and the set found there is improved by exchanging one card at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from mica_extender.placement.model import Card
 EXACT_CARDS: Final = 16
 _NVLINK: Final = re.compile(r"NV(\d{1,3})", re.ASCII)
 _RATES: Final = {"PIX": 50, "PXB": 40, "PHB": 30, "NODE": 20, "SYS": 10}
-_Ints = npt.NDArray[np.int64]
+_Ints = npt.NDArray[np.int32]
 
 
 def link_rate(kind: str) -> int:
@@ -33,7 +32,7 @@ def link_rate(kind: str) -> int:
 def pair_rates(cards: Sequence[Card]) -> _Ints:
     """Symmetric matrix of the rates between the cards, in their order; what either end reports counts, 0 when none does."""
     position = {card.uuid: at for at, card in enumerate(cards)}
-    rates = np.zeros((len(cards), len(cards)), np.int64)
+    rates = np.zeros((len(cards), len(cards)), np.int32)
     for row, card in enumerate(cards):
         for uuid, rate in card.links:
             column = position.get(uuid, row)
@@ -63,42 +62,47 @@ def best_set(cards: Sequence[Card], number: int) -> tuple[Card, ...]:
 def _numa_bits(cards: Sequence[Card]) -> _Ints:
     """One bit per NUMA node for each card; the NUMA node that is not known counts as one."""
     known = {numa: at for at, numa in enumerate(dict.fromkeys(card.numa for card in cards))}
-    return np.array([1 << min(known[card.numa], 62) for card in cards], np.int64)
+    return np.array([1 << min(known[card.numa], 30) for card in cards], np.int32)
 
 
 def _exact(rates: _Ints, numa: _Ints, number: int) -> list[int]:
     count = len(rates)
-    half = count // 2
-    left, right = _subsets(half), _subsets(count - half)
-    score = _inner(left, rates[:half, :half])[:, None] + _inner(right, rates[half:, half:])[None, :]
-    score += left @ rates[:half, half:] @ right.T
-    score[left.sum(axis=1)[:, None] + right.sum(axis=1)[None, :] != number] = -1
-    rows, columns = np.nonzero(score == score.max())
-    nodes = np.bitwise_count(_joined(left, numa[:half])[rows] | _joined(right, numa[half:])[columns])
+    score = np.where(_sizes(count) == number, _pair_sums(rates), -1)
+    tied = np.flatnonzero(score == score.max())
+    nodes = np.bitwise_count(_unions(numa)[tied])
     # The first card is the highest bit of a subset's number: the greatest number is the first set in the cards' order.
-    value = rows * len(right) + columns
-    best = int(value[nodes == nodes.min()].max())
-    return [at for at in range(count) if best >> (count - 1 - at) & 1]
+    best = int(tied[nodes == nodes.min()].max())
+    return [card for card in range(count) if best >> (count - 1 - card) & 1]
 
 
 @lru_cache(maxsize=EXACT_CARDS)
-def _subsets(size: int) -> _Ints:
-    """Row ``s``: which of ``size`` cards are in subset ``s``, the first card being its highest bit."""
-    numbers = np.arange(1 << size, dtype=np.int64)[:, None]
-    bits: _Ints = numbers >> np.arange(size - 1, -1, -1, dtype=np.int64)[None, :] & 1
-    return bits
+def _sizes(count: int) -> npt.NDArray[np.uint8]:
+    """Number of cards in each subset."""
+    return np.bitwise_count(np.arange(1 << count, dtype=np.int32))
 
 
-def _inner(subsets: _Ints, rates: _Ints) -> _Ints:
-    """Sum of the pair rates within each subset."""
-    sums: _Ints = ((subsets @ rates) * subsets).sum(axis=1) // 2
+def _pair_sums(rates: _Ints) -> _Ints:
+    """By subset, the sum of the pair rates within it: a card joins every subset of the cards after it."""
+    sums = np.zeros(1, np.int32)
+    for card in reversed(range(len(rates))):
+        sums = np.concatenate([sums, sums + _subset_sums(rates[card, card + 1 :])])
     return sums
 
 
-def _joined(subsets: _Ints, numa: _Ints) -> _Ints:
-    """NUMA bits of each subset."""
-    bits: Any = np.bitwise_or.reduce(subsets * numa[None, :], axis=1, initial=0)
-    return np.asarray(bits, np.int64)
+def _subset_sums(values: _Ints) -> _Ints:
+    """By subset, the sum of its members' values; the first member is the highest bit."""
+    sums = np.zeros(1, np.int32)
+    for value in values[::-1]:
+        sums = np.concatenate([sums, sums + value])
+    return sums
+
+
+def _unions(bits: _Ints) -> _Ints:
+    """By subset, all bits of its members."""
+    joined = np.zeros(1, np.int32)
+    for own in bits[::-1]:
+        joined = np.concatenate([joined, joined | own])
+    return joined
 
 
 def _thinned(rates: _Ints, numa: _Ints, number: int) -> list[int]:
@@ -106,7 +110,7 @@ def _thinned(rates: _Ints, numa: _Ints, number: int) -> list[int]:
     keep = max(EXACT_CARDS, number)
     strongest = np.sort(rates, axis=1)[:, ::-1][:, : number - 1].sum(axis=1)
     seed = int(np.argmax(strongest))
-    near = np.lexsort((np.arange(len(rates)), -rates[seed] - (np.arange(len(rates)) == seed) * 10**9))
+    near = np.lexsort((np.arange(len(rates)), -rates[seed] - (np.arange(len(rates)) == seed) * 10**8))
     pool = np.sort(near[:keep])
     chosen = {int(pool[at]) for at in _exact(rates[np.ix_(pool, pool)], numa[pool], number)}
     while (better := _exchange(rates, chosen)) is not None:
