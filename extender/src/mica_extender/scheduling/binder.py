@@ -15,6 +15,7 @@ from typing import Final
 
 from mica_api import names
 from mica_api.allocation import InvalidAllocation, encode_pod_allocation
+from mica_api.hami import Bound, dialects_of, read_back
 from mica_extender.placement import Rejection, choose
 from mica_extender.ports import BindingApi, BindingLost, BindingRefused, PodGone
 from mica_extender.scheduling.wire import BindQuestion
@@ -66,12 +67,14 @@ class Binder:
         api: BindingApi,
         leadership: Leadership,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._pods = pods
         self._api = api
         self._leadership = leadership
         self._clock = clock
+        self._wall = wall
         self._under_way: dict[str, tuple[str, asyncio.Task[str]]] = {}
 
     async def bind(self, question: BindQuestion) -> str:
@@ -169,7 +172,7 @@ class Binder:
         pod = attempt.pod
         try:
             annotations = encode_pod_allocation(pod_uid=pod.uid, node=attempt.node, shares=attempt.shares)
-            await self._api.bind(pod, node=attempt.node, annotations=annotations)
+            await self._api.bind(pod, node=attempt.node, annotations={**self._read_back(attempt), **annotations})
         except InvalidAllocation as error:
             self._ledger.release(pod.uid)
             raise Declined(f"the decision for pod {pod.key} cannot be written: {error}") from error
@@ -186,6 +189,12 @@ class Binder:
             await self._settle(attempt, dead=False, why=repr(error))
         else:
             self._ledger.settle(pod_uid=pod.uid, node=attempt.node, shares=attempt.shares)
+
+    def _read_back(self, attempt: _Attempt) -> dict[str, str]:
+        """What users of the system that the pod was written for look for. Nobody of ours reads it."""
+        pod = attempt.pod
+        bound = Bound(attempt.node, attempt.shares, int(self._wall()), pod.init_containers)
+        return read_back(bound, dialects_of(pod.original))
 
     async def _settle(self, attempt: _Attempt, *, dead: bool, why: str) -> None:
         """Read the pod until it tells what became of the write. ``dead``: this write is known not to have been stored."""

@@ -83,7 +83,8 @@ class PodRecord:
 
     ``shape`` is None when the pod's request cannot be honoured, and ``problem`` then says why. ``shares`` are per app container
     and present only when the pod is bound and its allocation annotations name this very pod and node: others never count.
-    ``cpu_milli`` is the CPU that the pod requests.
+    ``cpu_milli`` is the CPU that the pod requests. ``original`` is what it asked for in another system's words; kept until it is
+    bound, like the number of its init containers.
     """
 
     namespace: str
@@ -99,6 +100,8 @@ class PodRecord:
     problem: str
     shares: tuple[tuple[GPUShare, ...], ...] | None
     cpu_milli: int = 0
+    original: str = ""
+    init_containers: int = 0
 
     @property
     def key(self) -> str:
@@ -281,6 +284,8 @@ def pod_record(pod: Pod) -> PodRecord:
         problem=problem,
         shares=_stored_shares(annotations, uid=meta.uid, node=node, containers=len(spec.containers)),
         cpu_milli=cpu_milli,
+        original="" if node else annotations.get(names.ANNOTATION_ORIGINAL, ""),
+        init_containers=0 if node else len(spec.initContainers or []),
     )
 
 
