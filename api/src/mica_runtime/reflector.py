@@ -2,14 +2,15 @@
 
 Semantics of client-go's reflector: page through a list, watch from its revision, go on from the last event after a broken or
 silent stream, list again when the revision is gone (410). Objects are decoded by the caller's function, only into what it needs;
-one that cannot be decoded is logged and left out, it never stops the others. Not a queue: ``on_change`` runs in the loop and must
-not block.
+one that cannot be decoded is logged and left out, it never stops the others. The copy never goes back: what is older than what it
+has of an object, by resource version, is ignored. Not a queue: ``on_change`` runs in the loop and must not block.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +27,10 @@ _PAGE: Final = 500
 _SILENCE_S: Final = 100.0  # bookmarks come about once a minute
 _HEALTHY_S: Final = 5.0
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_STALE_LISTS: Final = 5
+"""Lists in a row that may be older than the copy before they are believed: an API server restored from a backup starts lower."""
+_TOMBSTONES: Final = 1024
+"""Objects that went away and are remembered, so that an old event does not bring them back."""
 _log = get_logger(__name__)
 
 
@@ -91,6 +96,10 @@ class _Expired(Exception):
     """The watch's revision is gone; list again."""
 
 
+class _Stale(Exception):
+    """The list is older than the copy."""
+
+
 class Reflector(Generic[T]):
     """Copy of the objects at ``path``; keys are ``namespace/name`` (``name`` for cluster-scoped kinds).
 
@@ -117,6 +126,9 @@ class Reflector(Generic[T]):
         self._revisions: dict[str, str] = {}
         self._synced = asyncio.Event()
         self._revision = ""
+        self._newest = 0
+        self._stale_lists = 0
+        self._gone: OrderedDict[str, str] = OrderedDict()
         self._heard = False
 
     @property
@@ -132,6 +144,22 @@ class Reflector(Generic[T]):
     async def wait_synced(self) -> None:
         """Return once the first list is complete."""
         await self._synced.wait()
+
+    async def refresh(self) -> None:
+        """Return once the copy holds everything that was stored when this was called; the watch goes on meanwhile.
+
+        A list without a revision is a consistent read, whatever the watch lags behind.
+        """
+        failures = 0
+        while True:
+            try:
+                await self._list()
+            except (_Expired, _Stale, KubeError, msgspec.DecodeError) as error:
+                _log.warning("list for a refresh failed", path=self._path, problem=str(error) or type(error).__name__)
+            else:
+                return
+            await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+            failures += 1
 
     async def run(self) -> None:
         """Keep the copy until cancelled."""
@@ -159,6 +187,8 @@ class Reflector(Generic[T]):
         except _Expired:
             self._revision = ""
             return "revision expired"
+        except _Stale as stale:
+            return str(stale)
         except ApiError as error:
             self._revision = ""
             return str(error)
@@ -169,6 +199,7 @@ class Reflector(Generic[T]):
     async def _list(self) -> str:
         seen: set[str] = set()
         token = ""
+        known = self._newest
         while True:
             params = {**self._params, "limit": str(_PAGE), **({"continue": token} if token else {})}
             try:
@@ -177,15 +208,33 @@ class Reflector(Generic[T]):
                 if error.status == 410 and token:
                     raise _Expired from error
                 raise
+            if not token:
+                self._check_age(page.metadata.resourceVersion, known)
             for raw in page.items:
                 seen.add(self._store(bytes(raw)))
             token = page.metadata.continue_
             if not token:
                 break
-        for key in [key for key in self._objects if key not in seen]:
-            self._remove(key)
+        revision = page.metadata.resourceVersion
+        for key in [key for key in self._objects if key not in seen and not _older(revision, self._revisions[key])]:
+            self._remove(key, revision)
         self._synced.set()
-        return page.metadata.resourceVersion
+        return revision
+
+    def _check_age(self, revision: str, known: int) -> None:
+        """Raises _Stale for a list from before what was ``known`` when it was asked for, unless that goes on."""
+        number = _number(revision)
+        if number >= known or not number:
+            self._stale_lists = 0
+            self._newest = max(number, self._newest)
+            return
+        self._stale_lists += 1
+        if self._stale_lists <= _STALE_LISTS:
+            raise _Stale(f"list of revision {revision} is older than {known}, which was seen already")
+        _log.error("revisions of the API server went back; its lists are believed", path=self._path, revision=revision)
+        self._stale_lists, self._newest = 0, number
+        self._revisions.update(dict.fromkeys(self._revisions, ""))
+        self._gone.clear()
 
     async def _watch(self) -> None:
         params = {
@@ -211,19 +260,23 @@ class Reflector(Generic[T]):
         if event.type in ("ADDED", "MODIFIED"):
             self._store(raw)
         elif event.type == "DELETED":
-            self._remove(_key(meta))
+            self._remove(_key(meta), meta.resourceVersion)
+        if _older(meta.resourceVersion, self._revision):
+            return self._revision
+        self._newest = max(self._newest, _number(meta.resourceVersion))
         return meta.resourceVersion
 
     def _store(self, raw: bytes) -> str:
         meta = _decode_head(raw).metadata
         key = _key(meta)
-        if self._revisions.get(key) == meta.resourceVersion:
+        known = self._revisions.get(key) or self._gone.get(key, "")
+        if known == meta.resourceVersion or _older(meta.resourceVersion, known):
             return key
         try:
             new = self._decode(raw)
         except (ValueError, msgspec.DecodeError) as error:
             _log.error("object cannot be read and is left out", path=self._path, key=key, error=str(error))
-            self._remove(key)
+            self._remove(key, meta.resourceVersion)
             return key
         old = self._objects.get(key)
         self._objects[key] = new
@@ -231,7 +284,13 @@ class Reflector(Generic[T]):
         self._notify(Change(key, old, new))
         return key
 
-    def _remove(self, key: str) -> None:
+    def _remove(self, key: str, revision: str) -> None:
+        if _older(revision, self._revisions.get(key, "")):
+            return
+        self._gone[key] = revision
+        self._gone.move_to_end(key)
+        if len(self._gone) > _TOMBSTONES:
+            self._gone.popitem(last=False)
         old = self._objects.pop(key, None)
         self._revisions.pop(key, None)
         if old is not None:
@@ -244,3 +303,12 @@ class Reflector(Generic[T]):
 
 def _key(meta: _Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+
+def _number(revision: str) -> int:
+    """Resource versions of built-in and custom resources compare as numbers; 0 for anything else, which is never older."""
+    return int(revision) if revision.isascii() and revision.isdigit() else 0
+
+
+def _older(one: str, other: str) -> bool:
+    return 0 < _number(one) < _number(other)

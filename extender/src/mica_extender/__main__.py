@@ -22,7 +22,7 @@ from mica_extender.scheduling.binder import Binder
 from mica_extender.settings import ExtenderSettings
 from mica_extender.state.cluster import Cluster
 from mica_extender.state.drift import DriftWatch
-from mica_extender.state.leadership import AlwaysLeading, Leadership, LeaseWatch
+from mica_extender.state.leadership import AlwaysLeading, LeaseWatch, Takeover
 from mica_extender.state.ledger import Ledger
 from mica_runtime import logging, service
 from mica_runtime.http import TlsFiles, serve
@@ -33,10 +33,10 @@ from mica_runtime.settings import SettingsError
 async def run(settings: ExtenderSettings) -> None:
     """The whole process. Raises SettingsError when the settings cannot work together."""
     lease = _lease_watch(settings)
-    leadership: Leadership = lease or AlwaysLeading()
     metrics = Metrics(CollectorRegistry())
     async with await KubeClient.connect(settings.kubeconfig) as client:
         api = KubeApi(client)
+        leadership = Takeover(lease or AlwaysLeading(), lambda: cluster.refresh())
         poker = Poker(api=api, leadership=leadership, metrics=metrics)
         ledger = Ledger(poker.gain)
         metrics.watch_ledger(ledger)
@@ -50,6 +50,7 @@ async def run(settings: ExtenderSettings) -> None:
         ready = {"caches": cluster.synced, "certificates": lambda: listening >= {"scheduler", "webhook"}}
         await service.run_parts(
             *cluster.parts(),
+            leadership.run(),
             poker.run(),
             evictor.run(),
             announcer.run(),

@@ -8,13 +8,14 @@ from typing import Final
 import msgspec
 
 from mica_api import names
-from mica_extender.ports import BindingLost, BindingRefused, PodGone
+from mica_extender.ports import WRITE_TIMEOUT_S, BindingLost, BindingRefused, PodGone
 from mica_extender.state.records import PodRecord, decode_pod
 from mica_runtime.kube import ApiError, KubeClient, KubeError
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
-_DEADLINE_S: Final = 5.0
+_READ_TIMEOUT_S: Final = 5.0
+_SERVER_GIVES_UP: Final = {"timeout": f"{WRITE_TIMEOUT_S:g}s"}
 _POKE_PATH: Final = f"/apis/resource.k8s.io/v1/deviceclasses/{names.POKE_OBJECT}"
 
 
@@ -39,7 +40,8 @@ class KubeApi:
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
         try:
-            await self._client.post(f"{_pod_path(pod.namespace, pod.name)}/binding", body, deadline=_DEADLINE_S)
+            path = f"{_pod_path(pod.namespace, pod.name)}/binding"
+            await self._client.post(path, body, params=_SERVER_GIVES_UP, deadline=WRITE_TIMEOUT_S)
         except ApiError as error:
             if error.status >= 500:
                 raise BindingLost(str(error)) from error
@@ -50,7 +52,7 @@ class KubeApi:
     async def read(self, pod: PodRecord) -> PodRecord:
         """See BindingApi."""
         try:
-            raw = await self._client.request("GET", _pod_path(pod.namespace, pod.name), deadline=_DEADLINE_S)
+            raw = await self._client.request("GET", _pod_path(pod.namespace, pod.name), deadline=_READ_TIMEOUT_S)
             stored = decode_pod(raw)
         except ApiError as error:
             if error.status == 404:

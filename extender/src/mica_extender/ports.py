@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from mica_extender.state.records import PodRecord
+
+WRITE_TIMEOUT_S: Final = 3.0
+"""After this the sender of a Binding gives up, and the API server gives up this long after the Binding has reached it."""
+WRITE_DEAD_AFTER_S: Final = 2 * WRITE_TIMEOUT_S + 1.0
+"""A Binding that is not stored this long after ``bind`` was called never will be; the last second is for clocks that differ."""
 
 
 class BindingRefused(Exception):
@@ -30,7 +35,7 @@ class BindingApi(Protocol):
     async def bind(self, pod: PodRecord, *, node: str, annotations: Mapping[str, str]) -> None:
         """POST the Binding with the pod's uid and revision as preconditions.
 
-        Raises BindingRefused, or BindingLost when the outcome is unknown.
+        It is stored within WRITE_DEAD_AFTER_S or never. Raises BindingRefused, or BindingLost when the outcome is unknown.
         """
         ...
 

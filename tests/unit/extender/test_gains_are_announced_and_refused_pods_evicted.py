@@ -16,8 +16,8 @@ from mica_extender.state.leadership import AlwaysLeading, LeaseWatch
 from mica_extender.state.records import LeaseRecord
 from mica_runtime.reflector import Change
 
-from .bind_model import VirtualLoop
 from .conftest import World, node_body, pod_body
+from .harness.loop import VirtualLoop
 
 
 class Standby:

@@ -31,6 +31,9 @@ class Switch:
     def leading(self) -> bool:
         return self.on
 
+    def term(self) -> str:
+        return "by hand" if self.on else ""
+
 
 class GoodApi:
     """Stores every Binding."""

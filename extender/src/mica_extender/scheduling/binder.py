@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mica_api import names
 from mica_api.allocation import InvalidAllocation, encode_pod_allocation
 from mica_api.hami import Bound, dialects_of, read_back
 from mica_extender.placement import Rejection, choose
-from mica_extender.ports import BindingApi, BindingLost, BindingRefused, PodGone
+from mica_extender.ports import WRITE_DEAD_AFTER_S, BindingApi, BindingLost, BindingRefused, PodGone
 from mica_extender.scheduling.wire import BindQuestion
 from mica_extender.state.leadership import Leadership
 from mica_extender.state.ledger import Ledger, Shares
@@ -28,8 +28,6 @@ _log = get_logger(__name__)
 
 ANSWER_WITHIN_S: Final = 3.0
 """Below the scheduler's timeout of 5 s: the scheduler should hear our words, not its own timeout."""
-WRITE_DEAD_AFTER_S: Final = 70.0
-"""The API server gives up on a request after 60 s; a write older than this that is not stored never will be."""
 _CATCH_UP_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 _SETTLE_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -48,12 +46,17 @@ class _Stale(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One write: the decision and the moment it was sent."""
+    """One write: the decision, the leader's term in which it was made, and the moment it is sent."""
 
     pod: PodRecord
     node: str
     shares: Shares
+    term: str
     sent_at: float
+
+    def dead(self, moment: float) -> bool:
+        """Whether a write that is not stored at this moment never will be."""
+        return moment - self.sent_at > WRITE_DEAD_AFTER_S
 
 
 class Binder:
@@ -106,6 +109,7 @@ class Binder:
 
     async def _bind(self, question: BindQuestion) -> None:
         await self._let_the_watch_catch_up(question)
+        term = self._leadership.term()
         pod = self._admissible(question)
         if pod.node:
             _check_stored(pod, question.node)
@@ -115,10 +119,11 @@ class Binder:
             _check_settled(question, stored.node)
             return
         shares = self._reserve(pod, question.node)
+        attempt = _Attempt(pod, question.node, shares, term, self._clock())
         try:
-            await self._write(_Attempt(pod, question.node, shares, self._clock()))
+            await self._write(attempt)
         except _Stale as stale:
-            await self._write_again(stale.pod, question, shares)
+            await self._write_again(replace(attempt, pod=stale.pod, sent_at=self._clock()))
 
     async def _let_the_watch_catch_up(self, question: BindQuestion) -> None:
         """kube-scheduler's watch is another one than ours: it may ask for a pod that ours shows a moment later."""
@@ -156,13 +161,17 @@ class Binder:
         self._ledger.reserve(pod_uid=pod.uid, node=node, shares=verdict.shares)
         return verdict.shares
 
-    async def _write_again(self, pod: PodRecord, question: BindQuestion, shares: Shares) -> None:
-        """One more try with the pod's present revision; the reservation has been kept."""
-        if not self._leadership.leading():
+    async def _write_again(self, attempt: _Attempt) -> None:
+        """One more try with the pod's present revision; the reservation has been kept.
+
+        Only in the term of the decision: another leader in between may have given the cards away.
+        """
+        pod = attempt.pod
+        if self._leadership.term() != attempt.term:
             self._ledger.release(pod.uid)
             raise Declined("this replica no longer leads")
         try:
-            await self._write(_Attempt(pod, question.node, shares, self._clock()))
+            await self._write(attempt)
         except _Stale as stale:
             self._ledger.release(pod.uid)
             raise Declined(f"pod {pod.key} changed twice while it was bound; try again") from stale
@@ -197,9 +206,13 @@ class Binder:
         return read_back(bound, dialects_of(pod.original))
 
     async def _settle(self, attempt: _Attempt, *, dead: bool, why: str) -> None:
-        """Read the pod until it tells what became of the write. ``dead``: this write is known not to have been stored."""
+        """Read the pod until it tells what became of the write. ``dead``: this write is known not to have been stored.
+
+        Only a read that began when the write was dead proves that it never landed: what a read shows is older than its answer.
+        """
         reads = 0
         while True:
+            dead = dead or attempt.dead(self._clock())
             try:
                 stored = await self._api.read(attempt.pod)
             except PodGone as gone:
@@ -231,7 +244,7 @@ class Binder:
             raise Declined(f"pod {attempt.pod.key} is ending")
         if moved:
             raise _Stale(stored)
-        if dead or self._clock() - attempt.sent_at > WRITE_DEAD_AFTER_S:
+        if dead:
             self._ledger.release(uid)
             raise Declined(f"pod {attempt.pod.key} was not bound: {why}")
         return False

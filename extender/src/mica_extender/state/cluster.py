@@ -52,6 +52,14 @@ class Cluster:
         lease = self._lease is None or self._lease.synced
         return lease and self._pods.synced and self._nodes.synced and self._pools.synced
 
+    async def refresh(self) -> None:
+        """Return once the copies hold every pod, and after that every VGPUNode, that was stored when this was called.
+
+        In this order: a slice whose pod is gone must still be seen on its node.
+        """
+        await self._pods.refresh()
+        await self._nodes.refresh()
+
     def parts(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What has to run for the copies to be kept."""
         parts = (self._pods.run(), self._nodes.run(), self._pools.run())
