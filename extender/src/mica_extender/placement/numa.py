@@ -16,23 +16,27 @@ def by_node(cards: Sequence[Card]) -> dict[int | None, list[Card]]:
     return groups
 
 
-def fewest_nodes(cards: Sequence[Card], number: int, spanned: Collection[int | None] = ()) -> list[Card]:
+def fewest_nodes(
+    cards: Sequence[Card], keys: Sequence[tuple[int, ...]], number: int, spanned: Collection[int | None] = ()
+) -> list[Card]:
     """``number`` of the cards, ranked best first, that add the fewest NUMA nodes to those ``spanned`` already.
 
-    Of the choices with equally few, the one whose cards rank best, compared from the best card on.
+    Of the choices with equally few, the one whose ``keys`` (one for each card) are least, compared from the best card on, and
+    then the one whose cards come first.
     """
     groups = by_node(cards)
     free = [numa for numa in groups if numa in spanned]
     others = [numa for numa in groups if numa not in spanned]
     missing = number - sum(len(groups[numa]) for numa in free)
     few = _fewest(sorted((len(groups[numa]) for numa in others), reverse=True), missing)
-    best: list[int] | None = None
+    best: tuple[list[tuple[int, ...]], list[int]] | None = None
     for added in combinations(others, few):
         usable = {*free, *added}
         ranks = [at for at, card in enumerate(cards) if card.numa in usable][:number]
-        if len(ranks) == number and (best is None or ranks < best):
-            best = ranks
-    return [cards[at] for at in best or range(number)]
+        found = ([keys[at] for at in ranks], ranks)
+        if len(ranks) == number and (best is None or found < best):
+            best = found
+    return [cards[at] for at in (best[1] if best else range(number))]
 
 
 def _fewest(sizes: Sequence[int], missing: int) -> int:

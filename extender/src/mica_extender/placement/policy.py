@@ -85,11 +85,12 @@ def plan(policies: tuple[CardPolicy, ...]) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A card with its sort keys: ``head`` is compared before NUMA nodes are, ``tail`` after."""
+    """A card with its sort keys: ``head`` is compared before NUMA nodes are, ``tail`` after; ``place`` decides what is left."""
 
     card: Card
     head: Key
-    tail: tuple[int | str, ...]
+    tail: Key
+    place: tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Chooser:
 
     def ranked(self, cards: Sequence[Card]) -> list[Ranked]:
         """The cards, best first by sort keys alone; the card's index and UUID decide what they leave open."""
-        return sorted((self._ranked(card) for card in cards), key=lambda one: (one.head, one.tail))
+        return sorted((self._ranked(card) for card in cards), key=lambda one: (one.head, one.tail, one.place))
 
     def best(self, ranked: Sequence[Ranked], number: int) -> tuple[Card, ...]:
         """The best set of ``number`` of the ranked cards, of which there are enough."""
@@ -124,8 +125,9 @@ class Chooser:
         if self.plan.topology:
             rates = int(pair_rates(chosen if len(chosen) > 1 else [one.card for one in ranked]).sum())
             return (-rates if len(chosen) > 1 else rates, sorted(card.uuid for card in chosen))
-        keys = {one.card.uuid: (one.head, one.tail) for one in ranked}
-        return tuple(keys[card.uuid] for card in chosen)
+        of = {one.card.uuid: one for one in ranked}
+        mine = [of[card.uuid] for card in chosen]
+        return ([(one.head, one.tail) for one in mine], [one.place for one in mine])
 
     def _ranked(self, card: Card) -> Ranked:
         after = card.with_slice(memory_mib=self.wanted.memory_on(card.memory_mib), cores=self.wanted.cores)
@@ -134,25 +136,26 @@ class Chooser:
         if "fragmentation" in self.plan.keys:
             keys["fragmentation"] = self._cost(card, after, full)
         head = (int(card.uuid not in self.own), *chain.from_iterable(keys[key] for key in self.plan.before))
-        return Ranked(card, head, (*chain.from_iterable(keys[key] for key in self.plan.after), *self._ties(card, after)))
+        tail = (*chain.from_iterable(keys[key] for key in self.plan.after), *self._ties(after))
+        return Ranked(card, head, tail, (0 if self.plan.topology else card.index, card.uuid))
 
     def _cost(self, card: Card, after: Card, full: int) -> Key:
         if self.cost is None:
             return (-full, -load(after, self.node.max_slices))
         return self.cost(card, wanted=self.wanted, max_slices=self.node.max_slices)
 
-    def _ties(self, card: Card, after: Card) -> tuple[int | str, ...]:
-        if self.plan.topology:
-            return (card.uuid,)
-        rest = load(after, self.node.max_slices)
+    def _ties(self, after: Card) -> Key:
+        """All dimensions together where the fullest, or the mean, of two cards is equal."""
         if "spread" in self.plan.keys:
-            return (rest, card.index, card.uuid)
-        return (-rest, card.index, card.uuid) if "binpack" in self.plan.keys else (card.index, card.uuid)
+            return (load(after, self.node.max_slices),)
+        return (-load(after, self.node.max_slices),) if "binpack" in self.plan.keys else ()
 
 
 def _spanning_fewest(ranked: Sequence[Ranked], number: int) -> tuple[Card, ...]:
     """The best heads; of the cards whose heads are equal those that make the fewest NUMA nodes; then the best tails."""
     boundary = ranked[number - 1].head
     settled = [one.card for one in ranked if one.head < boundary]
-    open_ = [one.card for one in ranked if one.head == boundary]
-    return (*settled, *fewest_nodes(open_, number - len(settled), {card.numa for card in settled}))
+    tied = [one for one in ranked if one.head == boundary]
+    spanned = {card.numa for card in settled}
+    more = fewest_nodes([one.card for one in tied], [one.tail for one in tied], number - len(settled), spanned)
+    return (*settled, *more)
