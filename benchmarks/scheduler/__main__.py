@@ -1,6 +1,7 @@
 """``python -m benchmarks.scheduler [PART …] [--openb DIR]``: measures, prints tables, writes ``build/bench/scheduler.json``.
 
-Exit status 0 when everything was measured, whether goals are met or not; 2 when something cannot be measured as asked.
+Exit status 0 when everything was measured, whether goals are met or not; 2 when something cannot be measured as asked,
+130 when interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from benchmarks._report import Figure, report
 from benchmarks.scheduler.options import CannotMeasure, Options
+from mica_box.errors import BoxError
 
 AREA: Final = "scheduler"
 PARTS: Final = ("speed", "packing", "throughput")
@@ -48,9 +50,12 @@ def main() -> None:
             options.trace()
         for part in parts:
             path = report(AREA, part, measure(part, options))
-    except CannotMeasure as error:
+    except (CannotMeasure, BoxError) as error:
         print(f"mica: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("mica: interrupted; nothing is left running, figures of finished parts are kept", file=sys.stderr)
+        sys.exit(130)
     print(f"written to {path}")
 
 

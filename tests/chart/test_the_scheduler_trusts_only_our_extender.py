@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.x509.oid import NameOID
 
 from mica_api import names
@@ -52,6 +53,12 @@ def test_a_killed_leader_is_replaced_within_seconds(find: Find) -> None:
     assert seconds["leaseDuration"] <= 10
     assert seconds["leaseDuration"] > seconds["renewDeadline"] > seconds["retryPeriod"] * 1.2
     assert (election["resourceName"], election["resourceNamespace"]) == (names.SCHEDULER_NAME, "mica-system")
+
+
+def test_handshakes_with_the_extender_are_cheap(find: Find) -> None:
+    for secret in ("mica-scheduler-tls", "mica-scheduler-client-tls"):
+        for file in ("ca.crt", "tls.crt"):
+            assert isinstance(_certificate(find, secret, file).public_key(), EllipticCurvePublicKey)
 
 
 def test_server_and_client_certificates_are_of_one_authority(find: Find) -> None:

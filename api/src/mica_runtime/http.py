@@ -91,8 +91,13 @@ async def serve(
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
+        proxy_headers=False,
         **options,
     )
+    config.load()
+    if config.ssl is not None:
+        # Go's clients do not resume sessions: a third of a handshake would go into tickets that nobody uses.
+        config.ssl.num_tickets = 0
     server = _Server(config, on_listening)
     try:
         await server.serve()

@@ -207,10 +207,8 @@ class SchedulerPair:
         )
 
 
-def scheduler_child(
-    cluster: RunningBox, name: str, *, config: Path, kubeconfig: Path, folder: Path, port: int, verbosity: int = 2
-) -> Child:
+def scheduler_child(cluster: RunningBox, name: str, *, config: Path, kubeconfig: Path, folder: Path, port: int) -> Child:
     """A stock kube-scheduler with this configuration file; ``port`` is for its own health and metrics."""
-    words = [str(cluster.box.binary("kube-scheduler")), f"--config={config}", f"--secure-port={port}", f"-v={verbosity}"]
+    words = [str(cluster.box.binary("kube-scheduler")), f"--config={config}", f"--secure-port={port}"]
     words += [f"--cert-dir={folder}", *(f"--{what}-kubeconfig={kubeconfig}" for what in ("authentication", "authorization"))]
     return Child(name, words, cluster.environment, folder / f"{name}.log")
