@@ -21,6 +21,8 @@ MAX_NUMBER: Final = 16
 MAX_CORES: Final = 100
 MAX_MIB: Final = 2**31
 _VERSION: Final = 1
+_VERSION_WITH_INIT: Final = 2
+"""Of requests with slices on init containers. Readers that do not know it refuse the pod instead of forgetting them."""
 _QUANTITY: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(?:([kMGT]|[KMGT]i)|[eE](\d{1,2}))?", re.ASCII)
 _SUFFIXES: Final = {
     **{letter: 1000**power for power, letter in enumerate("kMGT", start=1)},
@@ -81,7 +83,10 @@ class InitRequest:
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
-    """Requests of all app containers, in the order of ``spec.containers``, and of init containers in theirs."""
+    """Requests of all app containers, in the order of ``spec.containers``.
+
+    ``init`` is empty, or has all init containers in their order when one of them asks for slices.
+    """
 
     containers: tuple[ContainerRequest, ...]
     init: tuple[InitRequest, ...] = ()
@@ -93,27 +98,27 @@ class PodRequest:
 
 
 def encode_request(request: PodRequest) -> str:
-    """Value of the request annotation: compact, versioned JSON."""
-    items = [
-        {
-            "name": c.name,
-            "number": c.number,
-            "cores": c.cores,
-            "mem": c.memory_mib,
-            "memPercent": c.memory_percent,
-        }
-        for c in request.containers
-    ]
-    return json.dumps({"v": _VERSION, "containers": items}, separators=(",", ":"))
+    """Value of the request annotation: compact, versioned JSON; its version is higher where init containers have slices."""
+    body: dict[str, Any] = {"v": _VERSION, "containers": [_container_item(c) for c in request.containers]}
+    if request.init:
+        body["v"] = _VERSION_WITH_INIT
+        body["init"] = [{**_container_item(i.container), "restartable": i.restartable} for i in request.init]
+    return json.dumps(body, separators=(",", ":"))
+
+
+def _container_item(c: ContainerRequest) -> dict[str, Any]:
+    return {"name": c.name, "number": c.number, "cores": c.cores, "mem": c.memory_mib, "memPercent": c.memory_percent}
 
 
 def decode_request(value: str) -> PodRequest:
     """Inverse of ``encode_request``. Raises InvalidRequest when the value is not one of ours."""
     try:
         raw: Any = json.loads(value)
-        if raw["v"] != _VERSION:
-            raise InvalidRequest(f"annotation {names.ANNOTATION_REQUEST} has version {raw['v']!r}, known is {_VERSION}")
-        return PodRequest(tuple(_decode_container(item) for item in raw["containers"]))
+        if raw["v"] not in (_VERSION, _VERSION_WITH_INIT):
+            known = f"{_VERSION} and {_VERSION_WITH_INIT}"
+            raise InvalidRequest(f"annotation {names.ANNOTATION_REQUEST} has version {raw['v']!r}, known are {known}")
+        init = raw["init"] if raw["v"] == _VERSION_WITH_INIT else ()
+        return PodRequest(tuple(_decode_container(item) for item in raw["containers"]), tuple(_decode_init(i) for i in init))
     except InvalidRequest:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -132,6 +137,11 @@ def read_request(containers: Sequence[tuple[str, Mapping[str, str]]], annotation
             f"annotation {names.ANNOTATION_REQUEST} is missing: the pod was not admitted by Mica's webhook; create it again"
         )
     request = decode_request(value)
+    if request.init:
+        raise InvalidRequest(
+            f"annotation {names.ANNOTATION_REQUEST} has slices on init containers, which are not supported yet: "
+            "move the request to an app container"
+        )
     if [c.name for c in request.containers] != [name for name, _ in containers]:
         raise InvalidRequest(f"annotation {names.ANNOTATION_REQUEST} does not list the pod's containers in order")
     for wanted, (name, limits) in zip(request.containers, containers, strict=True):
@@ -182,6 +192,12 @@ def _decode_container(item: Any) -> ContainerRequest:
         raise InvalidRequest(f"annotation {names.ANNOTATION_REQUEST} is malformed: {item!r}")
     number, cores, memory_mib, percent = values
     return ContainerRequest(item["name"], number=number, cores=cores, memory_mib=memory_mib, memory_percent=percent)
+
+
+def _decode_init(item: Any) -> InitRequest:
+    if not isinstance(item["restartable"], bool):
+        raise InvalidRequest(f"annotation {names.ANNOTATION_REQUEST} is malformed: {item!r}")
+    return InitRequest(_decode_container(item), item["restartable"])
 
 
 def _check_range(container: str, what: str, value: int, maximum: int) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_api.models import VGPUPool
+from mica_api.policies import Weights
 from mica_api.pools import resolve_pool
 from mica_api.request import InvalidRequest
 from mica_api.selection import Selection, canonical_selection, read_selection
@@ -24,6 +25,20 @@ from mica_api.selection import Selection, canonical_selection, read_selection
         ({"volcano.sh/vgpu-use-gpuuuid": "GPU-1"}, Selection(use_uuids=frozenset({"GPU-1"}))),
         ({"mica.dev/avoid-gpu-uuid": "GPU-1,GPU-2"}, Selection(avoid_uuids=frozenset({"GPU-1", "GPU-2"}))),
         ({"nvidia.com/vgpu-mode": "hami-core", "nvidia.com/numa-bind": "false"}, Selection()),
+        ({"hami.io/node-scheduler-policy": "spread"}, Selection(node_policy="spread")),
+        ({"mica.dev/node-policy": "fragmentation"}, Selection(node_policy="fragmentation")),
+        ({"hami.io/gpu-scheduler-policy": "topology-aware"}, Selection(gpu_policy=("topology",))),
+        ({"hami.io/gpu-scheduler-policy": "mutex,topology-aware"}, Selection(gpu_policy=("mutex", "topology"))),
+        ({"hami.io/gpu-scheduler-policy": "mutex,binpack,numa"}, Selection(gpu_policy=("mutex", "binpack", "numa"))),
+        ({"mica.dev/gpu-policy": " Numa , Fragmentation "}, Selection(gpu_policy=("numa", "fragmentation"))),
+        (
+            {"hami.io/device-scoring-weights": "slot=1,core=1,memory=3"},
+            Selection(weights=Weights(slot=1, core=1, memory=3)),
+        ),
+        ({"mica.dev/scoring-weights": "memory=3, slot=0, core=0"}, Selection(weights=Weights(slot=0, core=0, memory=3))),
+        ({"nvidia.com/numa-bind": "true"}, Selection(numa_bind=True)),
+        ({"mica.dev/numa-bind": "T"}, Selection(numa_bind=True)),
+        ({"mica.dev/numa-bind": "true", "nvidia.com/numa-bind": "true"}, Selection(numa_bind=True)),
     ],
 )
 def test_annotations_select_in_either_spelling(annotations: dict[str, str], selection: Selection) -> None:
@@ -34,6 +49,21 @@ def test_annotations_select_in_either_spelling(annotations: dict[str, str], sele
     ("annotations", "words"),
     [
         ({"mica.dev/node-policy": "random"}, "must be one of fragmentation, binpack, spread"),
+        ({"mica.dev/node-policy": "topology"}, "must be one of fragmentation, binpack, spread"),
+        ({"mica.dev/gpu-policy": ""}, "must be a list of fragmentation, binpack, spread, numa, mutex, topology"),
+        ({"mica.dev/gpu-policy": "binpack,"}, "must be a list of"),
+        ({"mica.dev/gpu-policy": "packed"}, "must be a list of"),
+        ({"mica.dev/gpu-policy": "numa,binpack,numa"}, "lists numa 2 times; keep one"),
+        ({"mica.dev/gpu-policy": "topology,topology-aware"}, "lists topology 2 times; keep one"),
+        ({"hami.io/gpu-scheduler-policy": "spread,numa,binpack"}, "want opposite cards; keep one"),
+        ({"mica.dev/gpu-policy": "topology,binpack"}, "alone chooses the whole set of cards"),
+        ({"mica.dev/scoring-weights": "slot=1,core=1"}, "write slot, core and memory once each"),
+        ({"mica.dev/scoring-weights": "slot=1,core=1,memory=1,slot=2"}, "write slot, core and memory once each"),
+        ({"mica.dev/scoring-weights": "slot=0,core=0,memory=0"}, "of which one is positive"),
+        ({"mica.dev/scoring-weights": "slot=-1,core=1,memory=1"}, "whole numbers from 0"),
+        ({"mica.dev/scoring-weights": "slot=1.5,core=1,memory=1"}, "whole numbers from 0"),
+        ({"hami.io/device-scoring-weights": "slot=1000001,core=1,memory=1"}, "from 0 to 1000000"),
+        ({"mica.dev/numa-bind": "true", "nvidia.com/numa-bind": "false"}, "written twice with different values"),
         ({"mica.dev/use-gpu-model": " , "}, "is empty; list at least one value or remove it"),
         ({"mica.dev/use-gpu-uuid": "GPU-1", "nvidia.com/use-gpuuuid": "GPU-2"}, "written twice with different values"),
         ({"nvidia.com/gpumem": "3000"}, "amounts belong in resources.limits"),
@@ -48,6 +78,12 @@ def test_a_selection_that_cannot_be_honoured_is_refused(annotations: dict[str, s
 
 def test_the_canonical_form_keeps_only_selections() -> None:
     assert canonical_selection({"nvidia.com/use-gputype": "A", "own/x": "1"}) == {"mica.dev/use-gpu-model": "A"}
+
+
+@pytest.mark.parametrize("values", [(0, 0, 0), (-1, 1, 1), (1, 1, 1_000_001)])
+def test_weights_that_compare_nothing_are_no_weights(values: tuple[int, int, int]) -> None:
+    with pytest.raises(InvalidRequest, match="at least one positive"):
+        Weights(*values)
 
 
 def test_models_match_in_part_and_uuids_exactly() -> None:

@@ -21,6 +21,7 @@ from mica_api.allocation import (
 from mica_api.request import (
     MAX_NUMBER,
     ContainerRequest,
+    InitRequest,
     InvalidRequest,
     PodRequest,
     canonical_resources,
@@ -41,7 +42,12 @@ _names = st.from_regex(r"\A[a-z]{1,8}\Z")
 _containers = st.builds(
     ContainerRequest, _names, number=st.integers(0, MAX_NUMBER), cores=st.integers(0, 100), memory_mib=st.integers(0, 2**31)
 ) | st.builds(ContainerRequest, _names, number=st.integers(0, MAX_NUMBER), memory_percent=st.integers(0, 100))
-_pods = st.lists(_containers, max_size=4, unique_by=lambda c: c.name).map(lambda found: PodRequest(tuple(found)))
+_inits = st.lists(st.builds(InitRequest, _containers, st.booleans()), max_size=3)
+_pods = st.builds(
+    lambda found, init: PodRequest(tuple(found), tuple(init)),
+    st.lists(_containers, max_size=4, unique_by=lambda c: c.name),
+    st.just([]) | _inits,
+)
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -62,6 +68,9 @@ def _mutations(good: str) -> st.SearchStrategy[str]:
 
 GOOD = encode_allocation(ContainerAllocation("u", "n", (GPUShare("GPU-1", 3072, 20),)))
 GOOD_REQUEST = encode_request(PodRequest((ContainerRequest("main", number=1, cores=20, memory_mib=3072),)))
+WITH_INIT = encode_request(
+    PodRequest((ContainerRequest("main", number=1),), (InitRequest(ContainerRequest("load", number=1), restartable=True),))
+)
 
 
 @given(_allocations)
@@ -83,7 +92,7 @@ def test_a_request_reads_back_as_it_was_written(request_: PodRequest) -> None:
     assert decode_request(encode_request(request_)) == request_
 
 
-@given(_garbage | _mutations(GOOD_REQUEST))
+@given(_garbage | _mutations(GOOD_REQUEST) | _mutations(WITH_INIT))
 def test_a_bad_request_is_refused_and_never_crashes(value: str) -> None:
     try:
         decoded = decode_request(value)
@@ -94,6 +103,11 @@ def test_a_bad_request_is_refused_and_never_crashes(value: str) -> None:
 
 def test_the_wire_form_is_the_documented_one() -> None:
     assert GOOD == '{"v":1,"uid":"u","node":"n","gpus":[{"uuid":"GPU-1","mem":3072,"cores":20}]}'
+    main = '{"name":"main","number":1,"cores":20,"mem":3072,"memPercent":0}'
+    assert f'{{"v":1,"containers":[{main}]}}' == GOOD_REQUEST
+    bare = '"number":1,"cores":0,"mem":0,"memPercent":0'
+    init = f'[{{"name":"load",{bare},"restartable":true}}]'
+    assert f'{{"v":2,"containers":[{{"name":"main",{bare}}}],"init":{init}}}' == WITH_INIT
 
 
 @pytest.mark.parametrize(
@@ -165,7 +179,7 @@ def test_shares_of_a_card_are_rounded_down_to_whole_mebibytes() -> None:
     assert ContainerRequest("c", number=1).memory_on(1001) == 1001
 
 
-@given(_pods)
+@given(_pods.filter(lambda request_: not request_.init))
 def test_an_admitted_pod_is_read_by_its_annotation_and_its_resources(request_: PodRequest) -> None:
     containers = [(c.name, {k: str(v) for k, v in canonical_resources(c).items()}) for c in request_.containers]
     assert read_request(containers, {"mica.dev/request": encode_request(request_)}) == request_
@@ -175,6 +189,11 @@ def test_an_admitted_pod_is_read_by_its_annotation_and_its_resources(request_: P
     ("containers", "annotations", "words"),
     [
         ([("main", {})], {}, "was not admitted by Mica's webhook; create it again"),
+        (
+            [("main", {"mica.dev/vgpu-number": "1"})],
+            {"mica.dev/request": WITH_INIT},
+            "init containers, which are not supported yet",
+        ),
         ([("other", {})], {"mica.dev/request": GOOD_REQUEST}, "does not list the pod's containers in order"),
         ([("main", {"mica.dev/vgpu-number": "2"})], {"mica.dev/request": GOOD_REQUEST}, "differ"),
         ([("main", {})], {"mica.dev/request": GOOD_REQUEST}, "differ"),
