@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mica_api.request import ContainerRequest, PodRequest
 from mica_api.selection import Selection
-from mica_extender.explain.changes import Change, Kind, applied, smallest_changes
+from mica_extender.explain.changes import Change, Kind, applied, fewest_free_cards, smallest_changes
 from mica_extender.explain.oracle import Oracle, emptied, greatest, with_free
-from mica_extender.placement import Card, NodeState, Placement, Shape, choose
+from mica_extender.placement import Card, NodeState, Placement, Rejection, Shape, choose
 
 LARGEST = 400
 MODELS = ("A100", "H100", "T4")
@@ -100,6 +100,9 @@ async def test_no_fewer_free_cards_would_do(shape: Shape, node: NodeState) -> No
     )
     assert [change.by for change in found] == ([] if smallest is None else [smallest])
     for change in found:
+        rejection = choose(shape, node)
+        assert isinstance(rejection, Rejection)
+        assert change.by >= fewest_free_cards(shape, rejection)
         assert len(change.names) == change.by
         assert fits(*applied(change, shape, node))
 

@@ -24,7 +24,7 @@ from mica_extender.explain.oracle import (
     with_free,
     with_selection,
 )
-from mica_extender.placement import Card, NodeState, Shape
+from mica_extender.placement import Card, NodeState, Rejection, Shape
 
 Kind = Literal["memory", "memoryPercent", "cores", "number", "freeCards", "model", "uuid", "policy", "numaBind"]
 AMOUNTS: Final[tuple[Kind, ...]] = ("memory", "memoryPercent", "cores", "number")
@@ -196,6 +196,15 @@ def _allowing(shape: Shape, model: str) -> Shape:
 def _without_mutex(shape: Shape, node: NodeState) -> Shape:
     rest = tuple(policy for policy in shape.selection.gpu_policy or node.gpu_policy if policy != "mutex")
     return with_selection(shape, replace(shape.selection, gpu_policy=rest or ("fragmentation",)))
+
+
+def fewest_free_cards(shape: Shape, rejection: Rejection) -> int:
+    """No fewer free cards than these can help; known from the counts of the rejection, without any question."""
+    asking = [c for c in shape.request.containers if c.asks]
+    if len(asking) != 1:
+        return 1
+    able = rejection.cards - sum(count for _, count in rejection.counts)
+    return max(1, asking[0].number - able)
 
 
 async def free_cards(oracle: Oracle, shape: Shape, node: NodeState) -> Change | None:

@@ -8,10 +8,18 @@ from typing import Any, Final
 
 from mica_api.request import ContainerRequest
 from mica_extender.explain.cards import card_lines
-from mica_extender.explain.changes import AMOUNTS, Change, Kind, free_cards, nearer, smallest_changes
+from mica_extender.explain.changes import (
+    AMOUNTS,
+    Change,
+    Kind,
+    fewest_free_cards,
+    free_cards,
+    nearer,
+    smallest_changes,
+)
 from mica_extender.explain.oracle import Oracle
 from mica_extender.explain.survey import Survey, survey
-from mica_extender.placement import NodeState, Shape
+from mica_extender.placement import NodeState, Rejection, Shape
 from mica_extender.state.ledger import Ledger
 from mica_extender.state.records import PodRecord
 
@@ -32,7 +40,7 @@ async def explain(pod: PodRecord, ledger: Ledger, *, detailed: int = DETAILED_NO
     counted = Counter((rejection.counted, str(rejection.code), rejection.permanent) for _, rejection in seen.refused)
     oracle = Oracle()
     nodes = await _details(oracle, pod.shape, seen, detailed)
-    near = [] if seen.fitting else await _nearest(oracle, pod.shape, [node for node, _ in seen.refused])
+    near = [] if seen.fitting else await _nearest(oracle, pod.shape, seen.refused)
     return {
         **body,
         "request": [_request(c) for c in pod.shape.request.containers if c.asks],
@@ -85,15 +93,17 @@ async def _details(oracle: Oracle, shape: Shape, seen: Survey, detailed: int) ->
     return dict(sorted(nodes.items(), key=itemgetter(0)))
 
 
-async def _nearest(oracle: Oracle, shape: Shape, nodes: list[NodeState]) -> list[tuple[str, Change]]:
+async def _nearest(oracle: Oracle, shape: Shape, refused: list[tuple[NodeState, Rejection]]) -> list[tuple[str, Change]]:
     """For every amount, and for free cards, the node of the cluster that needs the smallest change."""
     best: dict[tuple[Kind, int], tuple[str, Change]] = {}
-    for node in (node for node in nodes if node.ready):
+    for node, rejection in ((node, rejection) for node, rejection in refused if node.ready):
         for index, container in enumerate(shape.request.containers):
             if container.asks:
                 await _improve(oracle, best, shape=shape, node=node, index=index)
-        free = await free_cards(oracle, shape, node)
         known = best.get(("freeCards", -1))
+        if known is not None and known[1].by <= fewest_free_cards(shape, rejection):
+            continue
+        free = await free_cards(oracle, shape, node)
         if free is not None and (known is None or free.by < known[1].by):
             best["freeCards", -1] = (node.name, free)
     return list(best.values())
