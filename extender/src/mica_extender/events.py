@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,8 +34,10 @@ QUIET_S: Final = 60.0
 REFRESH_S: Final = 1800.0
 """An event about an unchanged reason is written again before the API server forgets it (one hour)."""
 EVENTS_PER_STEP: Final = 20
-SHAPES_PER_STEP: Final = 2
-"""Different pods surveyed over all nodes in one step; equal ones share the survey."""
+IDLE_SHARE: Final = 20
+"""How many times as long as a step took nothing is done after it: surveys of a large cluster may take a twentieth of a core."""
+SHAPES_KEPT: Final = 64
+"""Kinds of pods whose answer is kept for QUIET_S; pods that ask for the same share it."""
 MAX_MESSAGE: Final = 1000
 _CHUNK: Final = 1000
 
@@ -82,21 +84,23 @@ class Words:
     key: str
 
 
-def words_of(pod: PodRecord, found: Survey | None) -> Words | None:
-    """What to tell about a pod; None when some node would take it, so that Mica is not what it waits for."""
-    hint = f"see: kubectl mica explain {pod.name} -n {pod.namespace}"
-    if found is None:
-        return Words(f"the request cannot be honoured: {pod.problem}"[:MAX_MESSAGE], "problem")
+def words_of(found: Survey) -> Words | None:
+    """Why no node takes pods of a shape; None when some node would, so that Mica is not what they wait for."""
     if found.fitting:
         return None
     if not found.refused:
-        return Words(f"no node reports GPUs to {names.SCHEDULER_NAME}; {hint}", "no nodes")
+        return Words(f"no node reports GPUs to {names.SCHEDULER_NAME}", "no nodes")
     by_code: dict[str, list[Rejection]] = {}
     for _, rejection in found.refused:
         by_code.setdefault(str(rejection.code), []).append(rejection)
     parts = [_part(rejections) for _, rejections in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))]
-    message = f"0/{len(found.refused)} GPU nodes have room: {'; '.join(parts)}"
-    return Words(f"{message[: MAX_MESSAGE - len(hint) - 3]}. {hint[0].upper()}{hint[1:]}", ",".join(sorted(by_code)))
+    return Words(f"0/{len(found.refused)} GPU nodes have room: {'; '.join(parts)}", ",".join(sorted(by_code)))
+
+
+def message_of(pod: PodRecord, words: Words) -> str:
+    """The words with where to read more, within MAX_MESSAGE."""
+    hint = f". More: kubectl mica explain {pod.name} -n {pod.namespace}"
+    return f"{words.message[: MAX_MESSAGE - len(hint)]}{hint}"
 
 
 def _part(rejections: list[Rejection]) -> str:
@@ -127,15 +131,17 @@ class Announcer:
         self._metrics = metrics
         self._clock = clock
         self._told: dict[str, _Told] = {}
+        self._words: OrderedDict[Shape, tuple[float, Words | None]] = OrderedDict()
 
     async def run(self) -> None:
         """Tell until cancelled. What a new leader does not know it tells again, in the place of the old event."""
         while True:
+            started = self._clock()
             if self._leadership.leading():
                 await self.step()
             else:
                 self._told.clear()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(max(EVERY_S, IDLE_SHARE * (self._clock() - started)))
 
     async def step(self) -> None:
         """Tell the pods that are due, those that have waited longest first."""
@@ -143,14 +149,32 @@ class Announcer:
         now = self._clock()
         self._told = {uid: self._told.get(uid) or _Told(now + PATIENCE_S) for uid in waiting}
         due = sorted((uid for uid, told in self._told.items() if told.due <= now), key=lambda uid: self._told[uid].due)
-        surveys: dict[Shape, Survey] = {}
+        surveyed = False
         for uid in islice(due, EVENTS_PER_STEP):
             pod = waiting[uid]
-            if pod.shape is not None and pod.shape not in surveys:
-                if len(surveys) >= SHAPES_PER_STEP:
-                    continue
-                surveys[pod.shape] = await survey(pod.shape, uid, self._ledger)
-            await self._tell(pod, words_of(pod, surveys[pod.shape] if pod.shape is not None else None))
+            if pod.shape is None:
+                await self._tell(pod, Words(f"the request cannot be honoured: {pod.problem}", "problem"))
+                continue
+            known = self._known(pod.shape)
+            if known is None and surveyed:
+                continue
+            if known is None:
+                known, surveyed = await self._survey(pod.shape, uid), True
+            await self._tell(pod, known[1])
+
+    def _known(self, shape: Shape) -> tuple[float, Words | None] | None:
+        """The answer for pods of this shape, if it is young enough."""
+        known = self._words.get(shape)
+        return known if known is not None and self._clock() - known[0] < QUIET_S else None
+
+    async def _survey(self, shape: Shape, uid: str) -> tuple[float, Words | None]:
+        """Look at all nodes: at most once a step."""
+        made = (self._clock(), words_of(await survey(shape, uid, self._ledger)))
+        self._words[shape] = made
+        self._words.move_to_end(shape)
+        if len(self._words) > SHAPES_KEPT:
+            self._words.popitem(last=False)
+        return made
 
     async def _waiting(self) -> dict[str, PodRecord]:
         found: dict[str, PodRecord] = {}
@@ -169,7 +193,7 @@ class Announcer:
         known = words is None or (words.key == told.key and now - told.written_at < REFRESH_S)
         if known or words is None:
             return
-        event = PodEvent(pod.namespace, pod.name, pod.uid, words.message, told.count + 1)
+        event = PodEvent(pod.namespace, pod.name, pod.uid, message_of(pod, words), told.count + 1)
         done = await self._api.write(event)
         self._metrics.events.labels("written" if done else "failed").inc()
         if done:

@@ -17,6 +17,8 @@ from mica_extender.events import (
     REFRESH_S,
     Announcer,
     PodEvent,
+    Words,
+    message_of,
     words_of,
 )
 from mica_extender.explain.survey import survey
@@ -92,7 +94,9 @@ async def test_a_waiting_pod_is_told_the_counted_reason_once(stage: Stage) -> No
     stage.world.see_pod(pod_body("a", containers=BIG))
     assert await stage.after(0) == []
     (event,) = await stage.after(PATIENCE_S)
-    assert event.message == ("0/1 GPU nodes have room: 1 node 2/2 CardInsufficientMemory. See: kubectl mica explain a -n default")
+    assert event.message == (
+        "0/1 GPU nodes have room: 1 node 2/2 CardInsufficientMemory. More: kubectl mica explain a -n default"
+    )
     assert (event.namespace, event.pod, event.uid, event.count) == ("default", "a", "uid-a", 1)
     assert await stage.after(QUIET_S) == []
     assert await stage.after(QUIET_S) == []
@@ -173,11 +177,24 @@ async def test_a_pod_whose_request_cannot_be_honoured_is_told_the_problem(stage:
     assert "malformed" in event.message
 
 
+async def test_pods_of_many_kinds_are_all_told_with_one_look_at_the_nodes_a_step(stage: Stage) -> None:
+    for index in range(30):
+        kind = (ContainerRequest("main", number=1, memory_mib=90_000 + index),)
+        stage.world.see_pod(pod_body(f"p{index}", containers=kind))
+    await stage.after(0)
+    told: set[str] = set()
+    for _ in range(30):
+        new = await stage.after(PATIENCE_S)
+        assert len(new) == 1
+        told |= {event.pod for event in new}
+    assert len(told) == 30
+
+
 async def test_a_cluster_without_gpu_nodes_says_so() -> None:
     world = World()
     pod = world.see_pod(pod_body("a"))
     assert pod.shape is not None
-    words = words_of(pod, await survey(pod.shape, pod.uid, world.ledger))
+    words = words_of(await survey(pod.shape, pod.uid, world.ledger))
     assert words is not None
     assert words.message.startswith("no node reports GPUs")
 
@@ -188,10 +205,10 @@ async def test_nodes_of_one_code_are_told_together_and_the_message_is_bounded() 
         world.see_node(node_body(f"n{index}", gpus=1 + index % 8, memory_mib=10))
     pod = world.see_pod(pod_body("a", containers=BIG))
     assert pod.shape is not None
-    words = words_of(pod, await survey(pod.shape, pod.uid, world.ledger))
+    words = words_of(await survey(pod.shape, pod.uid, world.ledger))
     assert words is not None
     assert words.message.startswith("0/30 GPU nodes have room: 30 nodes like ")
-    assert len(words.message) <= MAX_MESSAGE
+    assert len(message_of(pod, Words("x" * 5000, ""))) == MAX_MESSAGE
 
 
 @pytest.mark.parametrize("pod", ["a", "a" * 253, f"{'a' * 199}.{'b' * 50}"])
