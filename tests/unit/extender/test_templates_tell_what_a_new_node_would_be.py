@@ -10,7 +10,12 @@ import pytest
 from mica_api.models.vgpu_pool import VGPUPool
 from mica_api.request import ContainerRequest, PodRequest
 from mica_extender.placement import Placement, Shape, choose
+from mica_extender.placement.kernels import NumpyKernel
 from mica_extender.scheduling.templates import Templates
+from mica_extender.scheduling.verbs import NodeVerbs
+from mica_extender.scheduling.wire import read_nodes
+
+from .conftest import World, pod_body
 
 H100 = {"gpus": 2, "model": "NVIDIA H100 80GB HBM3", "memoryMiB": 81559}
 
@@ -95,3 +100,18 @@ def test_a_pod_fits_on_the_node_to_come_exactly_when_it_would(memory: int, fits:
     assert state is not None
     shape = Shape(PodRequest((ContainerRequest("main", number=2, memory_mib=memory),)))
     assert isinstance(choose(shape, state), Placement) == fits
+
+
+async def test_filter_answers_about_nodes_that_do_not_exist_and_remembers_nothing(world: World) -> None:
+    verbs = NodeVerbs(ledger=world.ledger, kernel=NumpyKernel(), template=Templates(pool(template=H100)))
+    nowhere = json.dumps({"metadata": {"name": "stranger"}}).encode()
+    known = json.dumps({"metadata": {"name": "n1"}}).encode()
+    items = b",".join((known, node(), nowhere))
+    pod = json.dumps(pod_body("a", containers=(ContainerRequest("main", number=2, memory_mib=81000),))).encode()
+    before = (world.ledger.fleet.clock, world.ledger.size())
+    question = read_nodes(b'{"Pod":' + pod + b',"Nodes":{"items":[' + items + b"]}}")
+    answer = json.loads((await verbs.filter(question)).body)
+    assert [item["metadata"]["name"] for item in answer["Nodes"]["items"]] == ["n1", "new"]
+    assert answer["Nodes"]["items"][1] == json.loads(node())
+    assert answer["FailedAndUnresolvableNodes"] == {"stranger": "node unregistered"}
+    assert (world.ledger.fleet.clock, world.ledger.size()) == before
