@@ -7,6 +7,8 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from mica_api import names
+from mica_api.models.vgpu_pool import VGPUPool
 from mica_extender.admin import make_admin
 from mica_extender.admission.app import AdmissionApp
 from mica_extender.admission.catalogue import CatalogueCache
@@ -16,9 +18,12 @@ from mica_extender.events import Announcer
 from mica_extender.evictor import Evictor
 from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
+from mica_extender.placement.kernels import NumpyKernel
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.templates import Templates
+from mica_extender.scheduling.verbs import NodeVerbs
 from mica_extender.settings import ExtenderSettings
 from mica_extender.state.cluster import Cluster
 from mica_extender.state.drift import DriftWatch
@@ -27,6 +32,7 @@ from mica_extender.state.ledger import Ledger
 from mica_runtime import logging, service
 from mica_runtime.http import TlsFiles, serve
 from mica_runtime.kube import KubeClient
+from mica_runtime.reflector import Reflector
 from mica_runtime.settings import SettingsError
 
 
@@ -45,14 +51,26 @@ async def run(settings: ExtenderSettings) -> None:
         announcer = Announcer(ledger=ledger, pods=cluster.pods, api=KubeEvents(client), leadership=leadership, metrics=metrics)
         drift = DriftWatch(api=client, ledger=ledger, leadership=leadership, metrics=metrics)
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
-        scheduler = SchedulerApp(ledger=ledger, binder=binder, leadership=leadership, synced=cluster.synced, metrics=metrics)
+        pools_by_name = _whole_pools(client)
+        scheduler = SchedulerApp(
+            ledger=ledger,
+            nodes=NodeVerbs(ledger=ledger, kernel=NumpyKernel(), template=Templates(pools_by_name.objects)),
+            binder=binder,
+            leadership=leadership,
+            synced=cluster.synced,
+            metrics=metrics,
+        )
         listening: set[str] = set()
-        ready = {"caches": cluster.synced, "certificates": lambda: listening >= {"scheduler", "webhook"}}
+        ready = {
+            "caches": lambda: cluster.synced() and pools_by_name.synced,
+            "certificates": lambda: listening >= {"scheduler", "webhook"},
+        }
         await service.run_parts(
             *cluster.parts(),
             leadership.run(),
             poker.run(),
             evictor.run(),
+            pools_by_name.run(),
             announcer.run(),
             drift.run(),
             _serve_scheduler(settings, scheduler, listening),
@@ -67,6 +85,11 @@ def _lease_watch(settings: ExtenderSettings) -> LeaseWatch | None:
     if not settings.pod_name or not settings.namespace:
         raise SettingsError("MICA_POD_NAME and MICA_NAMESPACE are needed to know who leads; or set MICA_REQUIRE_LEASE=false")
     return LeaseWatch(settings.pod_name)
+
+
+def _whole_pools(client: KubeClient) -> Reflector[VGPUPool]:
+    """Pools with everything in them, for nodes that do not exist yet; the ledger keeps only what decides on a hot path."""
+    return Reflector(client, path=f"/apis/{names.API_VERSION}/vgpupools", decode=VGPUPool.model_validate_json)
 
 
 def _rules(settings: ExtenderSettings, ledger: Ledger) -> Callable[[], Rules]:
