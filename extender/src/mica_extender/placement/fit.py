@@ -94,11 +94,27 @@ class _Search:
         if most_usable(feasible, self.shape) < request.number:
             self.rejection = self.rejection or reject(self.shape, request, self.node.cards, codes)
             return None
+        if len(wanted) == 1:
+            return self._last(member, feasible, cards)
         for chosen in self._combinations(member, feasible, cards):
             rest = self.run(wanted[1:], _after(cards, chosen, member))
             if rest is not None:
                 return {(member.app, member.position): tuple(_share(card, request) for card in chosen), **rest}
         return None
+
+    def _last(self, member: Member, feasible: list[Card], cards: _Cards) -> _Found | None:
+        """For the last container the best set will do."""
+        if self.left == 0:
+            self.exhausted = True
+            return None
+        self.left -= 1
+        chooser = self._chooser(member, cards)
+        chosen, _ = self._best(chooser, feasible)[0]
+        return {(member.app, member.position): tuple(_share(card, member.request) for card in chosen)}
+
+    def _chooser(self, member: Member, cards: _Cards) -> Chooser:
+        own = _own(self.node, cards) if member.passing else frozenset()
+        return Chooser(member.request, self.plan, self.node, effective_weights(self.shape, self.node), self.cost, own)
 
     def _check(self, at: int, member: Member, cards: _Cards) -> Code | None:
         """The first check that the card fails in any phase in which the container runs."""
@@ -117,15 +133,7 @@ class _Search:
 
     def _combinations(self, member: Member, feasible: list[Card], cards: _Cards) -> Iterator[tuple[Card, ...]]:
         """Best first; of combinations that look alike to the containers still to come, only the first."""
-        chooser = Chooser(
-            member.request,
-            self.plan,
-            self.node,
-            effective_weights(self.shape, self.node),
-            self.cost,
-            _own(self.node, cards) if member.passing else frozenset(),
-        )
-        looks = self._looks(cards)
+        chooser, looks = self._chooser(member, cards), self._looks(cards)
         seen: set[tuple[_Look, ...]] = set()
         for chosen in self._sets(chooser, feasible, looks):
             if self.left == 0:
@@ -139,19 +147,23 @@ class _Search:
 
     def _sets(self, chooser: Chooser, feasible: list[Card], looks: dict[str, _Look]) -> Iterator[tuple[Card, ...]]:
         """What the policies choose, of each NUMA node where one is demanded; then every other set by the ranks of its cards."""
-        number = chooser.wanted.number
-        bound = self.shape.selection.numa_bind
-        groups = [group for group in by_node(feasible).values() if len(group) >= number] if bound else [feasible]
-        ranked = [chooser.ranked(group) for group in groups]
-        best = [(chooser.best(group, number), group) for group in ranked]
-        if len(best) > 1:
-            best.sort(key=lambda pair: chooser.quality(*pair))
+        best = self._best(chooser, feasible)
         for chosen, _ in best:
             yield chosen
         for chosen, group in best:
-            for other in _distinct(group, number, looks):
+            for other in _distinct(group, chooser.wanted.number, looks):
                 if other != chosen:
                     yield other
+
+    def _best(self, chooser: Chooser, feasible: list[Card]) -> list[tuple[tuple[Card, ...], list[Ranked]]]:
+        """What the policies choose, best first, with the cards it was chosen from: all, or those of one NUMA node."""
+        number = chooser.wanted.number
+        if not self.shape.selection.numa_bind:
+            ranked = chooser.ranked(feasible)
+            return [(chooser.best(ranked, number), ranked)]
+        groups = [chooser.ranked(group) for group in by_node(feasible).values() if len(group) >= number]
+        best = [(chooser.best(group, number), group) for group in groups]
+        return sorted(best, key=lambda pair: chooser.quality(*pair))
 
     def _looks(self, cards: _Cards) -> dict[str, _Look]:
         """What of each card matters to the containers still to come: cards that look alike can stand for each other."""

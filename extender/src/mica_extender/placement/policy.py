@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mica_api.policies import DEFAULT_CARD_POLICY, CardPolicy, Weights
 from mica_api.request import ContainerRequest
@@ -21,6 +20,7 @@ from mica_extender.placement.topology import best_set, pair_rates
 PPM: Final = 1_000_000
 """A card with nothing left is this full."""
 Key = tuple[int, ...]
+_Parts = tuple[int, int, int]
 
 
 class CardCost(Protocol):
@@ -33,22 +33,23 @@ class CardCost(Protocol):
 
 def fullness(card: Card, max_slices: int, weights: Weights | None) -> int:
     """How full a card is, 0 to PPM: the fullest of slices, cores and memory, or with weights their weighted mean."""
-    slices = card.slices * PPM // card.slots(max_slices)
-    cores = card.used_cores * PPM // card.core_capacity
-    memory = card.used_mib * PPM // card.total_mib
+    return _full(_parts(card, max_slices, None), weights)
+
+
+def _parts(card: Card, max_slices: int, wanted: ContainerRequest | None) -> _Parts:
+    """Slices, cores and memory taken of a card in millionths, with a slice of the container on it."""
+    slices, cores, mib = card.slices, card.used_cores, card.used_mib
+    if wanted is not None:
+        slices, cores, mib = slices + 1, cores + card.cores_of(wanted.cores), mib + wanted.memory_on(card.memory_mib)
+    return slices * PPM // card.slots(max_slices), cores * PPM // card.core_capacity, mib * PPM // card.total_mib
+
+
+def _full(parts: _Parts, weights: Weights | None) -> int:
     if weights is None:
-        return max(slices, cores, memory)
+        return max(parts)
+    slices, cores, memory = parts
     total = weights.slot + weights.core + weights.memory
     return (weights.slot * slices + weights.core * cores + weights.memory * memory) // total
-
-
-def load(card: Card, max_slices: int) -> int:
-    """Slices, cores and memory together, 0 to 3 PPM: decides between cards whose fullness is equal."""
-    return (
-        card.slices * PPM // card.slots(max_slices)
-        + card.used_cores * PPM // card.core_capacity
-        + card.used_mib * PPM // card.total_mib
-    )
 
 
 def effective_weights(shape: Shape, node: NodeState) -> Weights | None:
@@ -58,18 +59,14 @@ def effective_weights(shape: Shape, node: NodeState) -> Weights | None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An ordered list of card policies taken apart: sort keys before and after ``numa``, whether it is in the list, and so on."""
+    """An ordered list of card policies taken apart: sort keys before and after ``numa``, all of them, and what else is in it."""
 
     before: tuple[CardPolicy, ...]
-    numa: bool
     after: tuple[CardPolicy, ...]
+    keys: tuple[CardPolicy, ...]
+    numa: bool
     mutex: bool
     topology: bool
-
-    @property
-    def keys(self) -> tuple[CardPolicy, ...]:
-        """All sort keys of single cards, in the order written."""
-        return self.before + self.after
 
 
 @lru_cache(maxsize=1024)
@@ -80,11 +77,11 @@ def plan(policies: tuple[CardPolicy, ...]) -> Plan:
     if not topology and not set(keys) - {"numa"}:
         keys += DEFAULT_CARD_POLICY
     at = keys.index("numa") if "numa" in keys else len(keys)
-    return Plan(keys[:at], "numa" in keys, keys[at + 1 :], "mutex" in policies, topology)
+    before, after = keys[:at], keys[at + 1 :]
+    return Plan(before, after, before + after, "numa" in keys, "mutex" in policies, topology)
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A card with its sort keys: ``head`` is compared before NUMA nodes are, ``tail`` after; ``place`` decides what is left."""
 
     card: Card
@@ -130,25 +127,25 @@ class Chooser:
         return ([(one.head, one.tail) for one in mine], [one.place for one in mine])
 
     def _ranked(self, card: Card) -> Ranked:
-        after = card.with_slice(memory_mib=self.wanted.memory_on(card.memory_mib), cores=self.wanted.cores)
-        full = fullness(after, self.node.max_slices, self.weights)
-        keys: dict[CardPolicy, Key] = {"binpack": (-full,), "spread": (full,)}
-        if "fragmentation" in self.plan.keys:
-            keys["fragmentation"] = self._cost(card, after, full)
-        head = (int(card.uuid not in self.own), *chain.from_iterable(keys[key] for key in self.plan.before))
-        tail = (*chain.from_iterable(keys[key] for key in self.plan.after), *self._ties(after))
+        parts = _parts(card, self.node.max_slices, self.wanted)
+        before, after = self.plan.before, self.plan.after
+        head = (int(card.uuid not in self.own), *(part for key in before for part in self._key(key, card, parts)))
+        tail = (*(part for key in after for part in self._key(key, card, parts)), *self._ties(parts))
         return Ranked(card, head, tail, (0 if self.plan.topology else card.index, card.uuid))
 
-    def _cost(self, card: Card, after: Card, full: int) -> Key:
-        if self.cost is None:
-            return (-full, -load(after, self.node.max_slices))
-        return self.cost(card, wanted=self.wanted, max_slices=self.node.max_slices)
+    def _key(self, policy: CardPolicy, card: Card, parts: _Parts) -> Key:
+        if policy == "fragmentation" and self.cost is not None:
+            return self.cost(card, wanted=self.wanted, max_slices=self.node.max_slices)
+        full = _full(parts, self.weights)
+        if policy == "fragmentation":
+            return (-full, -sum(parts))
+        return (full,) if policy == "spread" else (-full,)
 
-    def _ties(self, after: Card) -> Key:
+    def _ties(self, parts: _Parts) -> Key:
         """All dimensions together where the fullest, or the mean, of two cards is equal."""
         if "spread" in self.plan.keys:
-            return (load(after, self.node.max_slices),)
-        return (-load(after, self.node.max_slices),) if "binpack" in self.plan.keys else ()
+            return (sum(parts),)
+        return (-sum(parts),) if "binpack" in self.plan.keys else ()
 
 
 def _spanning_fewest(ranked: Sequence[Ranked], number: int) -> tuple[Card, ...]:
