@@ -98,6 +98,11 @@ def inventory(name: str) -> dict[str, Any]:
     return vgpu_node(name, _gpus(name), pool=names.DEFAULT_POOL, max_slices=_MAX_SLICES)
 
 
+def pool() -> dict[str, Any]:
+    """The default pool, as the operator makes it where there is none."""
+    return {"apiVersion": names.API_VERSION, "kind": "VGPUPool", "metadata": {"name": names.DEFAULT_POOL}, "spec": {}}
+
+
 def running(scale: Scale) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Pods that run already, each with its Binding (the pod's uid is still missing in it: see ``bind``)."""
     for index in range(scale.running):

@@ -84,6 +84,7 @@ async def populate(client: KubeClient, scale: Scale) -> None:
         made = await client.post(_PODS, body)
         await client.post(f"{_PODS}/{told['name']}/binding", load.bind(told, made["metadata"]["uid"]))
 
+    await client.post(f"/apis/{names.API_VERSION}/vgpupools", load.pool())
     nodes = [load.BURST_NODE, *(load.node_name(index) for index in range(scale.nodes))]
     await each(f"{len(nodes)} nodes of 8 GPUs", nodes, add_node)
     await each(f"{scale.running} running pods", load.running(scale), add_running)

@@ -118,7 +118,7 @@ class _Bench:
             children = contender.start()
             clock = rig.CpuClock({**self._daemons, **{name: child.pid for name, child in children.items()}})
             bound.on_first = clock.restart
-            await bound.all(stalled=lambda: f"the end of its log:\n{children['kube-scheduler'].tail()}")
+            await bound.all(stalled=lambda: "\n".join(f"the end of the log of {n}:\n{c.tail()}" for n, c in children.items()))
             cpu = clock.seconds()
         await asyncio.sleep(1.0)  # events are sent after the fact
         made = await rig.api_requests(client) - requests
