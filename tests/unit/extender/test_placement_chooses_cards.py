@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -200,9 +201,12 @@ def test_node_binpack_prefers_the_fuller_node_and_spread_the_emptier_one() -> No
     assert worth(spread, full) < worth(spread, empty)
 
 
-def test_a_hundred_quarter_cards_under_binpack_take_exactly_twenty_five_cards() -> None:
-    nodes = {f"n{i}": node(*(card(j) for j in range(4)), name=f"n{i}") for i in range(10)}
-    wanted = shape(want(cores=25, mib=20 * GIB))
+@pytest.mark.parametrize(
+    ("cores", "gib", "occupied"), [(25, 20, 25), (0, 20, 25), (25, 1, 25), (12, 10, 13), (0, 10, 13), (33, 20, 34), (50, 40, 50)]
+)
+def test_a_hundred_parts_of_cards_under_binpack_take_as_few_cards_as_possible(cores: int, gib: int, occupied: int) -> None:
+    nodes = {f"n{i}": node(*(card(j) for j in range(4)), name=f"n{i}") for i in range(13)}
+    wanted = shape(want(cores=cores, mib=gib * GIB))
     for _ in range(100):
         ranked = [
             (score(wanted, state, v), name, v)
@@ -212,7 +216,7 @@ def test_a_hundred_quarter_cards_under_binpack_take_exactly_twenty_five_cards() 
         _, name, verdict = max(ranked, key=lambda item: (item[0], item[1]))
         state = nodes[name]
         nodes[name] = NodeState(state.name, state.max_slices, apply(state.cards, verdict), state.node_policy, state.gpu_policy)
-    assert sum(not c.empty for state in nodes.values() for c in state.cards) == 25
+    assert sum(not c.empty for state in nodes.values() for c in state.cards) == occupied
 
 
 def four_of_eight(containers: int, **amounts: int) -> Shape:
