@@ -28,6 +28,7 @@ class Dialect:
     ``memory`` maps a resource name to its unit in MiB. ``percent_wins`` says which of memory and percentage counts when both
     are written. ``number_only_cores`` is the compute that a bare number means (0: uncapped, 100: the card alone).
     ``implied_by`` lists the resources that mean one GPU when no number is written; others are refused without a number.
+    ``type_prefix`` begins resources that choose the card's type, with the type behind it and 1 as amount.
     ``only`` are resources of which a single value is what every slice has anyway; another one is refused with the reason.
     """
 
@@ -42,6 +43,7 @@ class Dialect:
     cores_step: int = 1
     only: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     refused_prefixes: tuple[str, ...] = ()
+    type_prefix: str | None = None
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -55,7 +57,12 @@ class Dialect:
 
     def owns(self, resource: str) -> bool:
         """Whether a resource name is of this dialect."""
-        return resource in self.resources or resource.startswith(self.refused_prefixes)
+        return resource in self.resources or resource.startswith(self.prefixes)
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What names of the dialect may begin with, beside the exact ones."""
+        return (*self.refused_prefixes, *((self.type_prefix,) if self.type_prefix else ()))
 
 
 MICA: Final = Dialect(
@@ -94,7 +101,7 @@ FLEXAI: Final = Dialect(
     cores="huawei.com/vgpu-cores",
     memory={"huawei.com/vgpu-memory.1Gi": MIB_PER_GIB, "huawei.com/vgpu-memory-1Gi": MIB_PER_GIB},
     cores_step=5,
-    refused_prefixes=("huawei.com/vgpu-type.",),
+    type_prefix="huawei.com/vgpu-type.",
 )
 DIALECTS: Final = (MICA, HAMI, VOLCANO, FLEXAI)
 
@@ -114,7 +121,7 @@ def match_expression(pod: str = "object") -> str:
     Cheap, and true for more than can be translated: what it lets through is answered in words by the webhook.
     """
     exact = ", ".join(f"'{name}'" for dialect in DIALECTS for name in dialect.resources)
-    prefixes = [f"k.startsWith('{prefix}')" for dialect in DIALECTS for prefix in dialect.refused_prefixes]
+    prefixes = [f"k.startsWith('{prefix}')" for dialect in DIALECTS for prefix in dialect.prefixes]
     named = " || ".join([f"k in [{exact}]", *prefixes])
     containers = f"({pod}.spec.containers + {pod}.spec.?initContainers.orValue([]))"
     parts = [f"c.?resources.{kind}.orValue({{}}).exists(k, {named})" for kind in ("limits", "requests")]
@@ -141,6 +148,20 @@ def translate(container: str, limits: Mapping[str, str]) -> ContainerRequest:
     return ContainerRequest(container, number=number, cores=cores, memory_mib=mib, memory_percent=percent)
 
 
+def card_types(container: str, limits: Mapping[str, str]) -> frozenset[str]:
+    """Types of card that a container's resources choose. Raises InvalidRequest for an amount that is neither 0 nor 1."""
+    found: set[str] = set()
+    for dialect in (dialect for dialect in DIALECTS if dialect.type_prefix is not None):
+        prefix = dialect.type_prefix or ""
+        for resource in (resource for resource in limits if resource.startswith(prefix)):
+            chosen = parse_count(container, resource, limits[resource])
+            if chosen > 1 or resource == prefix:
+                raise InvalidRequest(f"container {container}: {resource} is {chosen}; write {prefix}<type>: 1")
+            if chosen:
+                found.add(resource.removeprefix(prefix))
+    return frozenset(found)
+
+
 def _nothing(container: str, dialect: Dialect, amounts: int | None) -> ContainerRequest:
     if amounts:
         raise InvalidRequest(
@@ -160,7 +181,8 @@ def _refuse(container: str, dialect: Dialect, limits: Mapping[str, str]) -> None
         value, reason = dialect.only.get(resource, (None, ""))
         if value is not None and parse_count(container, resource, limits[resource]) != value:
             raise InvalidRequest(f"container {container}: {resource} is {limits[resource]}: {reason}")
-        if resource not in dialect.resources and resource.startswith(dialect.refused_prefixes):
+        typed = dialect.type_prefix is not None and resource.startswith(dialect.type_prefix)
+        if resource not in dialect.resources and not typed and resource.startswith(dialect.refused_prefixes):
             raise InvalidRequest(
                 f"container {container}: {resource} is not supported; ask for a slice with {', '.join(dialect.known)}, "
                 f"and choose the card with the annotation {names.ANNOTATION_USE_MODEL}"

@@ -5,6 +5,7 @@ Values only; how a policy turns into a choice is the extender's placement engine
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,9 @@ from typing import Final
 from mica_api import names
 from mica_api.policies import CardPolicy, NodePolicy, Weights, parse_card_policy, parse_node_policy, parse_weights
 from mica_api.request import InvalidRequest
+
+WHOLE_WORDS: Final = "="
+"""Before a model: its words must stand in the card's model as they are, not inside longer ones."""
 
 _ALIASES: Final[Mapping[str, str]] = {
     "hami.io/node-scheduler-policy": names.ANNOTATION_NODE_POLICY,
@@ -44,8 +48,8 @@ _REFUSED: Final = frozenset(
 class Selection:
     """Policies (``None`` or empty: the pool's default) and card filters of a pod.
 
-    Models match as case-insensitive substrings, UUIDs exactly; an empty ``use`` accepts every card. ``numa_bind`` demands that
-    all GPUs of a container are of one NUMA node.
+    Models match as case-insensitive substrings, with ``=`` before them as whole words (``=p4`` is no P40), UUIDs exactly; an
+    empty ``use`` accepts every card. ``numa_bind`` demands that all GPUs of a container are of one NUMA node.
     """
 
     node_policy: NodePolicy | None = None
@@ -62,8 +66,8 @@ class Selection:
         if not self.use_models and not self.avoid_models:
             return True
         lowered = model.lower()
-        wanted = not self.use_models or any(part in lowered for part in self.use_models)
-        return wanted and not any(part in lowered for part in self.avoid_models)
+        wanted = not self.use_models or any(_names(part, lowered) for part in self.use_models)
+        return wanted and not any(_names(part, lowered) for part in self.avoid_models)
 
     def accepts_uuid(self, uuid: str) -> bool:
         """Whether the card with this UUID may be used."""
@@ -101,6 +105,12 @@ def canonical_selection(annotations: Mapping[str, str]) -> dict[str, str]:
         if (name != key or name in _ALIASES.values()) and found.setdefault(name, value) != value:
             raise InvalidRequest(f"annotation {name} is written twice with different values; keep one")
     return found
+
+
+def _names(part: str, model: str) -> bool:
+    if not part.startswith(WHOLE_WORDS):
+        return part in model
+    return re.search(rf"(?<![a-z0-9]){re.escape(part.removeprefix(WHOLE_WORDS))}(?![a-z0-9])", model) is not None
 
 
 def _where(key: str) -> str:

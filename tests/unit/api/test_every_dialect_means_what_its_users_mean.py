@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mica_api.dialects import DIALECTS, FLEXAI, HAMI, MICA, VOLCANO, match_expression, translate
+from mica_api.dialects import DIALECTS, FLEXAI, HAMI, MICA, VOLCANO, card_types, match_expression, translate
 from mica_api.request import ContainerRequest, InvalidRequest, canonical_resources
 
 NOTHING = ContainerRequest("c")
@@ -72,7 +72,7 @@ def test_limits_become_one_request(limits: dict[str, str], request_: ContainerRe
         ({"nvidia.com/gpu": "1", "nvidia.com/priority": "0"}, "nvidia.com/priority is 0: task priorities are not enforced"),
         ({"nvidia.com/priority": "1"}, "without nvidia.com/gpu"),
         ({"nvidia.com/mig-1g.10gb": "1"}, "is not supported; ask for a slice with nvidia.com/gpu"),
-        ({"huawei.com/vgpu-type.a100": "1"}, "is not supported; ask for a slice"),
+        ({"huawei.com/vgpu-type.a100": "1"}, "without huawei.com/vgpu-number"),
         ({"huawei.com/vgpu-number": "1", "huawei.com/vgpu-cores": "7"}, "must be a multiple of 5"),
         (
             {"huawei.com/vgpu-number": "1", "huawei.com/vgpu-memory-1Gi": "1", "huawei.com/vgpu-memory.1Gi": "2"},
@@ -86,6 +86,15 @@ def test_what_cannot_be_meant_is_refused_with_what_to_change(limits: dict[str, s
     with pytest.raises(InvalidRequest, match=words) as refusal:
         translate("main", limits)
     assert "main" in str(refusal.value)
+
+
+def test_a_type_of_card_is_chosen_by_a_resource_of_its_own() -> None:
+    limits = {"huawei.com/vgpu-number": "1", "huawei.com/vgpu-type.L20": "1", "huawei.com/vgpu-type.P4": "0"}
+    assert translate("c", limits) == _request(1, 100)
+    assert card_types("c", limits) == {"L20"}
+    for wrong in ("huawei.com/vgpu-type.L20", "huawei.com/vgpu-type."):
+        with pytest.raises(InvalidRequest, match=r"write huawei\.com/vgpu-type\.<type>: 1"):
+            card_types("c", {wrong: "2"})
 
 
 _resources = [resource for dialect in DIALECTS for resource in dialect.resources]

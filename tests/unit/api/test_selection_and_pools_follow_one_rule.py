@@ -131,3 +131,11 @@ def test_the_pool_does_not_depend_on_the_order_of_the_list(seed: int) -> None:
     found = resolve_pool({"gpu": "a100"}, pools)
     assert found is not None
     assert found.metadata.name == "c"
+
+
+def test_a_model_after_an_equals_sign_matches_whole_words() -> None:
+    exact = read_selection({"mica.dev/use-gpu-model": "=P4, =A100-SXM4"})
+    assert [m for m in ("Tesla P4", "Tesla P40", "NVIDIA A100-SXM4-80GB", "A1000") if exact.accepts_model(m)] == [
+        "Tesla P4",
+        "NVIDIA A100-SXM4-80GB",
+    ]

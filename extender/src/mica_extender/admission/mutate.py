@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mica_api import names
-from mica_api.dialects import MICA, dialect_of, translate
+from mica_api.dialects import MICA, card_types, dialect_of, translate
 from mica_api.request import (
     ContainerRequest,
     InvalidRequest,
@@ -18,7 +18,7 @@ from mica_api.request import (
     encode_request,
     read_request,
 )
-from mica_api.selection import canonical_selection, read_selection
+from mica_api.selection import WHOLE_WORDS, canonical_selection, read_selection
 from mica_extender.admission.pod import (
     Body,
     Container,
@@ -62,9 +62,9 @@ def mutate(pod: Body, rules: Rules) -> Admitted:
         request = _request(containers, annotations)
         if not request.asks:
             return Admitted(tuple(c for container in containers for c in _without_slices(container)))
-        selection = read_selection(annotations)
+        canonical = canonical_selection({**annotations, **_card_type(containers, annotations)})
+        selection = read_selection({**annotations, **canonical})
         doubts = rules.catalogue.doubts(request, selection)
-        canonical = canonical_selection(annotations)
     except InvalidRequest as error:
         raise Refused(str(error)) from error
     env, warnings = _strip_env((*containers, *init_containers(pod)))
@@ -130,6 +130,20 @@ def _container_request(container: Container, known: ContainerRequest | None) -> 
         f"container {container.name}: annotation {names.ANNOTATION_REQUEST} says something else than resources.limits; "
         "remove the annotation, it is made from the resources"
     )
+
+
+def _card_type(containers: Sequence[Container], annotations: Mapping[str, str]) -> dict[str, str]:
+    """The type of card that resources choose, as a selection of the pod. Raises Refused when there are several."""
+    types = {chosen for c in containers for chosen in card_types(c.name, c.limits)}
+    if not types:
+        return {}
+    if len(types) > 1:
+        raise Refused(f"the pod's resources choose cards of several types: {', '.join(sorted(types))}; a pod can have one")
+    wanted = WHOLE_WORDS + next(iter(types))
+    written = canonical_selection(annotations).get(names.ANNOTATION_USE_MODEL, wanted)
+    if written != wanted:
+        raise Refused(f"resources choose cards of type {wanted[1:]}, annotation {names.ANNOTATION_USE_MODEL} {written}; keep one")
+    return {names.ANNOTATION_USE_MODEL: wanted}
 
 
 def _metadata(pod: Body, request: PodRequest, extra: Mapping[str, str]) -> list[Change]:

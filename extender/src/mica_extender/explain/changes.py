@@ -13,6 +13,7 @@ from itertools import combinations, islice
 from typing import Final, Literal
 
 from mica_api.request import ContainerRequest
+from mica_api.selection import Selection
 from mica_extender.explain.oracle import (
     Oracle,
     Unsure,
@@ -187,9 +188,8 @@ def _other_models(shape: Shape, node: NodeState) -> list[str]:
 
 def _allowing(shape: Shape, model: str) -> Shape:
     selection = shape.selection
-    lowered = model.lower()
-    use = selection.use_models | {lowered} if selection.use_models else selection.use_models
-    avoid = frozenset(part for part in selection.avoid_models if part not in lowered)
+    use = selection.use_models | {model.lower()} if selection.use_models else selection.use_models
+    avoid = frozenset(p for p in selection.avoid_models if Selection(avoid_models=frozenset({p})).accepts_model(model))
     return with_selection(shape, replace(selection, use_models=use, avoid_models=avoid))
 
 
