@@ -13,20 +13,27 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from mica_api import names
+from mica_api.cpu import ContainerCPU, parse_milli, pod_milli
 from mica_api.models import VGPUNode, VGPUPool
+from mica_device_plugin.cordon import cordon_annotations
 from mica_device_plugin.values import PodView
 from mica_runtime.kube import ApiError, KubeClient
+from mica_runtime.logging import get_logger
 from mica_runtime.reflector import Change, Reflector
 
 _GROUP: Final = f"/apis/{names.API_VERSION}"
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
+_CPU: Final = "cpu"
+_log = get_logger(__name__)
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """The part of our own Node that the agent reads."""
+    """The part of our own Node that the agent reads; ``cpu_milli`` is None while the kubelet has not said it."""
 
     uid: str
     labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    cpu_milli: int | None = None
 
 
 class Cluster(Protocol):
@@ -162,16 +169,21 @@ class _Meta(msgspec.Struct):
 
 class _Resources(msgspec.Struct):
     limits: dict[str, str] = {}
+    requests: dict[str, str] = {}
 
 
 class _Container(msgspec.Struct):
     name: str
     resources: _Resources = msgspec.field(default_factory=_Resources)
+    restartPolicy: str = ""
 
 
 class _PodSpec(msgspec.Struct):
     containers: list[_Container]
+    initContainers: list[_Container] = []
     nodeName: str = ""
+    overhead: dict[str, str] = {}
+    resources: _Resources = msgspec.field(default_factory=_Resources)
 
 
 class _PodStatus(msgspec.Struct):
@@ -184,8 +196,13 @@ class _Pod(msgspec.Struct):
     status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
+class _NodeStatus(msgspec.Struct):
+    allocatable: dict[str, str] = {}
+
+
 class _Node(msgspec.Struct):
     metadata: _Meta
+    status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
 
 
 _pod: Final = msgspec.json.Decoder(_Pod).decode
@@ -203,10 +220,35 @@ def decode_pod(raw: bytes) -> PodView:
         annotations=pod.metadata.annotations,
         containers=tuple((c.name, c.resources.limits) for c in pod.spec.containers),
         finished=pod.status.phase in _FINISHED,
+        cpu_milli=_pod_cpu(pod.spec),
+        labelled=names.LABEL_SLICE in pod.metadata.labels,
     )
 
 
 def decode_node(raw: bytes) -> NodeView:
     """Node as stored by the API server. Raises msgspec.DecodeError."""
     node = _node(raw)
-    return NodeView(uid=node.metadata.uid, labels=node.metadata.labels)
+    return NodeView(
+        uid=node.metadata.uid,
+        labels=node.metadata.labels,
+        annotations=cordon_annotations(node.metadata.annotations),
+        cpu_milli=_milli(node.status.allocatable) if _CPU in node.status.allocatable else None,
+    )
+
+
+def _pod_cpu(spec: _PodSpec) -> int:
+    """Request of the whole pod; what is written for the pod itself (KEP-2837) holds for all its containers."""
+    overhead = _milli(spec.overhead)
+    if _CPU in spec.resources.requests:
+        return _milli(spec.resources.requests) + overhead
+    inits = [ContainerCPU(_milli(c.resources.requests), c.restartPolicy == "Always") for c in spec.initContainers]
+    return pod_milli(apps=[_milli(c.resources.requests) for c in spec.containers], inits=inits, overhead=overhead)
+
+
+def _milli(amounts: Mapping[str, str]) -> int:
+    """CPU among the amounts. The API server has checked them: one that we cannot read must not hide the pod from the agent."""
+    try:
+        return parse_milli(amounts.get(_CPU, "0"))
+    except ValueError as error:
+        _log.warning("amount of CPU is not understood and counts as none", error=str(error))
+        return 0

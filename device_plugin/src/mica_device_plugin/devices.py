@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mica_api import names
-from mica_api.request import MAX_CORES, MIB_PER_GIB
-from mica_device_plugin.values import GPUDevice, Pin
+from mica_api.request import MIB_PER_GIB
+from mica_api.sharing import CardCapacity
+from mica_device_plugin.values import GPUDevice, Pin, PoolChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +28,44 @@ DeviceLists = dict[str, tuple[Device, ...]]
 NOTHING: Final[DeviceLists] = dict.fromkeys(names.RESOURCES, ())
 
 
-def device_lists(gpus: Iterable[GPUDevice], *, max_slices: int | None, pins: Iterable[Pin]) -> DeviceLists:
-    """Devices by resource name; nothing at all when no pool selects the node (``max_slices`` is None)."""
-    if max_slices is None:
+def device_lists(gpus: Iterable[GPUDevice], *, pool: PoolChoice | None, pins: Iterable[Pin]) -> DeviceLists:
+    """Devices by resource name, as many as the pool lets be given out; nothing at all when no pool selects the node.
+
+    The sums are what kube-scheduler sieves nodes by. A pod of n GPUs counts n slots, but the cores and memory of one of them,
+    because that is what users write: the sieve may let through what the extender refuses, never the other way round.
+    """
+    if pool is None:
         return dict(NOTHING)
     cards = list(gpus)
-    sick = [gpu for gpu in cards if not gpu.healthy]
+    every = [pool.capacity(gpu) for gpu in cards]
+    sick = [pool.capacity(gpu) for gpu in cards if not gpu.healthy]
+    bound = _bound(pins, {gpu.uuid for gpu in cards if not gpu.healthy})
     return {
-        names.RESOURCE_NUMBER: _slots(len(cards) * max_slices, len(sick) * max_slices, _bound(pins, {g.uuid for g in sick})),
-        names.RESOURCE_CORES: _amount("core", MAX_CORES * len(cards), MAX_CORES * len(sick)),
-        names.RESOURCE_MEMORY: _amount("gib", _gib(cards), _gib(sick)),
+        names.RESOURCE_NUMBER: _slots(sum(c.slices for c in every), sum(c.slices for c in sick), bound),
+        names.RESOURCE_CORES: _amount("core", sum(c.cores for c in every), sum(c.cores for c in sick)),
+        names.RESOURCE_MEMORY: _amount("gib", _gib(every), _gib(sick)),
     }
 
 
 def _slots(total: int, unhealthy: int, bound: tuple[set[str], set[str]]) -> tuple[Device, ...]:
     on_sick, elsewhere = bound
-    ids = [f"slot-{number}" for number in range(total)]
+    ids = _slot_ids(total, on_sick | elsewhere)
     candidates = [i for i in ids if i in on_sick] + [i for i in reversed(ids) if i not in on_sick and i not in elsewhere]
     marked = set(candidates[:unhealthy])
     return tuple(Device(i, i not in marked) for i in ids)
+
+
+def _slot_ids(total: int, held: set[str]) -> list[str]:
+    """``total`` ids, of which the held ones come first.
+
+    A pool that is made smaller must not take away ids that containers hold: after its restart the kubelet fails pods whose
+    devices are gone.
+    """
+    ids = [f"slot-{number}" for number in range(total)]
+    beyond = sorted(held.difference(ids), key=lambda i: (len(i), i))
+    free = [i for i in ids if i not in held]
+    dropped = set(free[max(0, len(free) - len(beyond)) :]) if beyond else set()
+    return [i for i in ids if i not in dropped] + beyond
 
 
 def _bound(pins: Iterable[Pin], sick: set[str]) -> tuple[set[str], set[str]]:
@@ -61,5 +81,5 @@ def _amount(prefix: str, total: int, unhealthy: int) -> tuple[Device, ...]:
     return tuple(Device(f"{prefix}-{number}", number < total - unhealthy) for number in range(total))
 
 
-def _gib(gpus: Iterable[GPUDevice]) -> int:
-    return sum(gpu.memory_mib // MIB_PER_GIB for gpu in gpus)
+def _gib(cards: Iterable[CardCapacity]) -> int:
+    return sum(card.memory_mib // MIB_PER_GIB for card in cards)

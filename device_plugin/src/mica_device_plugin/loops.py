@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from mica_api.models import VGPUPool
 from mica_api.pools import resolve_pool
+from mica_api.sharing import Sharing
 from mica_device_plugin.cluster import Cluster
 from mica_device_plugin.devices import device_lists
 from mica_device_plugin.discovery import Discovery, DriverProblem, Survey
@@ -82,10 +84,10 @@ class PoolWatch:
         if not self._cluster.synced or node is None:
             return
         found = resolve_pool(node.labels, self._cluster.pools())
-        pool = PoolChoice(found.metadata.name, found.spec.max_slices_per_gpu) if found is not None else None
+        pool = pool_choice(found) if found is not None else None
         if self._state.pool_known and pool == self._state.pool:
             return
-        _log.info("pool of the node", pool=pool.name if pool else None)
+        _log.info("pool of the node", pool=pool.name if pool else None, sharing=str(pool.sharing) if pool else None)
         self._state.pool, self._state.pool_known = pool, True
         try:
             store_pool(self._path, pool, self._files)
@@ -101,6 +103,17 @@ class PoolWatch:
             await woken(self._wake, within=1.0)
 
 
+def pool_choice(pool: VGPUPool) -> PoolChoice:
+    """A pool as the agent needs it."""
+    spec = pool.spec
+    return PoolChoice(
+        pool.metadata.name,
+        Sharing(spec.max_slices_per_gpu, spec.memory_overcommit_percent, spec.cores_overcommit_percent),
+        spec.mode,
+        {gpu.uuid: gpu.mode for gpu in spec.gpus or ()},
+    )
+
+
 async def feed_devices(*, state: AgentState, feed: DeviceFeed) -> None:
     """Publish device lists whenever the state changes, until cancelled."""
     wake = asyncio.Event()
@@ -113,7 +126,7 @@ async def feed_devices(*, state: AgentState, feed: DeviceFeed) -> None:
 
 async def refresh_feed(*, state: AgentState, feed: DeviceFeed) -> None:
     """Bring the device lists up to date with the state."""
-    await feed.publish(device_lists(state.gpus, max_slices=state.max_slices, pins=state.pins.values()))
+    await feed.publish(device_lists(state.gpus, pool=state.pool, pins=state.pins.values()))
 
 
 async def keep_clean(janitor: Janitor, *, wake: asyncio.Event, every: float, pause: float) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mica_api.allocation import GPUShare
+from mica_api.sharing import CardCapacity
 from mica_device_plugin.region import GPUUsage, InvalidRegion, read_region
 from mica_device_plugin.settings import Layout
 from mica_device_plugin.state import AgentState
@@ -26,6 +27,7 @@ _SLICE_LABELS: Final = ("namespace", "pod", "container", "gpu")
 _GPU_LABELS: Final = ("gpu", "model")
 _MIB: Final = 2**20
 _NS: Final = 1e9
+_NOTHING: Final = CardCapacity(0, 0, 0)
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 25.0)
 
 
@@ -90,6 +92,8 @@ class NodeCollector(Collector):
                 ("utilization_ratio", "Share of time in which any kernel ran, as the driver says"),
                 ("healthy", "Whether the card answers"),
                 ("slices_capacity", "Slices that may share the card"),
+                ("memory_capacity_bytes", "Memory that may be given to slices, overcommit included"),
+                ("compute_capacity_ratio", "Compute that may be given to slices, overcommit included; 1 = the whole card"),
                 ("slices_allocated", "Slices on the card"),
                 ("memory_allocated_bytes", "Memory given to slices"),
                 ("compute_allocated_ratio", "Compute given to slices, 1 = the whole card"),
@@ -103,7 +107,10 @@ class NodeCollector(Collector):
             labels, mine, reading = (gpu.uuid, gpu.model), shares.get(gpu.uuid, []), readings.get(gpu.uuid)
             families["memory_total_bytes"].add_metric(labels, gpu.memory_mib * _MIB)
             families["healthy"].add_metric(labels, float(gpu.healthy))
-            families["slices_capacity"].add_metric(labels, self._state.max_slices or 0)
+            capacity = self._state.pool.capacity(gpu) if self._state.pool is not None else _NOTHING
+            families["slices_capacity"].add_metric(labels, capacity.slices)
+            families["memory_capacity_bytes"].add_metric(labels, capacity.memory_mib * _MIB)
+            families["compute_capacity_ratio"].add_metric(labels, capacity.cores / 100)
             families["slices_allocated"].add_metric(labels, len(mine))
             families["memory_allocated_bytes"].add_metric(labels, sum(s.memory_mib for s in mine) * _MIB)
             families["compute_allocated_ratio"].add_metric(labels, sum(s.cores for s in mine) / 100)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from mica_api.models.vgpu_pool import GPUMode
+from mica_api.sharing import Sharing
 from mica_device_plugin.files import Files
 from mica_device_plugin.values import PoolChoice
 from mica_runtime.logging import get_logger
@@ -20,8 +22,10 @@ def load_pool(path: Path, files: Files) -> PoolChoice | None:
         return None
     try:
         raw: Any = json.loads(data)
-        return PoolChoice(str(raw["pool"]), int(raw["maxSlicesPerGPU"]))
-    except (ValueError, TypeError, KeyError) as error:
+        sharing = Sharing(int(raw["maxSlicesPerGPU"]), int(raw["memoryOvercommitPercent"]), int(raw["coresOvercommitPercent"]))
+        modes = {str(uuid): _mode(mode) for uuid, mode in raw["modes"].items()}
+        return PoolChoice(str(raw["pool"]), sharing, _mode(raw["mode"]), modes)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("node file cannot be read and is ignored", path=str(path), error=repr(error))
         return None
 
@@ -32,5 +36,18 @@ def store_pool(path: Path, pool: PoolChoice | None, files: Files) -> None:
         files.remove(path)
         return
     files.make_dir(path.parent)
-    body = {"pool": pool.name, "maxSlicesPerGPU": pool.max_slices_per_gpu}
+    body = {
+        "pool": pool.name,
+        "maxSlicesPerGPU": pool.sharing.max_slices,
+        "memoryOvercommitPercent": pool.sharing.memory_overcommit_percent,
+        "coresOvercommitPercent": pool.sharing.cores_overcommit_percent,
+        "mode": pool.mode,
+        "modes": dict(pool.modes),
+    }
     files.write(path, json.dumps(body).encode(), mode=0o644, durable=True)
+
+
+def _mode(value: Any) -> GPUMode:
+    if value not in get_args(GPUMode):
+        raise ValueError(f"GPU mode {value!r} is not known")
+    return cast("GPUMode", value)

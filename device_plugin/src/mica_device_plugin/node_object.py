@@ -16,14 +16,18 @@ from mica_api.models.vgpu_node import (
     GPULink,
     HeldGPU,
     HeldSlice,
+    NodeCPU,
     NodeSummary,
     Refusal,
     VGPUNodeSpec,
     VGPUNodeStatus,
 )
 from mica_api.request import MAX_CORES, MIB_PER_GIB
+from mica_api.sharing import CardCapacity, Sharing
+from mica_device_plugin.cordon import KEYS
 from mica_device_plugin.values import GPUDevice, Inventory, Pin, PoolChoice, RefusalRecord
 
+_UUID_LIMIT: Final = 80
 _MAP_LISTS: Final[Mapping[str, tuple[str, ...]]] = {
     "slices": ("podUID", "container"),
     "refusals": ("podUID", "container"),
@@ -33,7 +37,8 @@ _MAP_LISTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the conditions are made from; an empty ``driver_problem`` means that the driver answers."""
+    """What the object is made from. An empty ``driver_problem`` means that the driver answers; ``cordoned`` are UUIDs as people
+    wrote them."""
 
     inventory: Inventory
     pool: PoolChoice | None
@@ -41,15 +46,21 @@ class Situation:
     refusals: tuple[RefusalRecord, ...]
     driver_problem: str
     registered: bool
+    cordoned: frozenset[str] = frozenset()
+    cpu: NodeCPU | None = None
 
 
-def build_spec(inventory: Inventory, pool: PoolChoice | None) -> VGPUNodeSpec:
-    """Inventory of the node; without a pool its name is empty and nobody places anything there."""
+def build_spec(situation: Situation) -> VGPUNodeSpec:
+    """Inventory of the node and how it is sliced; without a pool its name is empty and nobody places anything there."""
+    inventory, pool = situation.inventory, situation.pool
+    sharing = pool.sharing if pool else Sharing(max_slices=1)
     return VGPUNodeSpec(
         pool=pool.name if pool else "",
-        max_slices_per_gpu=pool.max_slices_per_gpu if pool else 1,
+        max_slices_per_gpu=sharing.max_slices,
+        memory_overcommit_percent=sharing.memory_overcommit_percent,
+        cores_overcommit_percent=sharing.cores_overcommit_percent,
         driver=DriverInfo(version=inventory.driver_version[:64], simulated=inventory.simulated),
-        gpus=[_gpu(gpu) for gpu in inventory.gpus],
+        gpus=[_gpu(gpu, pool, cordoned=gpu.uuid in situation.cordoned) for gpu in inventory.gpus],
     )
 
 
@@ -82,7 +93,9 @@ def build_status(situation: Situation) -> VGPUNodeStatus:
         Refusal(pod_uid=r.pod_uid, namespace=r.namespace, pod=r.pod, container=r.container, reason=r.reason, message=r.message)
         for r in sorted(situation.refusals, key=lambda r: (r.pod_uid, r.container))
     ]
-    return VGPUNodeStatus(summary=_summary(situation, held), slices=held or None, refusals=refusals[:256] or None)
+    return VGPUNodeStatus(
+        cpu=situation.cpu, summary=_summary(situation, held), slices=held or None, refusals=refusals[:256] or None
+    )
 
 
 def conditions(situation: Situation) -> list[WantedCondition]:
@@ -106,6 +119,15 @@ def conditions(situation: Situation) -> list[WantedCondition]:
         ),
     ]
     failing = [part for part in parts if part.status != "True"]
+    strange = _not_on_node(situation)
+    cordon = _condition(
+        "CordonApplied",
+        not strange,
+        "AllKnown",
+        "UnknownGPU",
+        f"the Node's annotations ({', '.join(KEYS)}) name GPUs that are not on this node: {', '.join(strange)}; "
+        "write UUIDs as spec.gpus lists them",
+    )
     healthy = _condition("GPUsHealthy", not sick, "AllHealthy", "GPUUnhealthy", f"unhealthy: {', '.join(sick)}")
     ready = _condition(
         "Ready",
@@ -114,7 +136,7 @@ def conditions(situation: Situation) -> list[WantedCondition]:
         failing[0].reason if failing else "",
         "; ".join(part.message for part in failing),
     )
-    return [*parts, healthy, ready]
+    return [*parts, healthy, cordon, ready]
 
 
 def comparable(status: VGPUNodeStatus) -> Mapping[str, Any]:
@@ -136,7 +158,13 @@ def _object(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"apiVersion": names.API_VERSION, "kind": "VGPUNode", "metadata": dict(metadata) | {"name": name}}
 
 
-def _gpu(gpu: GPUDevice) -> GPU:
+def _not_on_node(situation: Situation) -> list[str]:
+    """Cordoned UUIDs that match nothing; before any card was seen nobody can tell."""
+    known = {gpu.uuid for gpu in situation.inventory.gpus}
+    return sorted(uuid[:_UUID_LIMIT] for uuid in situation.cordoned - known) if known else []
+
+
+def _gpu(gpu: GPUDevice, pool: PoolChoice | None, *, cordoned: bool) -> GPU:
     return GPU(
         uuid=gpu.uuid,
         index=gpu.index,
@@ -145,20 +173,24 @@ def _gpu(gpu: GPUDevice) -> GPU:
         numa_node=gpu.numa,
         pci_bus_id=gpu.pci,
         health="Healthy" if gpu.healthy else "Unhealthy",
+        mode=pool.mode_of(gpu.uuid) if pool else "Shared",
+        cordoned=cordoned,
         links=[GPULink(uuid=link.uuid, type=link.type) for link in gpu.links] or None,
     )
 
 
 def _summary(situation: Situation, held: Iterable[HeldSlice]) -> NodeSummary:
-    gpus = situation.inventory.gpus
+    gpus, pool = situation.inventory.gpus, situation.pool
     shares = [gpu for item in held for gpu in item.gpus]
-    slots = len(gpus) * situation.pool.max_slices_per_gpu if situation.pool else 0
-    memory, total = sum(s.memory_mib for s in shares), sum(g.memory_mib for g in gpus)
+    capacity = [pool.capacity(gpu) if pool else CardCapacity(0, MAX_CORES, gpu.memory_mib) for gpu in gpus]
+    memory, total = sum(s.memory_mib for s in shares), sum(c.memory_mib for c in capacity)
     return NodeSummary(
         gpus=len(gpus),
+        exclusive=sum(pool.mode_of(gpu.uuid) == "Exclusive" for gpu in gpus) if pool else 0,
+        cordoned=sum(gpu.uuid in situation.cordoned for gpu in gpus),
         model=_models(gpus),
-        slices=f"{len(shares)}/{slots}",
-        cores=f"{sum(s.cores for s in shares)}/{MAX_CORES * len(gpus)} %",
+        slices=f"{len(shares)}/{sum(c.slices for c in capacity)}",
+        cores=f"{sum(s.cores for s in shares)}/{sum(c.cores for c in capacity)} %",
         memory=f"{_gib(memory)}/{_gib(total)} GiB",
     )
 

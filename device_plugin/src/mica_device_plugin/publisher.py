@@ -7,12 +7,17 @@ already is kept up to date whatever happens to the driver: it is where people lo
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 from mica_api.models.common import merge_conditions
-from mica_device_plugin.cluster import Cluster
+from mica_api.models.vgpu_node import VGPUNodeStatus
+from mica_device_plugin.cluster import Cluster, NodeView
+from mica_device_plugin.cordon import read_cordon
+from mica_device_plugin.node_cpu import WRITE_EVERY_S, node_cpu, worth_writing
 from mica_device_plugin.node_object import (
     Situation,
     build_spec,
@@ -36,12 +41,16 @@ _log = get_logger(__name__)
 
 
 class Publisher:
-    """One per process. ``now`` is the wall clock for condition times."""
+    """One per process. ``now`` is the wall clock for condition times, ``clock`` a steady one in seconds."""
 
-    def __init__(self, *, state: AgentState, cluster: Cluster, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, state: AgentState, cluster: Cluster, now: Callable[[], datetime], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._state = state
         self._cluster = cluster
         self._now = now
+        self._clock = clock
+        self._cpu_at = -math.inf
         self._wake = asyncio.Event()
         self._owner_uid = ""
         self.settled = False
@@ -83,9 +92,9 @@ class Publisher:
         if stored is None and not self._state.gpus:
             self._stay_silent()
             return
-        situation = self._situation()
+        situation = self._situation(node)
         name = self._state.node_name
-        spec = build_spec(situation.inventory, situation.pool)
+        spec = build_spec(situation)
         if stored is None or stored.spec.to_wire() != spec.to_wire() or self._owner_uid != node.uid:
             await self._cluster.apply_node(node_body(name, node_uid=node.uid, spec=spec))
             self._owner_uid = node.uid
@@ -98,9 +107,18 @@ class Publisher:
             now=self._now(),
         )
         status = build_status(situation).model_copy(update={"conditions": merged})
-        if before is None or comparable(before) != comparable(status):
+        if self._differs(before, status):
+            self._cpu_at = self._clock()
             await self._cluster.apply_status(status_body(name, status))
         self.settled = True
+
+    def _differs(self, before: VGPUNodeStatus | None, status: VGPUNodeStatus) -> bool:
+        """Whether there is something to write. The CPU alone is that only now and then; with anything else it goes along."""
+        if before is None:
+            return True
+        if comparable(before.model_copy(update={"cpu": None})) != comparable(status.model_copy(update={"cpu": None})):
+            return True
+        return worth_writing(before.cpu, status.cpu) and self._clock() - self._cpu_at >= WRITE_EVERY_S
 
     def _stay_silent(self) -> None:
         self.settled = True
@@ -109,7 +127,7 @@ class Publisher:
             self._idle = problem
             _log.info("no GPU was seen on this node: nothing to offer, and no VGPUNode is written", driver=problem)
 
-    def _situation(self) -> Situation:
+    def _situation(self, node: NodeView) -> Situation:
         state = self._state
         return Situation(
             inventory=state.inventory or Inventory("", False, ()),
@@ -118,4 +136,6 @@ class Publisher:
             refusals=tuple(state.refusals.values()),
             driver_problem=state.driver_problem,
             registered=state.registered,
+            cordoned=read_cordon(node.annotations),
+            cpu=node_cpu(node.cpu_milli, self._cluster.pods().values()),
         )

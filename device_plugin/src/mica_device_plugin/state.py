@@ -55,14 +55,9 @@ class AgentState:
         """Cards as last seen; all unhealthy facts included, none when the driver never answered."""
         return self.survey.inventory.gpus if self.survey is not None else ()
 
-    @property
-    def max_slices(self) -> int | None:
-        """Slices per card, None when no pool selects the node."""
-        return self.pool.max_slices_per_gpu if self.pool is not None else None
-
     def facts(self) -> NodeFacts:
         """The node as decisions are checked against."""
-        return NodeFacts(self.node_name, self.gpus, self.max_slices)
+        return NodeFacts(self.node_name, self.gpus, self.pool)
 
     def forget_refusals(self, alive: Iterable[str]) -> bool:
         """Drop refusals of pods that are gone; returns whether there were any."""

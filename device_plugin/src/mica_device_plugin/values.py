@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NewType
 
 from mica_api.allocation import GPUShare
+from mica_api.models.vgpu_pool import GPUMode
+from mica_api.sharing import CardCapacity, Sharing
 
 SliceKey = NewType("SliceKey", str)
 
@@ -60,15 +62,29 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class PoolChoice:
-    """The pool that selects this node, as far as the agent needs it."""
+    """The pool that selects this node, as far as the agent needs it; ``modes`` are single GPUs' by UUID."""
 
     name: str
-    max_slices_per_gpu: int
+    sharing: Sharing
+    mode: GPUMode = "Shared"
+    modes: Mapping[str, GPUMode] = field(default_factory=dict)
+
+    def mode_of(self, uuid: str) -> GPUMode:
+        """Mode of the GPU with this UUID."""
+        return self.modes.get(uuid, self.mode)
+
+    def capacity(self, gpu: GPUDevice) -> CardCapacity:
+        """What may be given out of a card."""
+        return self.sharing.capacity(gpu.memory_mib, exclusive=self.mode_of(gpu.uuid) == "Exclusive")
 
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """The part of a pod that the agent reads. ``finished``: no container of it will start again."""
+    """The part of a pod that the agent reads.
+
+    ``finished``: no container of it will start again. ``cpu_milli``: its CPU request in thousandths of a core. ``labelled``:
+    whether it is marked as a pod that asks for slices.
+    """
 
     uid: str
     namespace: str
@@ -77,6 +93,8 @@ class PodView:
     annotations: Mapping[str, str]
     containers: tuple[tuple[str, Mapping[str, str]], ...]
     finished: bool = False
+    cpu_milli: int = 0
+    labelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

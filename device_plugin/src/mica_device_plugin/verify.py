@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from mica_api.allocation import ContainerAllocation, GPUShare, InvalidAllocation, decode_pod_allocation, mismatch
 from mica_api.request import MAX_CORES, InvalidRequest, PodRequest, read_request
-from mica_device_plugin.values import GPUDevice, Pin, PinnedContainer, PodView
+from mica_api.sharing import CardCapacity
+from mica_device_plugin.values import GPUDevice, Pin, PinnedContainer, PodView, PoolChoice
 
 
 class Reason(StrEnum):
@@ -54,11 +55,12 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """This node as its agent knows it; ``max_slices_per_gpu`` is None when no pool selects the node."""
+    """This node as its agent knows it; ``pool`` is None when none selects the node. Cordons are not among the facts: they keep
+    new decisions away from a card, and a decision that was made before is carried out."""
 
     name: str
     gpus: tuple[GPUDevice, ...]
-    max_slices_per_gpu: int | None
+    pool: PoolChoice | None
 
 
 def verify(*, pod: PodView, node: NodeFacts, held: Iterable[Pin]) -> Accept | Refuse:
@@ -128,7 +130,7 @@ def _as_requested(request: PodRequest, decided: Sequence[ContainerAllocation], n
 
 
 def _fits(shares: Sequence[GPUShare], pod_uid: str, node: NodeFacts, held: Iterable[Pin]) -> Refuse | None:
-    if node.max_slices_per_gpu is None:
+    if node.pool is None:
         return Refuse(Reason.NO_POOL, "no VGPUPool selects this node")
     others: dict[str, list[GPUShare]] = {}
     for pin in held:
@@ -141,29 +143,31 @@ def _fits(shares: Sequence[GPUShare], pod_uid: str, node: NodeFacts, held: Itera
     for share in shares:
         mine.setdefault(share.uuid, []).append(share)
     for gpu in node.gpus:
-        refusal = gpu.uuid in mine and _card_fits(gpu, mine[gpu.uuid], others.get(gpu.uuid, []), node.max_slices_per_gpu)
+        refusal = gpu.uuid in mine and _card_fits(gpu, mine[gpu.uuid], others.get(gpu.uuid, []), node.pool.capacity(gpu))
         if refusal:
             return refusal
     return None
 
 
-def _card_fits(gpu: GPUDevice, mine: Sequence[GPUShare], others: Sequence[GPUShare], max_slices: int) -> Refuse | None:
+def _card_fits(gpu: GPUDevice, mine: Sequence[GPUShare], others: Sequence[GPUShare], capacity: CardCapacity) -> Refuse | None:
     together = [*others, *mine]
     memory, held_memory = sum(s.memory_mib for s in mine), sum(s.memory_mib for s in others)
     cores, held_cores = sum(s.cores for s in mine), sum(s.cores for s in others)
-    if held_memory + memory > gpu.memory_mib:
-        return Refuse(
-            Reason.OUT_OF_MEMORY,
-            f"GPU {gpu.uuid}: {memory} MiB wanted, {gpu.memory_mib - held_memory} of {gpu.memory_mib} MiB free on this node",
-        )
-    if len(together) > max_slices:
-        return Refuse(Reason.OUT_OF_SLICES, f"GPU {gpu.uuid}: {len(others)} of {max_slices} slices are held on this node")
+    largest = max(s.memory_mib for s in mine)
+    if largest > gpu.memory_mib:
+        words = f"GPU {gpu.uuid}: a slice of {largest} MiB is larger than the card, which has {gpu.memory_mib} MiB"
+        return Refuse(Reason.OUT_OF_MEMORY, words)
+    if held_memory + memory > capacity.memory_mib:
+        free = f"{max(0, capacity.memory_mib - held_memory)} of {capacity.memory_mib} MiB free on this node"
+        return Refuse(Reason.OUT_OF_MEMORY, f"GPU {gpu.uuid}: {memory} MiB wanted, {free}")
+    if len(together) > capacity.slices:
+        held = f"{len(others)} of {capacity.slices} slices are held on this node"
+        return Refuse(Reason.OUT_OF_SLICES, f"GPU {gpu.uuid}: {len(mine)} more wanted, {held}")
     if len(together) > 1 and any(s.cores == MAX_CORES for s in together):
         return Refuse(
             Reason.NOT_EXCLUSIVE, f"GPU {gpu.uuid}: a slice of 100 % has the card alone, {len(together)} would share it"
         )
-    if held_cores + cores > MAX_CORES:
-        return Refuse(
-            Reason.OUT_OF_CORES, f"GPU {gpu.uuid}: {cores} % cores wanted, {MAX_CORES - held_cores} % free on this node"
-        )
+    if held_cores + cores > capacity.cores:
+        free = f"{max(0, capacity.cores - held_cores)} of {capacity.cores} % free on this node"
+        return Refuse(Reason.OUT_OF_CORES, f"GPU {gpu.uuid}: {cores} % cores wanted, {free}")
     return None

@@ -113,6 +113,7 @@ class KubePools:
             observed_generation=body["metadata"]["generation"],
             nodes=status.nodes,
             gpus=status.gpus,
+            cordoned=status.cordoned,
             capacity=status.capacity,
             allocated=status.allocated,
             summary=status.summary,

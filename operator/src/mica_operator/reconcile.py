@@ -64,7 +64,8 @@ class PoolReconciler:
         """Report what a pool has and what is taken of it, once the inventory is complete. Raises KubeError."""
         body = await self.cluster.read(name)
         if body is not None:
-            await self.cluster.write_status(body, pool_status(name, self.inventory.totals()))
+            named = [gpu["uuid"] for gpu in body.get("spec", {}).get("gpus", [])]
+            await self.cluster.write_status(body, pool_status(name, self.inventory.totals(), named=named))
 
     async def ensure_default(self) -> None:
         """There is always a pool: without any, ``default`` is created. Raises KubeError."""

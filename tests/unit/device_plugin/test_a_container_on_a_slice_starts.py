@@ -81,6 +81,8 @@ async def test_the_vgpunode_lists_inventory_and_slices_and_is_owned_by_its_node(
     assert stored["spec"]["pool"] == "default" and len(stored["spec"]["gpus"]) == 2
     assert stored["status"]["summary"] == {
         "gpus": 2,
+        "exclusive": 0,
+        "cordoned": 0,
         "model": "NVIDIA H100 80GB HBM3",
         "slices": "2/20",
         "cores": "20/200 %",
@@ -88,7 +90,7 @@ async def test_the_vgpunode_lists_inventory_and_slices_and_is_owned_by_its_node(
     }
     assert [s["container"] for s in stored["status"]["slices"]] == ["c0", "c1"]
     ready = {c["type"]: c["status"] for c in stored["status"]["conditions"]}
-    assert ready == dict.fromkeys(("DriverOK", "PoolSelected", "Registered", "GPUsHealthy", "Ready"), "True")
+    assert ready == dict.fromkeys(("DriverOK", "PoolSelected", "Registered", "GPUsHealthy", "CordonApplied", "Ready"), "True")
 
 
 async def test_nothing_is_left_after_the_pod_is_gone(agent, kubelet):

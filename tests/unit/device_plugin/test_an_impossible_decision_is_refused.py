@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from mica_api import names
 from mica_api.allocation import GPUShare
 from mica_api.request import ContainerRequest
-from mica_device_plugin.values import Pin, PinnedContainer
+from mica_api.sharing import Sharing
+from mica_device_plugin.values import Pin, PinnedContainer, PoolChoice
 from mica_device_plugin.verify import Accept, NodeFacts, Reason, Refuse, verify
 
-FACTS = NodeFacts(NODE, CARDS, 10)
+FACTS = NodeFacts(NODE, CARDS, PoolChoice("default", Sharing(10)))
 SHARE = GPUShare(GPU_A, 3072, 20)
+
+
+def sliced(max_slices: int, *, memory: int = 100, cores: int = 100, **options) -> NodeFacts:
+    return replace(FACTS, pool=PoolChoice("default", Sharing(max_slices, memory, cores), **options))
 
 
 def pinned(*shares: GPUShare, uid: str = "other") -> Pin:
@@ -49,10 +54,10 @@ WRONG = {
     ),
     "unknown GPU": (slice_pod(GPUShare("GPU-x", 3072, 20)), FACTS, (), Reason.UNKNOWN_GPU),
     "unhealthy GPU": (GOOD, replace(FACTS, gpus=(card(GPU_A, healthy=False),)), (), Reason.UNHEALTHY_GPU),
-    "no pool": (GOOD, replace(FACTS, max_slices_per_gpu=None), (), Reason.NO_POOL),
+    "no pool": (GOOD, replace(FACTS, pool=None), (), Reason.NO_POOL),
     "memory": (GOOD, FACTS, (pinned(GPUShare(GPU_A, CARD_MIB - 3071, 0)),), Reason.OUT_OF_MEMORY),
     "cores": (GOOD, FACTS, (pinned(GPUShare(GPU_A, 1024, 81)),), Reason.OUT_OF_CORES),
-    "slices": (GOOD, replace(FACTS, max_slices_per_gpu=2), (pinned(*[GPUShare(GPU_A, 1, 1)] * 2),), Reason.OUT_OF_SLICES),
+    "slices": (GOOD, sliced(2), (pinned(*[GPUShare(GPU_A, 1, 1)] * 2),), Reason.OUT_OF_SLICES),
     "beside an exclusive slice": (
         slice_pod(GPUShare(GPU_A, 1024, 0)),
         FACTS,
@@ -111,7 +116,7 @@ shares = st.builds(GPUShare, st.sampled_from([GPU_A, GPU_B]), st.integers(1, CAR
 
 @given(st.lists(st.lists(shares, min_size=1, max_size=3), max_size=30), st.integers(1, 4))
 def test_no_sequence_of_decisions_overcommits_a_card(decisions, max_slices):
-    facts = replace(FACTS, max_slices_per_gpu=max_slices)
+    facts = sliced(max_slices)
     held: list[Pin] = []
     for number, containers in enumerate(decisions):
         uid = f"uid-{number}"

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from mica_api import names
 from mica_api.allocation import GPUShare
+from mica_api.sharing import Sharing
 from mica_device_plugin.devices import device_lists
 from mica_device_plugin.discovery import DriverProblem, NvmlDiscovery
-from mica_device_plugin.values import Pin, PinnedContainer
+from mica_device_plugin.values import Pin, PinnedContainer, PoolChoice
 
 
 async def test_a_sick_card_takes_its_share_of_the_devices_and_gives_it_back(agent, kubelet):
@@ -63,7 +64,7 @@ def test_slots_of_containers_on_healthy_cards_stay_healthy():
         Pin("a", "ns", "a", (PinnedContainer("c", (GPUShare(GPU_A, 1, 1),), ("slot-3",)),)),
         Pin("b", "ns", "b", (PinnedContainer("c", (GPUShare(GPU_B, 1, 1),), ("slot-0",)),)),
     ]
-    lists = device_lists((card(GPU_A), card(GPU_B, 1, healthy=False)), max_slices=2, pins=pins)
+    lists = device_lists((card(GPU_A), card(GPU_B, 1, healthy=False)), pool=PoolChoice("p", Sharing(2)), pins=pins)
     assert [(d.id, d.healthy) for d in lists[names.RESOURCE_NUMBER]] == [
         ("slot-0", False),
         ("slot-1", True),
@@ -75,7 +76,7 @@ def test_slots_of_containers_on_healthy_cards_stay_healthy():
 @given(st.lists(st.booleans(), max_size=16), st.integers(1, 64))
 def test_healthy_devices_are_exactly_those_of_healthy_cards(health, max_slices):
     cards = [card(f"GPU-{i}", i, healthy=ok) for i, ok in enumerate(health)]
-    lists = device_lists(cards, max_slices=max_slices, pins=())
+    lists = device_lists(cards, pool=PoolChoice("p", Sharing(max_slices)), pins=())
     well = sum(health)
     counts = {resource: sum(d.healthy for d in devices) for resource, devices in lists.items()}
     assert counts == {

@@ -89,6 +89,8 @@ class NodeSummary(Model):
     """For people; the numbers are in the other fields."""
 
     gpus: int = 0
+    exclusive: Annotated[int, Field(description="GPUs of mode Exclusive.")] = 0
+    cordoned: Annotated[int, Field(description="GPUs that nothing new is placed on.")] = 0
     model: str = ""
     slices: str = ""
     cores: str = ""

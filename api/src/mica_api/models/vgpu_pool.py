@@ -16,7 +16,7 @@ GPUMode = Literal["Shared", "Exclusive"]
 DEFAULT_MAX_SLICES = 10
 MAX_SLICES = 64
 MAX_OVERCOMMIT_PERCENT = 400
-MAX_WEIGHT = 1000
+MAX_WEIGHT = 1_000_000
 MAX_GPUS_OF_NODE = 64
 _MAX_OVERRIDES = 512
 
@@ -168,7 +168,7 @@ class VGPUPoolSpec(Model):
 
 
 class Amounts(Model):
-    """Sums over the GPUs of a pool."""
+    """Sums over the healthy GPUs of a pool; capacity includes overcommit."""
 
     slices: int = 0
     cores: Annotated[int, Field(description="Percent of one GPU, summed.")] = 0
@@ -189,6 +189,7 @@ class VGPUPoolStatus(Model):
     observed_generation: int | None = None
     nodes: int = 0
     gpus: int = 0
+    cordoned: Annotated[int, Field(description="GPUs that nothing new is placed on; they still count as capacity.")] = 0
     capacity: Amounts | None = None
     allocated: Amounts | None = None
     summary: PoolSummary | None = None
