@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -13,12 +14,13 @@ from mica_extender.admin import make_admin
 from mica_extender.admission.app import AdmissionApp
 from mica_extender.admission.catalogue import CatalogueCache
 from mica_extender.admission.rules import Rules
+from mica_extender.collection import keep_short
 from mica_extender.event_api import KubeEvents
 from mica_extender.events import Announcer
 from mica_extender.evictor import Evictor
 from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
-from mica_extender.placement.kernels import NumpyKernel
+from mica_extender.placement.kernels import Kernel, KernelMissing, NumpyKernel, load_native
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
@@ -35,6 +37,8 @@ from mica_runtime.kube import KubeClient
 from mica_runtime.reflector import Reflector
 from mica_runtime.settings import SettingsError
 
+_log = logging.get_logger(__name__)
+
 
 async def run(settings: ExtenderSettings) -> None:
     """The whole process. Raises SettingsError when the settings cannot work together."""
@@ -47,14 +51,16 @@ async def run(settings: ExtenderSettings) -> None:
         ledger = Ledger(poker.gain)
         metrics.watch_ledger(ledger)
         cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
-        binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
+        pools_by_name = _whole_pools(client)
         announcer = Announcer(ledger=ledger, pods=cluster.pods, api=KubeEvents(client), leadership=leadership, metrics=metrics)
         drift = DriftWatch(api=client, ledger=ledger, leadership=leadership, metrics=metrics)
+        binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
-        pools_by_name = _whole_pools(client)
         scheduler = SchedulerApp(
             ledger=ledger,
-            nodes=NodeVerbs(ledger=ledger, kernel=NumpyKernel(), template=Templates(pools_by_name.objects)),
+            nodes=NodeVerbs(
+                ledger=ledger, kernel=choose_kernel(settings.placement_kernel), template=Templates(pools_by_name.objects)
+            ),
             binder=binder,
             leadership=leadership,
             synced=cluster.synced,
@@ -67,6 +73,7 @@ async def run(settings: ExtenderSettings) -> None:
         }
         await service.run_parts(
             *cluster.parts(),
+            keep_short(cluster.synced),
             leadership.run(),
             poker.run(),
             evictor.run(),
@@ -85,6 +92,17 @@ def _lease_watch(settings: ExtenderSettings) -> LeaseWatch | None:
     if not settings.pod_name or not settings.namespace:
         raise SettingsError("MICA_POD_NAME and MICA_NAMESPACE are needed to know who leads; or set MICA_REQUIRE_LEASE=false")
     return LeaseWatch(settings.pod_name)
+
+
+def choose_kernel(wanted: Literal["auto", "numpy"]) -> Kernel:
+    """What computes placements; numpy, with a warning, where there is no C kernel for this machine."""
+    if wanted == "numpy":
+        return NumpyKernel()
+    try:
+        return load_native()
+    except KernelMissing as missing:
+        _log.warning("placements are computed on numpy", reason=str(missing))
+        return NumpyKernel()
 
 
 def _whole_pools(client: KubeClient) -> Reflector[VGPUPool]:

@@ -11,27 +11,39 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mica_api.request import ContainerRequest, PodRequest
+from mica_api.request import ContainerRequest, InitRequest, PodRequest
 from mica_api.selection import Selection
 from mica_extender.placement import Card, NodeState, Placement, Shape, choose
 from mica_extender.placement import kernels as module
+from mica_extender.placement.fit import asking_order
 from mica_extender.placement.fleet import Fleet
 from mica_extender.placement.kernels import CODES, FITS, UNDECIDED, CompiledShape, Kernel, KernelMissing, NumpyKernel, load_native
 
 KERNELS: dict[str, Kernel] = {"native": load_native(), "numpy": NumpyKernel()}
 GIB = 1024
 
-cards = st.builds(
-    lambda size, used, cores, slices, healthy, model: Card(
-        "", 0, model, size * GIB, healthy, min(used, size) * GIB if slices else 0, cores if slices else 0, slices
-    ),
-    st.sampled_from([4, 8]),
-    st.integers(0, 8),
-    st.sampled_from([0, 10, 50, 100]),
-    st.integers(0, 3),
-    st.sampled_from([True, True, True, False]),
-    st.sampled_from(["NVIDIA A100", "Tesla T4"]),
-)
+
+@st.composite
+def cards(draw: st.DrawFn) -> Card:
+    memory, overcommit = draw(st.sampled_from([4, 8])) * GIB, draw(st.sampled_from([100, 100, 150]))
+    slices = draw(st.integers(0, 3))
+    return Card(
+        "",
+        0,
+        draw(st.sampled_from(["NVIDIA A100", "Tesla T4"])),
+        memory,
+        draw(st.sampled_from([True, True, True, False])),
+        used_mib=min(draw(st.integers(0, 8)) * GIB, memory) if slices else 0,
+        used_cores=draw(st.sampled_from([0, 10, 50, 100])) if slices else 0,
+        slices=slices,
+        cordoned=draw(st.sampled_from([False, False, False, True])),
+        capacity_mib=draw(st.sampled_from([0, memory * overcommit // 100])),
+        core_capacity=draw(st.sampled_from([100, overcommit])),
+        max_slices=draw(st.sampled_from([0, 0, 1])),
+        numa=draw(st.sampled_from([None, 0, 1])),
+    )
+
+
 containers = st.builds(
     lambda number, cores, gib, percent: ContainerRequest(
         "c", number=number, cores=cores, memory_mib=0 if percent else gib * GIB, memory_percent=percent
@@ -42,14 +54,22 @@ containers = st.builds(
     st.sampled_from([0, 0, 0, 25, 60]),
 )
 uuids = st.frozensets(st.builds(lambda n, i: f"GPU-n{n}-{i}", st.integers(0, 3), st.integers(0, 3)), max_size=3)
+policies = st.sampled_from([("binpack",), ("fragmentation",), ("mutex",), ("numa", "spread"), ("topology", "mutex")])
 selections = st.builds(
-    lambda use, avoid, use_uuids, avoid_uuids: Selection(
-        use_models=frozenset(use), avoid_models=frozenset(avoid), use_uuids=use_uuids, avoid_uuids=avoid_uuids
+    lambda use, avoid, use_uuids, avoid_uuids, policy, numa_bind: Selection(
+        gpu_policy=policy,
+        use_models=frozenset(use),
+        avoid_models=frozenset(avoid),
+        use_uuids=use_uuids,
+        avoid_uuids=avoid_uuids,
+        numa_bind=numa_bind,
     ),
     st.sampled_from([(), (), ("a100",), ("t4",), ("h100",)]),
     st.sampled_from([(), (), ("a100",)]),
     st.one_of(st.just(frozenset()), uuids),
     st.one_of(st.just(frozenset()), uuids),
+    st.one_of(st.just(()), st.just(()), policies),
+    st.sampled_from([False, False, True]),
 )
 
 
@@ -57,24 +77,26 @@ selections = st.builds(
 def fleets(draw: st.DrawFn) -> list[NodeState]:
     nodes = []
     for index in range(draw(st.integers(0, 4))):
-        drawn = draw(st.lists(cards, max_size=4))
+        drawn = draw(st.lists(cards(), max_size=4))
         named = tuple(replace(card, uuid=f"GPU-n{index}-{i}", index=i) for i, card in enumerate(drawn))
         ready = draw(st.sampled_from([True, True, True, False]))
-        nodes.append(NodeState(f"n{index}", draw(st.integers(1, 3)), named, ready=ready))
+        nodes.append(NodeState(f"n{index}", draw(st.integers(1, 3)), named, gpu_policy=draw(policies), ready=ready))
     return nodes
 
 
 @st.composite
 def shapes(draw: st.DrawFn, most: int = 3) -> Shape:
     drawn = draw(st.lists(containers, min_size=1, max_size=most))
-    return Shape(PodRequest(tuple(replace(c, name=f"c{i}") for i, c in enumerate(drawn))), draw(selections))
+    apps = tuple(replace(c, name=f"c{i}") for i, c in enumerate(drawn))
+    init = tuple(InitRequest(c, draw(st.booleans())) for c in draw(st.lists(containers, max_size=1))) if most > 1 else ()
+    return Shape(PodRequest(apps, init), draw(selections))
 
 
 def check(kernel: Kernel, nodes: list[NodeState], shape: Shape, fleet: Fleet) -> None:
     names = [*(node.name for node in nodes), "unknown"]
     found = kernel.evaluate(fleet, CompiledShape(shape, fleet), fleet.rows(names))
     assert (CODES[found.codes[-1]], found.permanent[-1]) == ("node unregistered", 1)
-    asking = sum(c.asks for c in shape.request.containers)
+    asking = len(asking_order(shape))
     for node, code, permanent in zip(nodes, found.codes.tolist(), found.permanent.tolist(), strict=False):
         verdict = choose(shape, node)
         if code == UNDECIDED:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mica_api.policies import NODE_POLICIES
 from mica_extender.placement.model import Card, NodeState
 
 Int32 = npt.NDArray[np.int32]
@@ -24,8 +25,6 @@ Bytes = npt.NDArray[np.uint8]
 HEALTHY: Final = 1
 CORDONED: Final = 2
 """Bits of ``flags``."""
-NODE_POLICIES: Final = ("fragmentation", "binpack", "spread")
-"""Ids of node policies: positions in this tuple."""
 UNKNOWN: Final = -1
 """CPU that nobody has reported; a NUMA node that is not known."""
 
@@ -36,6 +35,10 @@ _NODE_COLUMNS: Final[dict[str, type[np.generic]]] = {
     "max_slices": np.int32,
     "node_policy": np.int32,
     "card_policy": np.int32,
+    "mutex": np.uint8,
+    "weight_slot": np.int32,
+    "weight_core": np.int32,
+    "weight_memory": np.int32,
     "cpu_total": np.int64,
     "cpu_left": np.int64,
     "version": np.int64,
@@ -57,9 +60,10 @@ _CARD_COLUMNS: Final[dict[str, type[np.generic]]] = {
 class Fleet:
     """Nodes, their cards and what is taken of them.
 
-    Node columns: ``first_card``, ``card_count``, ``ready``, ``max_slices``, ``node_policy`` (id in NODE_POLICIES),
-    ``card_policy`` (id in ``card_policies``), ``cpu_total`` and ``cpu_left`` (milli-CPU, UNKNOWN when nobody reports it),
-    ``version``.
+    Node columns: ``first_card``, ``card_count``, ``ready``, ``max_slices``, ``node_policy`` (position in NODE_POLICIES),
+    ``card_policy`` (id in ``card_policies``), ``mutex`` (whether that policy holds it), ``weight_slot``, ``weight_core``,
+    ``weight_memory`` (of the pool; all 0: the fullest counts), ``cpu_total`` and ``cpu_left`` (milli-CPU, UNKNOWN when nobody
+    reports it), ``version``.
     Card columns: ``memory_mib`` (physical), ``capacity_mib`` (with overcommit), ``used_mib``, ``core_capacity`` (percent, with
     overcommit), ``used_cores``, ``slices``, ``card_max_slices``, ``flags``, ``model`` (id in ``models``), ``numa``.
     Columns are replaced when they grow: read them from the fleet each time, and write them through its methods only.
@@ -71,6 +75,10 @@ class Fleet:
     max_slices: Int32
     node_policy: Int32
     card_policy: Int32
+    mutex: Bytes
+    weight_slot: Int32
+    weight_core: Int32
+    weight_memory: Int32
     cpu_total: Int64
     cpu_left: Int64
     version: Int64
@@ -124,7 +132,7 @@ class Fleet:
         """Rows of the card columns that are or were in use."""
         return len(self.uuids)
 
-    def put(self, node: NodeState, *, cpu_total: int = UNKNOWN, cpu_left: int = UNKNOWN) -> int:
+    def put(self, node: NodeState) -> int:
         """Add a node or put another state in its place, with what ``node.cards`` say is taken. Its row."""
         row = self.index.get(node.name)
         if row is not None and int(self.card_count[row]) != len(node.cards):
@@ -136,7 +144,7 @@ class Fleet:
         first = int(self.first_card[row])
         before = self._blank[row]
         blank = replace(node, cards=tuple(_empty(card) for card in node.cards))
-        if before is None or before.cards != blank.cards:
+        if before is None or before.cards != blank.cards or before.cpu_total != blank.cpu_total:
             self.layout += 1
             self.uuids[first : first + len(node.cards)] = [card.uuid for card in node.cards]
         self._blank[row] = blank
@@ -144,7 +152,10 @@ class Fleet:
         self.max_slices[row] = node.max_slices
         self.node_policy[row] = NODE_POLICIES.index(node.node_policy)
         self.card_policy[row] = self.card_policy_id(node.gpu_policy)
-        self.cpu_total[row], self.cpu_left[row] = cpu_total, cpu_left
+        self.mutex[row] = "mutex" in node.gpu_policy
+        weights = (node.weights.slot, node.weights.core, node.weights.memory) if node.weights else (0, 0, 0)
+        self.weight_slot[row], self.weight_core[row], self.weight_memory[row] = weights
+        self.cpu_total[row], self.cpu_left[row] = node.cpu_total, node.cpu_left
         for at, card in enumerate(node.cards, start=first):
             self._write_card(at, card, node)
         self.touch(row)
@@ -171,10 +182,10 @@ class Fleet:
         self.slices[at] += slices
         self.touch(row)
 
-    def set_cpu(self, row: int, *, total: int, left: int) -> None:
-        """CPU of the node in milli, UNKNOWN when nobody reports it."""
-        if (int(self.cpu_total[row]), int(self.cpu_left[row])) != (total, left):
-            self.cpu_total[row], self.cpu_left[row] = total, left
+    def set_cpu_left(self, row: int, left: int) -> None:
+        """CPU of the node that is left, in milli; UNKNOWN when nobody reports it."""
+        if int(self.cpu_left[row]) != left:
+            self.cpu_left[row] = left
             self.touch(row)
 
     def touch(self, row: int) -> None:
@@ -194,7 +205,7 @@ class Fleet:
             replace(card, used_mib=mib, used_cores=cores, slices=count) if mib or cores or count else card
             for card, (mib, cores, count) in zip(blank.cards, used, strict=True)
         )
-        return replace(blank, cards=cards)
+        return replace(blank, cards=cards, cpu_left=int(self.cpu_left[row]))
 
     def states(self) -> Iterator[NodeState]:
         """All nodes as values, in no particular order."""
@@ -206,26 +217,25 @@ class Fleet:
         get = self.index.get
         return np.fromiter((get(name, -1) for name in names), np.int32)
 
-    def card_policy_id(self, policy: str | tuple[str, ...]) -> int:
+    def card_policy_id(self, policy: tuple[str, ...]) -> int:
         """Id of a card policy in ``card_policies``; a new one is added."""
-        ordered = (policy,) if isinstance(policy, str) else tuple(policy)
-        known = self._card_policy_ids.get(ordered)
+        known = self._card_policy_ids.get(policy)
         if known is None:
-            known = self._card_policy_ids[ordered] = len(self.card_policies)
-            self.card_policies.append(ordered)
+            known = self._card_policy_ids[policy] = len(self.card_policies)
+            self.card_policies.append(policy)
         return known
 
     def _write_card(self, at: int, card: Card, node: NodeState) -> None:
         self.memory_mib[at] = card.memory_mib
-        self.capacity_mib[at] = card.memory_mib
+        self.capacity_mib[at] = card.total_mib
         self.used_mib[at] = card.used_mib
-        self.core_capacity[at] = 100
+        self.core_capacity[at] = card.core_capacity
         self.used_cores[at] = card.used_cores
         self.slices[at] = card.slices
-        self.card_max_slices[at] = node.max_slices
-        self.flags[at] = HEALTHY if card.healthy else 0
+        self.card_max_slices[at] = card.slots(node.max_slices)
+        self.flags[at] = (HEALTHY if card.healthy else 0) | (CORDONED if card.cordoned else 0)
         self.model[at] = self._model_id(card.model)
-        self.numa[at] = UNKNOWN
+        self.numa[at] = UNKNOWN if card.numa is None else card.numa
 
     def _model_id(self, model: str) -> int:
         known = self._model_ids.get(model)

@@ -15,21 +15,25 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mica_api.policies import NODE_POLICIES
 from mica_api.request import ContainerRequest
+from mica_extender.placement.check import PRECEDENCE
 from mica_extender.placement.fit import asking_order
-from mica_extender.placement.fleet import HEALTHY, NODE_POLICIES, Bytes, Fleet, Int32, Int64
+from mica_extender.placement.fleet import CORDONED, HEALTHY, Bytes, Fleet, Int32, Int64
 from mica_extender.placement.model import Code, Shape
 
 CODES: Final[tuple[Code | None, ...]] = (
     None,
     Code.UNREGISTERED,
     Code.NOT_HEALTHY,
+    Code.CORDONED,
     Code.TYPE_MISMATCH,
     Code.UUID_MISMATCH,
     Code.SLICES_EXHAUSTED,
     Code.EXCLUSIVE_CONFLICT,
     Code.INSUFFICIENT_MEMORY,
     Code.INSUFFICIENT_CORE,
+    Code.NUMA_NOT_FIT,
     Code.INSUFFICIENT_DEVICE,
 )
 """Meaning of a kernel's codes by number; 0 is "fits"."""
@@ -38,10 +42,7 @@ UNDECIDED: Final = 255
 MAX_NODE_CARDS: Final = 64
 """Cards of a node that a kernel decides about; larger nodes are UNDECIDED."""
 _NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
-_SHORTAGES: Final = tuple(
-    _NUMBERS[c] for c in (Code.INSUFFICIENT_MEMORY, Code.INSUFFICIENT_CORE, Code.EXCLUSIVE_CONFLICT, Code.SLICES_EXHAUSTED)
-)
-_OUT_OF_QUESTION: Final = tuple(_NUMBERS[c] for c in (Code.NOT_HEALTHY, Code.UUID_MISMATCH, Code.TYPE_MISMATCH))
+_PRECEDENCE: Final = tuple(_NUMBERS[code] for code in PRECEDENCE)
 _DIRECTORY: Final = Path(__file__).parent / "kernel"
 _LIBRARY: Final = "libplacement.so"
 
@@ -92,13 +93,16 @@ class _Shape(ctypes.Structure):
         ("card_policy", ctypes.c_int32),
         ("weights", ctypes.c_int32 * 3),
         ("cpu_milli", ctypes.c_int64),
+        ("mutex", ctypes.c_int32),
+        ("numa_bind", ctypes.c_int32),
         ("model_ok", ctypes.c_void_p),
         ("card_ok", ctypes.c_void_p),
     )
 
 
 _FLEET_COLUMNS: Final = (
-    *("first_card", "card_count", "ready", "max_slices", "node_policy", "card_policy", "cpu_total", "cpu_left", "version"),
+    *("first_card", "card_count", "ready", "max_slices", "node_policy", "card_policy", "mutex"),
+    *("weight_slot", "weight_core", "weight_memory", "cpu_total", "cpu_left", "version"),
     *("memory_mib", "capacity_mib", "used_mib", "core_capacity", "used_cores", "slices", "card_max_slices", "flags"),
     *("model", "numa"),
 )
@@ -140,10 +144,16 @@ class CompiledShape:
         self._array = (_Container * len(self.containers))(
             *(_Container(c.memory_mib, c.memory_percent, c.number, c.cores, c.exclusive) for c in self.containers)
         )
+        own = selection.weights
+        weights = (ctypes.c_int32 * 3)(*((own.slot, own.core, own.memory) if own else (0, 0, 0)))
         return _Shape(
             container=ctypes.addressof(self._array),
             containers=len(self.containers),
             node_policy=NODE_POLICIES.index(selection.node_policy) if selection.node_policy else -1,
+            weights=weights,
+            cpu_milli=self.shape.cpu_milli,
+            mutex="mutex" in selection.gpu_policy if selection.gpu_policy else -1,
+            numa_bind=selection.numa_bind,
             card_policy=fleet.card_policy_id(selection.gpu_policy) if selection.gpu_policy else -1,
             model_ok=self.model_ok.ctypes.data,
             card_ok=None if self.card_ok is None else self.card_ok.ctypes.data,
@@ -242,8 +252,8 @@ def native_fleet(fleet: Fleet) -> _Fleet:
     return _Fleet(fleet.node_rows, fleet.card_rows, *(column.ctypes.data for column in columns))
 
 
-def card_codes(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, cards: Int64) -> Bytes:
-    """``fit.check_card`` of card rows: FITS or the first check that fails."""
+def card_codes(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, cards: Int64, mutex: npt.NDArray[np.bool_]) -> Bytes:
+    """``check.check_card`` of card rows: FITS or the first check that fails. ``mutex`` is said for each card."""
     physical, used = fleet.memory_mib[cards], fleet.used_mib[cards]
     memory = _memory_on(wanted, physical)
     capacity, cores, used_cores = fleet.capacity_mib[cards], fleet.core_capacity[cards], fleet.used_cores[cards]
@@ -251,55 +261,76 @@ def card_codes(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, car
     codes = np.zeros(len(cards), np.uint8)
     # From the last check to the first: the first that fails is what stays.
     codes[(used_cores >= cores) | (used_cores + wanted.cores > cores)] = _NUMBERS[Code.INSUFFICIENT_CORE]
-    codes[(memory < 1) | (used + memory > capacity)] = _NUMBERS[Code.INSUFFICIENT_MEMORY]
-    if wanted.exclusive:
-        codes[(slices != 0) | (used != 0) | (used_cores != 0)] = _NUMBERS[Code.EXCLUSIVE_CONFLICT]
+    codes[(memory < 1) | (memory > physical) | (used + memory > capacity)] = _NUMBERS[Code.INSUFFICIENT_MEMORY]
+    taken = (slices != 0) | (used != 0) | (used_cores != 0)
+    codes[taken if wanted.exclusive else taken & mutex] = _NUMBERS[Code.EXCLUSIVE_CONFLICT]
     codes[slices >= fleet.card_max_slices[cards]] = _NUMBERS[Code.SLICES_EXHAUSTED]
     if shape.card_ok is not None:
         codes[shape.card_ok[cards] == 0] = _NUMBERS[Code.UUID_MISMATCH]
     codes[shape.model_ok[fleet.model[cards]] == 0] = _NUMBERS[Code.TYPE_MISMATCH]
+    codes[(fleet.flags[cards] & CORDONED) != 0] = _NUMBERS[Code.CORDONED]
     codes[(fleet.flags[cards] & HEALTHY) == 0] = _NUMBERS[Code.NOT_HEALTHY]
     return codes
+
+
+def cards_of(fleet: Fleet, rows: npt.NDArray[np.signedinteger]) -> tuple[Int64, Int64]:
+    """Card rows of the nodes in these rows, one after the other, and for each the position of its node in ``rows``."""
+    counts = fleet.card_count[rows]
+    owner = np.repeat(np.arange(len(rows)), counts)
+    starts = np.cumsum(counts) - counts
+    return np.arange(len(owner)) - np.repeat(starts, counts) + np.repeat(fleet.first_card[rows], counts), owner
+
+
+def mutex_of(fleet: Fleet, shape: CompiledShape, rows: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.bool_]:
+    """Whether the card policy that counts on each node, the pod's own or the node's, holds mutex."""
+    own = shape.shape.selection.gpu_policy
+    return np.full(len(rows), "mutex" in own) if own else fleet.mutex[rows] != 0
 
 
 def _decide(fleet: Fleet, shape: CompiledShape, rows: Int32) -> tuple[Bytes, Bytes]:
     """Codes and permanence of ready nodes for the container that is placed first."""
     wanted, nodes = shape.containers[0], len(rows)
-    counts = fleet.card_count[rows]
-    owner = np.repeat(np.arange(nodes), counts)
-    starts = np.cumsum(counts) - counts
-    cards = np.arange(len(owner)) - np.repeat(starts, counts) + np.repeat(fleet.first_card[rows], counts)
-    found = card_codes(fleet, shape, wanted, cards)
+    cards, owner = cards_of(fleet, rows)
+    found = card_codes(fleet, shape, wanted, cards, mutex_of(fleet, shape, rows)[owner])
     tally = np.bincount(owner * len(CODES) + found, minlength=nodes * len(CODES)).reshape(nodes, len(CODES))
-    possible = np.bincount(owner, weights=_ever(fleet, shape, wanted, cards), minlength=nodes)
+    enough = tally[:, FITS] >= wanted.number
+    fits = _most_usable(fleet, shape, cards, owner, found == FITS, nodes) >= wanted.number
+    tally[enough & ~fits, _NUMBERS[Code.NUMA_NOT_FIT]] = 1
     codes = _spoken(tally)
+    possible = _most_usable(fleet, shape, cards, owner, _could_ever(fleet, shape, wanted, cards), nodes)
     permanent = (possible < wanted.number).astype(np.uint8)
-    codes[counts < wanted.number] = _NUMBERS[Code.INSUFFICIENT_DEVICE]
-    fitting = tally[:, FITS] >= wanted.number
-    codes[fitting] = FITS if len(shape.containers) == 1 else UNDECIDED
-    permanent[fitting] = 0
+    codes[fleet.card_count[rows] < wanted.number] = _NUMBERS[Code.INSUFFICIENT_DEVICE]
+    codes[fits] = FITS if len(shape.containers) == 1 else UNDECIDED
+    permanent[fits] = 0
     return codes, permanent
 
 
 def _spoken(tally: Int64) -> Bytes:
-    """``fit._spoken``: the most frequent shortage, or else what puts a card out of question."""
+    """``check.spoken``: of the codes that a node's cards gave the first by precedence."""
     codes = np.full(len(tally), _NUMBERS[Code.INSUFFICIENT_DEVICE], np.uint8)
-    for number in reversed(_OUT_OF_QUESTION):
+    for number in reversed(_PRECEDENCE):
         codes[tally[:, number] > 0] = number
-    short = tally[:, _SHORTAGES]
-    most = short.argmax(axis=1)
-    has = short.max(axis=1, initial=0) > 0
-    codes[has] = np.array(_SHORTAGES, np.uint8)[most[has]]
     return codes
 
 
-def _ever(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, cards: Int64) -> npt.NDArray[np.bool_]:
-    """Whether each card could take the container if it were empty and healthy."""
-    memory = _memory_on(wanted, fleet.memory_mib[cards])
-    able: npt.NDArray[np.bool_] = (
-        (shape.model_ok[fleet.model[cards]] != 0) & (memory >= 1) & (memory <= fleet.capacity_mib[cards])
-    )
-    able &= fleet.core_capacity[cards] >= wanted.cores
+def _most_usable(
+    fleet: Fleet, shape: CompiledShape, cards: Int64, owner: Int64, marked: npt.NDArray[np.bool_], nodes: int
+) -> Int64:
+    """``check.most_usable`` of the marked cards of each node."""
+    if not shape.shape.selection.numa_bind or not len(cards):
+        return np.bincount(owner[marked], minlength=nodes)
+    kinds, numa = np.unique(fleet.numa[cards], return_inverse=True)
+    count = np.bincount(owner[marked] * len(kinds) + numa[marked], minlength=nodes * len(kinds))
+    most: Int64 = count.reshape(nodes, len(kinds)).max(axis=1)
+    return most
+
+
+def _could_ever(fleet: Fleet, shape: CompiledShape, wanted: ContainerRequest, cards: Int64) -> npt.NDArray[np.bool_]:
+    """``check.could_ever``: whether each card could take the container if it were empty, healthy and not cordoned."""
+    physical = fleet.memory_mib[cards]
+    memory = _memory_on(wanted, physical)
+    able: npt.NDArray[np.bool_] = (shape.model_ok[fleet.model[cards]] != 0) & (memory >= 1) & (memory <= physical)
+    able &= (memory <= fleet.capacity_mib[cards]) & (fleet.core_capacity[cards] >= wanted.cores)
     return able if shape.card_ok is None else able & (shape.card_ok[cards] != 0)
 
 

@@ -117,15 +117,12 @@ class Ledger:
         """A pod appeared, changed or went away. A name that is used again is a new pod: uids decide."""
         old, new = change.old, change.new
         if old is not None and (new is None or new.uid != old.uid):
-            self._unbound.pop(old.uid, None)
+            self._wait(old.uid, None)
             self._bind(old.uid, "", None)
             self._drop_settled(old.uid)
         if new is None:
             return
-        if new.node:
-            self._unbound.pop(new.uid, None)
-        else:
-            self._unbound[new.uid] = new.cpu_milli
+        self._wait(new.uid, None if new.node else new.cpu_milli)
         counts = new.node != "" and not new.terminal
         self._bind(new.uid, new.node, _Bound(new.shares or (), new.cpu_milli) if counts else None)
         if new.node:
@@ -185,6 +182,15 @@ class Ledger:
         reservation = self._reservations.get(pod_uid)
         if reservation is not None and reservation.settled:
             self.release(pod_uid)
+
+    def _wait(self, uid: str, cpu_milli: int | None) -> None:
+        """The pod is not bound and requests this CPU, or (None) does not wait."""
+        reservation = self._reservations.get(uid)
+        with self._changing(uid, reservation.node if reservation else ""):
+            if cpu_milli is None:
+                self._unbound.pop(uid, None)
+            else:
+                self._unbound[uid] = cpu_milli
 
     def _bind(self, uid: str, node: str, bound: _Bound | None) -> None:
         """The pod is bound to the node like this, or (None) to none."""

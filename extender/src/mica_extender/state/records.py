@@ -27,7 +27,9 @@ from mica_api.policies import (
 )
 from mica_api.request import InvalidRequest, read_request
 from mica_api.selection import read_selection
+from mica_api.sharing import NO_OVERCOMMIT, Sharing
 from mica_extender.placement import Card, Shape
+from mica_extender.placement.topology import link_rate
 
 _TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 
@@ -109,18 +111,29 @@ class PodRecord:
         return f"{self.namespace}/{self.name}"
 
 
+class _Link(msgspec.Struct):
+    uuid: str
+    type: str
+
+
 class _GPU(msgspec.Struct):
     uuid: str
     index: int
     model: str
     memoryMiB: int
     health: Literal["Healthy", "Unhealthy"] = "Healthy"
+    numaNode: int | None = None
+    mode: Literal["Shared", "Exclusive"] = "Shared"
+    cordoned: bool = False
+    links: list[_Link] | None = None
 
 
 class _NodeSpec(msgspec.Struct):
     pool: str
     maxSlicesPerGPU: int
     gpus: list[_GPU]
+    memoryOvercommitPercent: int = NO_OVERCOMMIT
+    coresOvercommitPercent: int = NO_OVERCOMMIT
 
 
 class _HeldGPU(msgspec.Struct):
@@ -351,21 +364,39 @@ def _stored_shares(
 def decode_node(raw: bytes) -> NodeRecord:
     """Record of a VGPUNode's JSON. Raises msgspec.DecodeError."""
     node = _node(raw)
+    spec = node.spec
+    sharing = Sharing(spec.maxSlicesPerGPU, spec.memoryOvercommitPercent, spec.coresOvercommitPercent)
     held: dict[str, tuple[GPUShare, ...]] = {}
     for item in node.status.slices or []:
         shares = tuple(GPUShare(sys.intern(g.uuid), g.memoryMiB, g.cores) for g in item.gpus)
         held[item.podUID] = held.get(item.podUID, ()) + shares
     return NodeRecord(
         name=sys.intern(node.metadata.name),
-        pool=sys.intern(node.spec.pool),
-        max_slices=node.spec.maxSlicesPerGPU,
-        cards=tuple(
-            Card(sys.intern(g.uuid), g.index, sys.intern(g.model), g.memoryMiB, g.health == "Healthy") for g in node.spec.gpus
-        ),
+        pool=sys.intern(spec.pool),
+        max_slices=spec.maxSlicesPerGPU,
+        cards=tuple(_card(gpu, sharing) for gpu in spec.gpus),
         held=held,
         ready=all(c.status != "False" for c in node.status.conditions or [] if c.type == "Ready"),
         refused=tuple(RefusedPod(r.podUID, r.namespace, r.pod, r.reason) for r in node.status.refusals or []),
         cpu=(cpu.allocatableMilli, cpu.requestedMilli) if (cpu := node.status.cpu) else None,
+    )
+
+
+def _card(gpu: _GPU, sharing: Sharing) -> Card:
+    exclusive = gpu.mode == "Exclusive"
+    capacity = sharing.capacity(gpu.memoryMiB, exclusive=exclusive)
+    return Card(
+        sys.intern(gpu.uuid),
+        gpu.index,
+        sys.intern(gpu.model),
+        gpu.memoryMiB,
+        gpu.health == "Healthy",
+        cordoned=gpu.cordoned,
+        capacity_mib=capacity.memory_mib,
+        core_capacity=capacity.cores,
+        max_slices=capacity.slices if exclusive else 0,
+        numa=gpu.numaNode,
+        links=tuple((sys.intern(link.uuid), link_rate(link.type)) for link in gpu.links or ()),
     )
 
 

@@ -14,12 +14,14 @@ enum {
     MICA_FITS = 0,
     MICA_UNREGISTERED,
     MICA_NOT_HEALTHY,
+    MICA_CORDON,
     MICA_TYPE_MISMATCH,
     MICA_UUID_MISMATCH,
     MICA_SLICES_EXHAUSTED,
     MICA_EXCLUSIVE_CONFLICT,
     MICA_INSUFFICIENT_MEMORY,
     MICA_INSUFFICIENT_CORE,
+    MICA_NUMA_NOT_FIT,
     MICA_INSUFFICIENT_DEVICE,
     MICA_CODES,
     MICA_UNDECIDED = 255 /* ask fit.py */
@@ -39,6 +41,8 @@ typedef struct {
     const int32_t *max_slices;
     const int32_t *node_policy; /* MICA_NODE_… */
     const int32_t *card_policy; /* id of the fleet's table of card policies */
+    const uint8_t *mutex;       /* whether that policy holds mutex */
+    const int32_t *weight_slot, *weight_core, *weight_memory; /* of the pool; all 0: the fullest counts */
     const int64_t *cpu_total, *cpu_left; /* milli-CPU; -1 when nobody reports it */
     const int64_t *version;
     /* by card row */
@@ -69,6 +73,8 @@ typedef struct {
     int32_t card_policy; /* the pod's own, an id of the fleet's table; -1: the node's */
     int32_t weights[3];  /* slots, cores, memory; all 0: the fullest counts */
     int64_t cpu_milli;
+    int32_t mutex;     /* 1 and 0: the pod's own card policy holds it or not; -1: the node's counts */
+    int32_t numa_bind; /* all GPUs of a container must be of one NUMA node */
     const uint8_t *model_ok; /* by model id */
     const uint8_t *card_ok;  /* by card row, or NULL: every UUID is accepted */
 } mica_shape;
@@ -89,15 +95,21 @@ static inline int64_t mica_memory_on(const mica_container *wanted, int64_t card_
 /* Digest of the sources, see build_kernel.py. */
 MICA_EXPORT const char *mica_kernel_digest(void);
 
-/* fit.check_card: MICA_FITS, or the first check that the card fails. */
-int mica_check_card(const mica_fleet *fleet, const mica_shape *shape, const mica_container *wanted, int64_t card);
+/* check.check_card: MICA_FITS, or the first check that the card fails under a card policy with or without mutex. */
+int mica_check_card(const mica_fleet *fleet, const mica_shape *shape, const mica_container *wanted, int64_t card, int mutex);
+
+/* Whether the card policy that counts on the node, the pod's own or the node's, holds mutex. */
+static inline int mica_mutex(const mica_fleet *fleet, const mica_shape *shape, int32_t node)
+{
+    return shape->mutex >= 0 ? shape->mutex : fleet->mutex[node];
+}
 
 /* Verdicts of `count` node rows (row -1: not known). codes and permanent get one value a node. */
 MICA_EXPORT void mica_evaluate(const mica_fleet *fleet, const mica_shape *shape, const int32_t *nodes, int64_t count, uint8_t *codes,
                    uint8_t *permanent);
 
-/* Scores of nodes on which the pod fits: score.score after the placement that fit.py would choose. A shape of one asking
- * container; card_codes has mica_check_card of each of the node's cards. Defined in score.c.
+/* Score of a node on which the pod fits: score.score after the placement that fit.py would choose; -1 where only they can tell.
+ * A shape of at most one asking container; card_codes has mica_check_card of each of the node's cards. Defined in score.c.
  */
 __attribute__((weak)) int64_t mica_score_node(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
                                               const uint8_t *card_codes);

@@ -39,14 +39,22 @@ static int64_t starved(int64_t free, int64_t cpu, int64_t fed)
 }
 
 typedef struct {
-    int64_t cost, before, after, card;
+    int64_t cost, before, after;
 } candidate;
 
-/* Insert into the `kept` best of at most `number`, ordered by cost, then fullness, then the order of the cards. */
+/* Whether a comes before b: fragmentation.card_cost. Cards that it does not tell apart are alike to the score. */
+static int better(const candidate *a, const candidate *b)
+{
+    if (a->cost != b->cost)
+        return a->cost < b->cost;
+    return a->before != b->before ? a->before < b->before : a->after < b->after;
+}
+
+/* Insert into the `kept` best of at most `number`. */
 static int32_t keep(candidate *best, int32_t kept, int32_t number, candidate found)
 {
     int32_t at = kept;
-    while (at > 0 && (found.cost < best[at - 1].cost || (found.cost == best[at - 1].cost && found.before < best[at - 1].before)))
+    while (at > 0 && better(&found, &best[at - 1]))
         at--;
     if (at >= number)
         return kept;
@@ -72,15 +80,15 @@ static int64_t fragmentation(const mica_fleet *fleet, const mica_shape *shape, c
             continue;
         int64_t cores = wanted->cores >= 100 ? fleet->core_capacity[card] : wanted->cores;
         int64_t memory = mica_memory_on(wanted, fleet->memory_mib[card]);
-        candidate found = {0, share, free_share(fleet, card, fleet->used_mib[card] + memory, fleet->used_cores[card] + cores), card};
+        candidate found = {0, share, free_share(fleet, card, fleet->used_mib[card] + memory, fleet->used_cores[card] + cores)};
         found.cost = waste(fleet, mix, card, found.after, fleet->slices[card] + 1) - waste(fleet, mix, card, share, fleet->slices[card]);
+        found.cost += mix->scarcity[fleet->model[card]] * (share - found.after) / LEVELS;
         kept = keep(best, kept, wanted->number, found);
     }
     int64_t left = free;
     for (int32_t i = 0; i < kept; i++) {
-        int64_t taken = best[i].before - best[i].after;
-        left -= taken;
-        cost += best[i].cost + mix->scarcity[fleet->model[best[i].card]] * taken / LEVELS;
+        left -= best[i].before - best[i].after;
+        cost += best[i].cost;
     }
     cost += left * LEFTOVER / LEFT_GPU;
     if (fleet->cpu_left[node] >= 0) {
@@ -118,10 +126,13 @@ static int64_t fullness(const mica_fleet *fleet, const mica_shape *shape, int32_
         used_mib += wanted->number * mica_memory_on(wanted, fleet->memory_mib[first]);
     }
     int64_t parts[] = {part(slices, slots), part(used_cores, cores), part(used_mib, capacity)}, best = 0, sum = 0, weight = 0;
+    int64_t weights[] = {fleet->weight_slot[node], fleet->weight_core[node], fleet->weight_memory[node]};
+    int own = shape->weights[0] || shape->weights[1] || shape->weights[2];
     for (int i = 0; i < 3; i++) {
+        int64_t one = own ? shape->weights[i] : weights[i];
         best = parts[i] > best ? parts[i] : best;
-        sum += shape->weights[i] * parts[i];
-        weight += shape->weights[i];
+        sum += one * parts[i];
+        weight += one;
     }
     return weight ? sum / weight : best;
 }
