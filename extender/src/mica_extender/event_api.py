@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from typing import Final
 
 from mica_api import names
 from mica_extender.events import REASON, PodEvent
@@ -11,6 +12,7 @@ from mica_runtime.kube import KubeClient, KubeError
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def _now() -> datetime.datetime:
@@ -35,8 +37,8 @@ class KubeEvents:
         return True
 
     def _body(self, event: PodEvent) -> dict[str, object]:
-        moment = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        first = {"firstTimestamp": moment} if event.count == 1 else {}
+        now = self._now()
+        first = now - datetime.timedelta(seconds=event.first_s_ago)
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -53,6 +55,6 @@ class KubeEvents:
             "message": event.message,
             "source": {"component": names.MANAGER_EXTENDER},
             "count": event.count,
-            "lastTimestamp": moment,
-            **first,
+            "firstTimestamp": first.strftime(_TIME),
+            "lastTimestamp": now.strftime(_TIME),
         }

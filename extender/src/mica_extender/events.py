@@ -44,13 +44,17 @@ _CHUNK: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PodEvent:
-    """What is told about a pod. ``name`` is the same for all events about it, so that the last one replaces the others."""
+    """What is told about a pod. ``name`` is the same for all events about it, so that the last one replaces the others.
+
+    ``first_s_ago``: when this leader told the pod for the first time.
+    """
 
     namespace: str
     pod: str
     uid: str
     message: str
     count: int
+    first_s_ago: float = 0.0
 
     @property
     def name(self) -> str:
@@ -73,6 +77,7 @@ class _Told:
     due: float
     key: str = ""
     written_at: float = 0.0
+    first_at: float | None = None
     count: int = 0
 
 
@@ -193,8 +198,9 @@ class Announcer:
         known = words is None or (words.key == told.key and now - told.written_at < REFRESH_S)
         if known or words is None:
             return
-        event = PodEvent(pod.namespace, pod.name, pod.uid, message_of(pod, words), told.count + 1)
+        first_at = now if told.first_at is None else told.first_at
+        event = PodEvent(pod.namespace, pod.name, pod.uid, message_of(pod, words), told.count + 1, now - first_at)
         done = await self._api.write(event)
         self._metrics.events.labels("written" if done else "failed").inc()
         if done:
-            self._told[pod.uid] = replace(later, key=words.key, written_at=now, count=event.count)
+            self._told[pod.uid] = replace(later, key=words.key, written_at=now, first_at=first_at, count=event.count)
