@@ -167,3 +167,55 @@ def test_a_driver_that_is_away_is_a_problem_until_it_is_back():
         discovery.survey()
     nvml.gone = False
     assert len(discovery.survey().inventory.gpus) == 2
+
+
+class WiredNvml(FakeNvml):
+    """Cards without NVLink at a given distance."""
+
+    def __init__(self, ancestor: int) -> None:
+        super().__init__()
+        self.ancestor = ancestor
+
+    def nvmlDeviceGetNvLinkState(self, handle: int, link: int) -> int:
+        return 0
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, handle: int, other: int) -> int:
+        return self.ancestor
+
+    def nvmlDeviceGetNumaNodeId(self, handle: int) -> int:
+        return handle
+
+
+@pytest.mark.parametrize(
+    ("ancestor", "word"),
+    [
+        (pynvml.NVML_TOPOLOGY_SINGLE, "PIX"),
+        (pynvml.NVML_TOPOLOGY_MULTIPLE, "PXB"),
+        (pynvml.NVML_TOPOLOGY_HOSTBRIDGE, "PHB"),
+        (pynvml.NVML_TOPOLOGY_NODE, "NODE"),
+        (pynvml.NVML_TOPOLOGY_SYSTEM, "SYS"),
+    ],
+)
+def test_distances_without_nvlink_are_written_as_the_vendor_writes_them(ancestor, word):
+    first, second = NvmlDiscovery(simulated=False, nvml=WiredNvml(ancestor)).survey().inventory.gpus
+    assert [(link.uuid, link.type) for link in first.links] == [("GPU-1", word)]
+    assert (first.numa, second.numa) == (0, 1)
+
+
+class SwitchedNvml(FakeNvml):
+    """Every NVLink ends at a switch."""
+
+    def nvmlDeviceGetNvLinkState(self, handle: int, link: int) -> int:
+        return 1
+
+    def nvmlDeviceGetNvLinkRemotePciInfo(self, handle: int, link: int) -> SimpleNamespace:
+        return SimpleNamespace(busId="00000000:FF:00.0")
+
+    def nvmlDeviceGetNvLinkRemoteDeviceType(self, handle: int, link: int) -> int:
+        return int(pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH)
+
+
+def test_links_to_a_switch_connect_every_card():
+    assert [link.type for link in NvmlDiscovery(simulated=False, nvml=SwitchedNvml()).survey().inventory.gpus[0].links] == [
+        "NV18"
+    ]

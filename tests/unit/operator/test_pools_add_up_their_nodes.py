@@ -77,3 +77,28 @@ def test_every_card_and_slice_is_counted_in_exactly_one_pool(shapes: list[tuple[
     statuses = [pool_status(pool, nodes) for pool in "abc"]
     assert sum(s.gpus for s in statuses) == sum(gpus for _, gpus, _ in shapes)
     assert sum(s.allocated.slices for s in statuses) == sum(held for *_, held in shapes)
+
+
+def _sliced(**spec: Any) -> VGPUNode:
+    node = _node(gpus=3).model_dump(by_alias=True, mode="json")
+    cards = [{**gpu, **extra} for gpu, extra in zip(node["spec"]["gpus"], spec.pop("cards"), strict=True)]
+    return VGPUNode.model_validate({**node, "spec": {**node["spec"], **spec, "gpus": cards}})
+
+
+def test_capacity_is_what_may_be_given_out() -> None:
+    cards: list[dict[str, Any]] = [{}, {"mode": "Exclusive"}, {"cordoned": True}]
+    node = _sliced(memoryOvercommitPercent=150, coresOvercommitPercent=200, cards=cards)
+    status = pool_status("a", [node_totals(node)])
+    assert (status.capacity.slices, status.capacity.cores, status.capacity.memory_mib) == (21, 500, 4 * 81920)
+    assert (status.gpus, status.cordoned, status.conditions[0].reason) == (3, 1, "Ready")
+
+
+def test_a_gpu_that_the_pool_names_and_no_node_of_it_has_is_reported() -> None:
+    nodes = [node_totals(_node())]
+    found = {c.type: c for c in pool_status("a", nodes, named=["GPU-0", "GPU-typo"]).conditions}["GPUsFound"]
+    assert (found.status, found.reason) == ("False", "UnknownGPU")
+    assert "GPU-typo" in found.message and "GPU-0" not in found.message
+    assert {c.type: c.status for c in pool_status("a", nodes, named=["GPU-1"]).conditions} == {
+        "Ready": "True",
+        "GPUsFound": "True",
+    }
