@@ -42,7 +42,7 @@ typedef struct {
     int64_t cost, before, after;
 } candidate;
 
-/* Whether a comes before b: fragmentation.card_cost. Cards that it does not tell apart are alike to the score. */
+/* Whether a comes before b: fragmentation.card_key. Cards that it does not tell apart are alike to the score. */
 static int better(const candidate *a, const candidate *b)
 {
     if (a->cost != b->cost)
