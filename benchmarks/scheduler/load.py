@@ -141,6 +141,11 @@ def waiting(scale: Scale) -> Iterator[dict[str, Any]]:
         yield pod(f"waiting-{index:05d}", WAITING[index % len(WAITING)], kind="waiting", shard=index % SHARDS)
 
 
+def warm_up() -> dict[str, Any]:
+    """One pod more, to see that the scheduler schedules."""
+    return pod("warm-up", WAITING[0], kind="warm-up", shard=0)
+
+
 def burst() -> Iterator[dict[str, Any]]:
     """Forty pods that only the burst node may run, and that fill it exactly."""
     for index in range(BURST_PODS):

@@ -43,7 +43,7 @@ class SchedulerPair:
     def __init__(self, cluster: RunningBox, folder: Path, *, namespace: str, settings: Mapping[str, str] | None = None) -> None:
         self._cluster = cluster
         self._folder = folder
-        self._namespace = namespace
+        self.namespace = namespace
         self._settings = dict(settings or {})
         self._ports = {what: free_port() for what in ("scheduler", "webhook", "admin", "secure")}
         self._rendered = self._render()
@@ -62,7 +62,7 @@ class SchedulerPair:
     def install(self) -> None:
         """CRDs, the account, its rights, and the poke object; afterwards both programs can start."""
         crds = self._of(_CRDS)
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self._namespace}}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
         self._cluster.apply(namespace, *crds)
         established = [f"crd/{crd['metadata']['name']}" for crd in crds]
         self._cluster.kubectl("wait", "--for=condition=Established", "--timeout=20s", *established)
@@ -88,7 +88,7 @@ class SchedulerPair:
         """Stop both and take everything away but the CRDs, which keep their objects."""
         self.stop()
         self._delete(*self._of(_RIGHTS | _POLICIES), *self._webhooks())
-        self._cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "namespace", self._namespace)
+        self._cluster.kubectl("delete", "--wait=false", "--ignore-not-found", "namespace", self.namespace)
 
     def start_extender(self) -> None:
         """Start it and wait until it is ready."""
@@ -120,7 +120,7 @@ class SchedulerPair:
 
     def _render(self) -> list[dict[str, Any]]:
         helm = self._cluster.box.binary("helm")
-        words: list[str | Path] = [helm, "template", "mica", _CHART, "-n", self._namespace, "--set", "scheduler.image=unused"]
+        words: list[str | Path] = [helm, "template", "mica", _CHART, "-n", self.namespace, "--set", "scheduler.image=unused"]
         text = run(words, env=self._cluster.environment, timeout_s=60)
         return [document for document in yaml.safe_load_all(text) if document]
 
@@ -133,7 +133,7 @@ class SchedulerPair:
 
     def _leading(self) -> bool:
         path = "jsonpath={.spec.holderIdentity}"
-        words = ("get", "lease", names.SCHEDULER_NAME, "-n", self._namespace, "--ignore-not-found", "-o", path)
+        words = ("get", "lease", names.SCHEDULER_NAME, "-n", self.namespace, "--ignore-not-found", "-o", path)
         return self._cluster.kubectl(*words).startswith(socket.gethostname())
 
     def _file(self, name: str, content: bytes | str) -> Path:
@@ -144,7 +144,7 @@ class SchedulerPair:
 
     def _kubeconfig(self) -> Path:
         """Configuration with the rights of the chart's service account and no others."""
-        token = self._cluster.kubectl("create", "token", "mica-extender", "-n", self._namespace).strip()
+        token = self._cluster.kubectl("create", "token", "mica-extender", "-n", self.namespace).strip()
         config = yaml.safe_load(Path(self._cluster.kubeconfig).read_text())
         config["users"] = [{"name": "extender", "user": {"token": token}}]
         for context in config["contexts"]:
@@ -182,7 +182,7 @@ class SchedulerPair:
             **clean,
             "MICA_KUBECONFIG": str(kubeconfig),
             "MICA_POD_NAME": socket.gethostname(),
-            "MICA_NAMESPACE": self._namespace,
+            "MICA_NAMESPACE": self.namespace,
             "MICA_SCHEDULER_TLS_DIR": str(self._secret("mica-scheduler-tls")),
             "MICA_WEBHOOK_TLS_DIR": str(self._webhook_tls()),
             "MICA_SCHEDULER_PORT": str(self._ports["scheduler"]),
