@@ -173,7 +173,7 @@ def test_only_a_read_that_began_after_the_write_died_proves_that_it_never_landed
         loop = asyncio.get_running_loop()
         reads.append(loop.time())
         if loop.time() < WRITE_DEAD_AFTER_S - 1:
-            await asyncio.sleep(WRITE_DEAD_AFTER_S)
+            await asyncio.sleep(WRITE_DEAD_AFTER_S + 1)
             return pod_body()
         return stored
 

@@ -8,7 +8,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from mica_api.allocation import GPUShare
-from mica_device_plugin.values import GPUDevice, Pin, PodView
+from mica_api.sharing import Sharing
+from mica_device_plugin.values import GPUDevice, Pin, PodView, PoolChoice
 from mica_device_plugin.verify import NodeFacts, Refuse, verify
 
 from .faults import Strikes
@@ -25,7 +26,7 @@ class Agent:
         spec = node["spec"]
         self.gpus = tuple(GPUDevice(g["uuid"], g["index"], g["model"], g["memoryMiB"]) for g in spec["gpus"])
         self.max_slices: int = spec["maxSlicesPerGPU"]
-        self._facts = NodeFacts(self.name, self.gpus, self.max_slices)
+        self._facts = NodeFacts(self.name, self.gpus, PoolChoice("default", Sharing(self.max_slices)))
         self._store = store
         self._random = strikes.random
         self._strikes = strikes

@@ -68,6 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.now = 0.0
         self._random = None if seed is None else random.Random(seed)
         self.on_step: Callable[[Process], None] | None = None
+        self.failures: list[str] = []
         super().__init__()
         self.set_task_factory(_owned_task)
 
@@ -114,12 +115,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def _owned_task(loop: asyncio.AbstractEventLoop, work: Any, *, context: Context | None = None, **rest: Any) -> asyncio.Task[Any]:
     owner = context.get(OWNER) if context is not None else OWNER.get()
     task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context, **rest)
+    task.add_done_callback(_note_failure)
     if owner is not None:
         owner.tasks[task] = None
         task.add_done_callback(lambda done: owner.tasks.pop(done, None))
         if owner.dead:
             task.cancel()
     return task
+
+
+def _note_failure(task: asyncio.Task[Any]) -> None:
+    """Nothing in the model and nothing in production may end with an error that nobody expects."""
+    loop = task.get_loop()
+    error = None if task.cancelled() else task.exception()
+    if error is not None and isinstance(loop, VirtualLoop):
+        loop.failures.append(f"{task.get_coro()!r} failed: {error!r}")
 
 
 def play(story: Callable[[], Coroutine[Any, Any, Any]], *, seed: int | None = None) -> Any:

@@ -182,14 +182,21 @@ class Story:
         return REPAIRED_WITHIN_S if self.plan.stale_decider else 0.0
 
     def _result(self, problems: list[str]) -> Result:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
         accepted = [problem for agent in self.agents.values() for problem in agent.over_accepted]
         return Result(
-            problems=[*self.oracle.problems, *problems, *(f"accepted more than a card has: {p}" for p in accepted)],
+            problems=[
+                *loop.failures,
+                *self.oracle.problems,
+                *problems,
+                *(f"accepted more than a card has: {p}" for p in accepted),
+            ],
             hits=self.strikes.hits,
             bindings=self.oracle.bindings,
             over_commitments=self.oracle.over_commitments,
             steps=self.first.steps,
-            lasted_s=asyncio.get_running_loop().time(),
+            lasted_s=loop.time(),
         )
 
     def _node(self, name: str) -> Agent:
