@@ -74,6 +74,7 @@ async def run(settings: ExtenderSettings) -> None:
         await service.run_parts(
             *cluster.parts(),
             keep_short(cluster.synced),
+            ledger.learned.run(cluster.synced),
             leadership.run(),
             poker.run(),
             evictor.run(),

@@ -9,6 +9,7 @@ import asyncio
 from typing import Final
 
 from mica_extender.placement import SEARCH_BUDGET, Found, NodeState, Shape, search
+from mica_extender.placement.policy import CardCost
 
 REQUEST_BUDGET: Final = 8 * SEARCH_BUDGET
 """Card combinations tried for one request; on the nodes after that only the best cards of each container are tried."""
@@ -24,10 +25,13 @@ class Effort:
         self._paused_at = 0
         self._shared = 0.0
 
-    def search(self, shape: Shape, node: NodeState) -> tuple[Found, bool]:
-        """Verdict on one node, and whether it is final: not given up because of what other nodes have cost."""
+    def search(self, shape: Shape, node: NodeState, *, cost: CardCost | None = None) -> tuple[Found, bool]:
+        """Verdict on one node, and whether it is final: not given up because of what other nodes have cost.
+
+        ``cost`` is what the card policy ``fragmentation`` compares; which cards are chosen is all that it changes.
+        """
         budget = min(SEARCH_BUDGET, max(REQUEST_BUDGET - self.tried, 0))
-        found = search(shape, node, budget=budget)
+        found = search(shape, node, budget=budget, cost=cost)
         self.tried += found.tried
         return found, budget == SEARCH_BUDGET or not found.given_up
 

@@ -70,10 +70,6 @@ class Kernel(Protocol):
         """Verdicts of the nodes in these rows of the fleet; row -1 is a node that is not known."""
         ...
 
-    def score(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Int64 | None:
-        """Scores of nodes on which the pod fits, or None for a shape that only ``score.py`` can tell about."""
-        ...
-
 
 class _Container(ctypes.Structure):
     _fields_ = (
@@ -168,7 +164,7 @@ class NativeKernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
-        self._evaluate, self._score = library.mica_evaluate, library.mica_score
+        self._evaluate = library.mica_evaluate
         self._evaluate.restype = None
 
     def evaluate(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Verdicts:
@@ -183,17 +179,6 @@ class NativeKernel:
             *(ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(permanent.ctypes.data)),
         )
         return Verdicts(codes, permanent)
-
-    def score(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Int64 | None:
-        """See Kernel."""
-        codes, scores = np.zeros(len(rows), np.uint8), np.empty(len(rows), np.int64)
-        rows = np.ascontiguousarray(rows, np.int32)
-        done = self._score(
-            *(ctypes.byref(native_fleet(fleet)), ctypes.byref(shape.refresh(fleet).native), None),
-            *(ctypes.c_void_p(rows.ctypes.data), ctypes.c_int64(len(rows))),
-            *(ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(scores.ctypes.data)),
-        )
-        return scores if done == 0 else None
 
 
 class NumpyKernel:
@@ -218,10 +203,6 @@ class NumpyKernel:
         elif len(ready):
             codes[ready], permanent[ready] = _decide(fleet, shape, rows[ready])
         return Verdicts(codes, permanent)
-
-    def score(self, fleet: Fleet, shape: CompiledShape, rows: Int32) -> Int64 | None:
-        """See Kernel."""
-        return None
 
 
 def load_native(directory: Path = _DIRECTORY) -> NativeKernel:

@@ -155,7 +155,7 @@ class Binder:
             raise Declined(pod.problem)
         if state is None:
             raise Declined(f"node {node} has no VGPUNode: node unregistered")
-        verdict = choose(pod.shape, state)
+        verdict = choose(pod.shape, state, cost=self._ledger.learned.cost())
         if isinstance(verdict, Rejection):
             raise Declined(f"node {node} has no room any more: {verdict.counted}")
         self._ledger.reserve(pod_uid=pod.uid, node=node, shares=verdict.shares)

@@ -16,7 +16,9 @@ import numpy as np
 from mica_extender.effort import Effort
 from mica_extender.placement import Placement, Rejection, Shape, score
 from mica_extender.placement.fleet import Bytes, Fleet, Int32, Int64
-from mica_extender.placement.kernels import CODES, FITS, UNDECIDED, CompiledShape, Kernel, Verdicts
+from mica_extender.placement.kernels import CODES, FITS, UNDECIDED, CompiledShape, Kernel, NativeKernel, Verdicts
+from mica_extender.placement.mix import NOTHING_LEARNED
+from mica_extender.placement.scoring import UNSCORED, native_scores, numpy_scores
 from mica_extender.state.ledger import Ledger
 
 MAX_SHAPES: Final = 128
@@ -30,6 +32,7 @@ class _Known:
 
     def __init__(self, shape: Shape, fleet: Fleet) -> None:
         self.compiled = CompiledShape(shape, fleet)
+        self.tables = NOTHING_LEARNED
         self.codes: Bytes = np.zeros(0, np.uint8)
         self.permanent: Bytes = np.zeros(0, np.uint8)
         self.decided_at: Int64 = np.zeros(0, np.int64)
@@ -78,6 +81,9 @@ class Judge:
         """Scores of the nodes in these rows; 0 where the pod does not fit."""
         found, _ = await self.verdicts(shape, rows, effort)
         known = self._known(shape)
+        if known.tables is not self._ledger.learned.tables:
+            known.tables = self._ledger.learned.tables
+            known.scored_at[:] = 0
         fitting = rows[found.codes == FITS]
         stale = fitting[self._fleet.version[fitting] != known.scored_at[fitting]]
         for part in self._parts(stale):
@@ -109,11 +115,15 @@ class Judge:
             unfinished[row] = (code, never)
 
     async def _score(self, known: _Known, rows: Int32, effort: Effort) -> None:
-        scored = self._kernel.score(self._fleet, known.compiled, rows)
-        if scored is not None:
-            known.scores[rows], known.scored_at[rows] = scored, self._fleet.version[rows]
-            return
-        for row in rows.tolist():
+        tables = self._ledger.learned.compiled()
+        if isinstance(self._kernel, NativeKernel):
+            scored = native_scores(self._kernel.library, self._fleet, known.compiled, tables, rows)
+        else:
+            scored = numpy_scores(self._fleet, known.compiled, tables, rows)
+        known.scores[rows] = scored
+        decided = scored != UNSCORED
+        known.scored_at[rows[decided]] = self._fleet.version[rows[decided]]
+        for row in rows[~decided].tolist():
             await effort.pause()
             self._score_one(known, row, effort)
 
@@ -122,9 +132,10 @@ class Judge:
         if not self._fleet.names[row]:
             return
         state = self._ledger.state(row)
-        found, final = effort.search(known.compiled.shape, state)
+        learned = self._ledger.learned
+        found, final = effort.search(known.compiled.shape, state, cost=learned.cost())
         if isinstance(found.verdict, Placement):
-            known.scores[row] = score(known.compiled.shape, state, found.verdict)
+            known.scores[row] = score(known.compiled.shape, state, found.verdict, learned.tables)
         if final:
             known.scored_at[row] = self._fleet.version[row]
 

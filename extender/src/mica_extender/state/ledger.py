@@ -18,6 +18,7 @@ from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY
 from mica_extender.placement import Card, NodeState
 from mica_extender.placement.charge import Amounts, add_shares, most
 from mica_extender.placement.fleet import UNKNOWN, Fleet
+from mica_extender.state.learned import Learned
 from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord
 from mica_runtime.reflector import Change
 
@@ -61,6 +62,8 @@ class Ledger:
     def __init__(self, on_gain: Callable[[], None] = lambda: None) -> None:
         self.fleet = Fleet()
         """What is known of all nodes; to be read only."""
+        self.learned = Learned(self.fleet)
+        """What the pods seen so far teach about scores."""
         self._on_gain = on_gain
         self._nodes: dict[str, NodeRecord] = {}
         self._pools: dict[str, PoolRecord] = {}
@@ -122,6 +125,8 @@ class Ledger:
             self._drop_settled(old.uid)
         if new is None:
             return
+        if new.shape is not None and (old is None or old.uid != new.uid):
+            self.learned.observe(new.shape)
         self._wait(new.uid, None if new.node else new.cpu_milli)
         counts = new.node != "" and not new.terminal
         self._bind(new.uid, new.node, _Bound(new.shares or (), new.cpu_milli) if counts else None)
