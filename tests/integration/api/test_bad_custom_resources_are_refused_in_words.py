@@ -51,12 +51,59 @@ def _pool(**spec: Any) -> Body:
         (_service(name="has.dot"), "metadata.name must be at most 50 characters"),
         ({**_service(), "spec": {}}, "spec.model: Required value"),
         (_pool(maxSlicesPerGPU=65), "spec.maxSlicesPerGPU"),
-        (_pool(placement={"node": "Random"}), 'supported values: "Binpack", "Spread"'),
+        (_pool(placement={"node": "Random"}), 'supported values: "Fragmentation", "Binpack", "Spread"'),
+        (_pool(placement={"gpu": "Spread"}), "spec.placement.gpu"),
+        (_pool(placement={"gpu": []}), "spec.placement.gpu"),
+        (
+            _pool(placement={"gpu": ["Random"]}),
+            'supported values: "Fragmentation", "Binpack", "Spread", "Numa", "Mutex", "Topology"',
+        ),
+        (_pool(placement={"gpu": ["Numa", "Numa"]}), "each policy may be listed once"),
+        (_pool(placement={"gpu": ["Binpack", "Numa", "Spread"]}), "Binpack and Spread contradict each other; keep one of them"),
+        (_pool(placement={"gpu": ["Topology", "Binpack"]}), "Topology chooses the whole set of cards"),
+        (
+            _pool(placement={"weights": {"slots": 0, "cores": 0, "memory": 0}}),
+            "at least one of slots, cores and memory must be positive",
+        ),
+        (_pool(placement={"weights": {"slots": 1, "cores": -1, "memory": 0}}), "spec.placement.weights.cores"),
+        (_pool(placement={"weights": {"slots": 1}}), "spec.placement.weights.memory: Required value"),
+        (_pool(memoryOvercommitPercent=99), "spec.memoryOvercommitPercent"),
+        (_pool(coresOvercommitPercent=401), "spec.coresOvercommitPercent"),
+        (_pool(mode="MIG"), 'supported values: "Shared", "Exclusive"'),
+        (
+            _pool(mode="Exclusive", memoryOvercommitPercent=150),
+            "memoryOvercommitPercent above 100 needs GPUs that several slices share",
+        ),
+        (
+            _pool(maxSlicesPerGPU=1, coresOvercommitPercent=150),
+            "coresOvercommitPercent above 100 needs GPUs that several slices share",
+        ),
+        (_pool(gpus=[{"uuid": "GPU-1", "mode": "Shared"}] * 2), "Duplicate value"),
+        (_pool(gpus=[{"uuid": "GPU-1"}]), "spec.gpus[0].mode: Required value"),
+        (_pool(template={"gpus": 0, "model": "m", "memoryMiB": 1}), "spec.template.gpus"),
+        (_pool(template={"gpus": 1, "model": "m"}), "spec.template.memoryMiB: Required value"),
         (_pool(queues=[]), 'unknown field "spec.queues"'),
     ],
 )
 def test_the_refusal_names_the_field_or_the_rule(crds: RunningBox, refused: Refused, body: Body, words: str) -> None:
     assert words in refused(crds, body, "--dry-run=server")
+
+
+def test_a_pool_may_use_every_field_and_stores_its_defaults(crds: RunningBox, unique: str) -> None:
+    full = _pool(
+        mode="Exclusive",
+        memoryOvercommitPercent=400,
+        coresOvercommitPercent=200,
+        gpus=[{"uuid": "GPU-1", "mode": "Shared"}],
+        placement={"node": "Spread", "gpu": ["Mutex", "Topology"], "weights": {"slots": 1, "cores": 0, "memory": 3}},
+        template={"gpus": 8, "model": "NVIDIA H100 80GB HBM3", "memoryMiB": 81920},
+    )
+    crds.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(full))
+    crds.apply({**_pool(), "metadata": {"name": unique}})
+    stored = crds.get("vgpupools", unique)["spec"]
+    assert stored["placement"] == {"node": "Fragmentation", "gpu": ["Fragmentation"]}
+    assert (stored["mode"], stored["memoryOvercommitPercent"], stored["coresOvercommitPercent"]) == ("Shared", 100, 100)
+    crds.kubectl("delete", "vgpupools", unique, "--wait=false")
 
 
 def test_eight_lines_are_enough_and_defaults_are_stored(crds: RunningBox, unique: str) -> None:
