@@ -156,6 +156,13 @@ def test_weights_compare_the_mean_instead_of_the_fullest() -> None:
     assert chosen(ask(weights=Weights(slot=1, core=0, memory=0)), pool) == ["0"], "the pod's own win"
 
 
+def test_weights_decide_between_nodes_too() -> None:
+    slots = NodeState("slots", 10, (card(0, slices=6, gib=1), card(1)), "binpack", ("binpack",))
+    memory = NodeState("memory", 10, (card(0, slices=1, gib=30), card(1)), "binpack", ("binpack",))
+    assert best(ask(), [slots, memory])[0] == "slots"
+    assert best(ask(weights=Weights(slot=0, core=0, memory=1)), [slots, memory])[0] == "memory"
+
+
 def test_fullness_is_the_fullest_dimension_or_the_weighted_mean_in_millionths() -> None:
     one = Card("u", 0, "A100", 1000, True, 500, 20, 1, capacity_mib=2000, core_capacity=200)
     assert fullness(one, 4, None) == PPM // 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fractions import Fraction
 
 from mica_api.allocation import GPUShare
 from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY, CardPolicy, NodePolicy, Weights
@@ -92,21 +91,6 @@ class Card:
             self.max_slices,
             self.numa,
             self.links,
-        )
-
-    def utilisation(self, max_slices: int) -> Fraction:
-        """The fullest of memory, cores and slices, 0 to 1 on a card that is not over-committed."""
-        return max(self._fractions(max_slices))
-
-    def load(self, max_slices: int) -> Fraction:
-        """Memory, cores and slices together, 0 to 3."""
-        return sum(self._fractions(max_slices), Fraction(0))
-
-    def _fractions(self, max_slices: int) -> tuple[Fraction, Fraction, Fraction]:
-        return (
-            Fraction(self.used_mib, self.total_mib),
-            Fraction(self.used_cores, self.core_capacity),
-            Fraction(self.slices, self.slots(max_slices)),
         )
 
 
