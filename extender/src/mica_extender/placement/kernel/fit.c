@@ -94,6 +94,35 @@ static uint8_t alone(const question *q, uint8_t *permanent)
     return fitting >= q->wanted->number ? MICA_NUMA_NOT_FIT : spoken(seen);
 }
 
+/* Whether the card takes a slice of `second` beside one of the container asked about, which it takes alone. */
+static int takes_both(const question *q, const mica_container *second, int64_t card)
+{
+    const mica_fleet *fleet = q->fleet;
+    int64_t memory = mica_memory_on(second, fleet->memory_mib[card]);
+    int64_t taken = fleet->used_mib[card] + mica_memory_on(q->wanted, fleet->memory_mib[card]);
+    int64_t cores = fleet->used_cores[card] + q->wanted->cores;
+    if (q->mutex || q->wanted->exclusive || second->exclusive || fleet->slices[card] + 1 >= fleet->card_max_slices[card])
+        return 0;
+    if (memory < 1 || memory > fleet->memory_mib[card] || memory > fleet->capacity_mib[card] - taken)
+        return 0;
+    /* An uncapped slice joins a card that its own pod has filled, unless one slice fills it. */
+    return cores + second->cores <= fleet->core_capacity[card] && (cores < fleet->core_capacity[card] || fleet->slices[card] > 0);
+}
+
+/* Whether two containers of one GPU each fit together. fit.py finds every such pair within its budget. */
+static int pair_fits(const question *q, const mica_container *second)
+{
+    int64_t only = -1; /* the one card that takes the second; -2: several do */
+    for (int64_t card = q->first; card < q->first + q->cards; card++)
+        if (mica_check_card(q->fleet, q->shape, second, card, q->mutex) == MICA_FITS)
+            only = only == -1 ? card : -2;
+    for (int64_t card = q->first; card < q->first + q->cards; card++)
+        if (mica_check_card(q->fleet, q->shape, q->wanted, card, q->mutex) == MICA_FITS)
+            if (only == -2 || (only >= 0 && only != card) || takes_both(q, second, card))
+                return 1;
+    return 0;
+}
+
 static uint8_t verdict(const mica_fleet *fleet, const mica_shape *shape, int32_t node, uint8_t *permanent)
 {
     question q = {fleet, shape, shape->container, fleet->first_card[node], fleet->card_count[node], mica_mutex(fleet, shape, node)};
@@ -105,7 +134,11 @@ static uint8_t verdict(const mica_fleet *fleet, const mica_shape *shape, int32_t
     if (q.cards > MICA_MAX_NODE_CARDS)
         return MICA_UNDECIDED;
     uint8_t code = alone(&q, permanent);
-    return code == MICA_FITS && shape->containers > 1 ? MICA_UNDECIDED : code;
+    if (code != MICA_FITS || shape->containers == 1)
+        return code;
+    const mica_container *second = shape->container + 1;
+    int pair = shape->together && shape->containers == 2 && q.wanted->number == 1 && second->number == 1;
+    return pair && pair_fits(&q, second) ? MICA_FITS : MICA_UNDECIDED;
 }
 
 void mica_evaluate(const mica_fleet *fleet, const mica_shape *shape, const int32_t *nodes, int64_t count, uint8_t *codes,

@@ -74,6 +74,7 @@ typedef struct {
     int32_t weights[3];  /* slots, cores, memory; all 0: the fullest counts */
     int64_t cpu_milli;
     int32_t mutex;     /* 1 and 0: the pod's own card policy holds it or not; -1: the node's counts */
+    int32_t together;  /* whether all asking containers run at the same time: no init containers */
     int32_t numa_bind; /* all GPUs of a container must be of one NUMA node */
     const uint8_t *model_ok; /* by model id */
     const uint8_t *card_ok;  /* by card row, or NULL: every UUID is accepted */
