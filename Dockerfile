@@ -1,6 +1,6 @@
 # One image for every component, chosen by `command:` (python -m mica_operator, mica_extender, mica_device_plugin, mica_router).
 #
-# BASE is any image with python3 (3.11 or newer), its venv module and CA certificates, on glibc. Run `make shim` first.
+# BASE is any image with python3 (3.11 or newer), its venv module and CA certificates, on glibc. Run `make shim kernel` first.
 # Behind a proxy with its own CA, mount the host's bundle over /etc/ssl/certs/ca-certificates.crt and pass SSL_CERT_FILE.
 ARG BASE
 FROM ${BASE} AS deps
