@@ -113,6 +113,7 @@ class Installation:
         self.cluster.apply(*self._webhooks())
         self.scheduler.start()
         eventually(self._leading, within=30, what="kube-scheduler holds the Lease")
+        eventually(lambda: "decisions begin" in self.extender.text(), within=60, what="the extender has taken over")
 
     def wait_ready(self) -> None:
         eventually(lambda: self.admin("/readyz", ok=True), within=60, what=f"extender ready\n{self.extender.text()[-3000:]}")
