@@ -218,6 +218,73 @@ async def test_a_failing_list_is_repeated_until_it_works() -> None:
         assert dict(watcher.reflector.objects) == {"ns/a": "x"}
 
 
+async def test_an_event_of_the_past_changes_nothing() -> None:
+    lines = [
+        event("MODIFIED", item("a", 9, "new")),
+        event("MODIFIED", item("a", 7, "old")),
+        event("DELETED", item("b", 10)),
+        event("MODIFIED", item("b", 8, "old")),
+        event("DELETED", item("a", 6)),
+        Unreachable("reset"),
+    ]
+    script = Script([page([item("a", 1, "x"), item("b", 1, "x")], revision=5)], [lines])
+    async with following(script) as watcher:
+        await asyncio.sleep(1)
+        assert dict(watcher.reflector.objects) == {"ns/a": "new"}
+        assert script.watched[1][1]["resourceVersion"] == "10"
+
+
+async def test_a_list_older_than_the_copy_is_asked_for_again() -> None:
+    lists = [page([item("a", 5, "x")], revision=5), page([], revision=3), page([item("a", 9, "y")], revision=9)]
+    script = Script(lists, [[gone()]])
+    async with following(script) as watcher:
+        await asyncio.sleep(3)
+        assert dict(watcher.reflector.objects) == {"ns/a": "y"}
+        assert Change("ns/a", "x", None) not in watcher.changes
+
+
+async def test_an_api_server_whose_revisions_went_back_for_good_is_believed() -> None:
+    script = Script([page([item("a", 50, "x")], revision=50), page([item("b", 2, "y")], revision=3)], [[gone()]])
+    async with following(script) as watcher:
+        await asyncio.sleep(60)
+        assert dict(watcher.reflector.objects) == {"ns/b": "y"}
+
+
+async def test_a_refresh_brings_what_a_lagging_watch_has_not_shown() -> None:
+    lists = [page([item("a", 1, "x"), item("b", 1, "x")], revision=5), page([item("a", 7, "y")], revision=9)]
+    script = Script(lists)
+    async with following(script) as watcher:
+        await watcher.reflector.refresh()
+        assert dict(watcher.reflector.objects) == {"ns/a": "y"}
+        assert len(script.watched) == 1, "the watch goes on"
+
+
+async def test_a_refresh_spares_what_came_after_its_list() -> None:
+    class Slow(Script):
+        async def request(self, method: str, path: str, *, params: Mapping[str, str] | None = None) -> bytes:
+            answer = await super().request(method, path, params=params)
+            await asyncio.sleep(0 if len(self.asked) == 1 else 2)
+            return answer
+
+        async def stream_lines(self, path: str, *, params: Mapping[str, str], silence: float) -> AsyncIterator[bytes]:
+            await asyncio.sleep(1)
+            yield event("ADDED", item("c", 12, "late"))
+            yield event("MODIFIED", item("a", 11, "newer"))
+            await asyncio.sleep(silence)
+
+    script = Slow([page([item("a", 1, "x")], revision=5), page([item("a", 7, "old")], revision=9)])
+    async with following(script) as watcher:
+        await watcher.reflector.refresh()
+        assert dict(watcher.reflector.objects) == {"ns/a": "newer", "ns/c": "late"}
+
+
+async def test_a_refresh_is_repeated_until_it_works() -> None:
+    script = Script([page([], revision=5), Unreachable("down"), ApiError(429, "", "busy"), page([item("a", 8, "y")], revision=8)])
+    async with following(script) as watcher:
+        await watcher.reflector.refresh()
+        assert dict(watcher.reflector.objects) == {"ns/a": "y"}
+
+
 _names = st.sampled_from("abc")
 _happenings = st.lists(st.tuples(_names, st.sampled_from(["set", "delete", "reset", "expire"])), max_size=12)
 
