@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 import yaml
 
 from benchmarks.scheduler import load
-from benchmarks.scheduler.options import CannotMeasure
 from mica_api import names
 from mica_box.child import Child, free_port
 from mica_box.running import RunningBox
@@ -25,7 +24,6 @@ NO_SCORES: Final = "stock without scoring"
 _CLIENT: Final = {"qps": 1000, "burst": 2000}
 """As in the chart: with its default of 50 a second every scheduler would wait for its own client."""
 _ADMITTED_WITHIN_S: Final = 20.0
-_LOOKS: Final = 1000
 
 
 class Contender(Protocol):
@@ -41,11 +39,8 @@ class Contender(Protocol):
         ...
 
     def start(self) -> dict[str, Child]:
-        """Start to schedule; the processes whose time counts, by name. The one called kube-scheduler can be paused."""
-        ...
-
-    async def before_pause(self, client: KubeClient) -> None:
-        """Until kube-scheduler can be paused for a while without losing what it needs to go on."""
+        """Start to schedule; the processes whose time counts, by name. The one called kube-scheduler may be stopped
+        and started again."""
         ...
 
     async def stop(self, client: KubeClient) -> None:
@@ -71,9 +66,6 @@ class Stock:
         """See Contender."""
         self.child.start()
         return {"kube-scheduler": self.child}
-
-    async def before_pause(self, client: KubeClient) -> None:
-        """It has no Lease."""
 
     async def stop(self, client: KubeClient) -> None:
         """See Contender."""
@@ -101,16 +93,6 @@ class Ours:
         """See Contender."""
         self.pair.scheduler.start()
         return {"kube-scheduler": self.pair.scheduler, "extender": self.pair.extender}
-
-    async def before_pause(self, client: KubeClient) -> None:
-        """Until the Lease has just been renewed: paused in the middle of a renewal, kube-scheduler would end when it goes on."""
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{self.pair.namespace}/leases/{names.SCHEDULER_NAME}"
-        before = (await client.get(path))["spec"]["renewTime"]
-        for _ in range(_LOOKS):
-            await asyncio.sleep(0.02)
-            if (await client.get(path))["spec"]["renewTime"] != before:
-                return await asyncio.sleep(0.1)
-        raise CannotMeasure(f"kube-scheduler does not renew its Lease:\n{self.pair.scheduler.tail()}")
 
     async def stop(self, client: KubeClient) -> None:
         """See Contender."""
@@ -141,7 +123,6 @@ def _stock(box: RunningBox, folder: Path, name: str, more: Mapping[str, Any]) ->
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {**_CLIENT, "kubeconfig": str(kubeconfig)},
-        "leaderElection": {"leaderElect": False},
         **more,
     }
     slug = name.replace(" ", "-")

@@ -1,9 +1,9 @@
 """Pods per second through a real API server and a real kube-scheduler: ours against the stock profile, in one run.
 
-A cluster of 1,000 nodes × 8 GPUs with 5,000 running pods exists in the API only. Each contender in turn binds one pod, stands
-still while 3,000 pods are created, and is measured from the first of them bound to the last; then they are deleted. Contenders
-alternate, so that whatever else the machine does hits all of them; what counts is the ratio. Then, with ours: forty pods on one
-node, and how soon a pod that was refused is bound after room was made.
+A cluster of 1,000 nodes × 8 GPUs with 5,000 running pods exists in the API only. Each contender in turn binds one pod to see that
+it works, starts anew when 3,000 pods wait, and is measured from the first of them bound to the last; then they are deleted. They
+alternate, so that whatever else the machine does hits all of them; what counts is the ratio. Then, with ours: forty pods
+on one node, and how soon a pod that was refused is bound after room was made.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def figures(options: Options, *, scale: Scale | None = None, repeats: int = REPE
 
 
 async def _measure(box: RunningBox, folder: Path, scale: Scale, repeats: int) -> Sequence[Figure]:
-    pair = SchedulerPair(box, folder, namespace=RELEASE)
+    # A takeover from an earlier leader waits for that one's writes. Here the only extender outlives its kube-schedulers.
+    pair = SchedulerPair(box, folder, namespace=RELEASE, settings={"MICA_REQUIRE_LEASE": "false"})
     pair.install()
     box.kubectl("create", "namespace", NAMESPACE)
     box.kubectl("wait", "--for=create", "serviceaccount/default", "-n", NAMESPACE, "--timeout=30s")
@@ -112,17 +113,15 @@ class _Bench:
         """Let a contender bind all waiting pods once."""
         client, count = self._client, self._scale.waiting
         await contender.prepare(client)
-        children = contender.start()
-        await self._warm_up(children)
-        await contender.before_pause(client)
-        children["kube-scheduler"].pause()
+        await self._warm_up(children := contender.start())
+        children["kube-scheduler"].stop()
         await rig.create_pods(client, f"{contender.name}: {count} waiting pods", load.waiting(self._scale))
         requests, verbs = await rig.api_requests(client), _verbs(contender)
         bound = rig.Bound(count)
         async with rig.watching(client, "waiting", bound):
+            children = contender.start()
             clock = rig.CpuClock({**self._daemons, **{name: child.pid for name, child in children.items()}})
             bound.on_first = clock.restart
-            children["kube-scheduler"].resume()
             await bound.all(stalled=lambda: _logs(children))
             cpu = clock.seconds()
         await asyncio.sleep(1.0)  # events are sent after the fact

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -49,7 +48,6 @@ class Child:
         if self.child is None:
             return 0.0
         started = time.monotonic()
-        self.resume()
         self.child.kill() if kill else self.child.terminate()
         try:
             self.child.wait(STOP_WITHIN_S)
@@ -57,15 +55,6 @@ class Child:
             self.child.kill()
             self.child.wait()
         return time.monotonic() - started
-
-    def pause(self) -> None:
-        """Stop it where it is; to the others it looks like a process that hangs."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on, if it runs."""
-        if self.alive:
-            os.kill(self.pid, signal.SIGCONT)
 
     @property
     def alive(self) -> bool:
