@@ -153,7 +153,7 @@ class Reflector(Generic[T]):
         failures = 0
         while True:
             try:
-                await self._list()
+                await self._list(believe=False)
             except (_Expired, _Stale, KubeError, msgspec.DecodeError) as error:
                 _log.warning("list for a refresh failed", path=self._path, problem=str(error) or type(error).__name__)
             else:
@@ -182,7 +182,7 @@ class Reflector(Generic[T]):
         """One stream, after a list where the revision is not known; why it failed, or None when the server just ended it."""
         try:
             if not self._revision:
-                self._revision = await self._list()
+                self._revision = await self._list(believe=True)
             await self._watch()
         except _Expired:
             self._revision = ""
@@ -196,7 +196,8 @@ class Reflector(Generic[T]):
             return str(error)
         return None
 
-    async def _list(self) -> str:
+    async def _list(self, *, believe: bool) -> str:
+        """Revision of the list. ``believe``: one that stays older than the copy replaces it; the watch then begins from it."""
         seen: set[str] = set()
         token = ""
         known = self._newest
@@ -209,7 +210,7 @@ class Reflector(Generic[T]):
                     raise _Expired from error
                 raise
             if not token:
-                self._check_age(page.metadata.resourceVersion, known)
+                self._check_age(page.metadata.resourceVersion, known, believe=believe)
             for raw in page.items:
                 seen.add(self._store(bytes(raw)))
             token = page.metadata.continue_
@@ -221,15 +222,15 @@ class Reflector(Generic[T]):
         self._synced.set()
         return revision
 
-    def _check_age(self, revision: str, known: int) -> None:
+    def _check_age(self, revision: str, known: int, *, believe: bool) -> None:
         """Raises _Stale for a list from before what was ``known`` when it was asked for, unless that goes on."""
         number = _number(revision)
         if number >= known or not number:
             self._stale_lists = 0
             self._newest = max(number, self._newest)
             return
-        self._stale_lists += 1
-        if self._stale_lists <= _STALE_LISTS:
+        self._stale_lists += believe
+        if not believe or self._stale_lists <= _STALE_LISTS:
             raise _Stale(f"list of revision {revision} is older than {known}, which was seen already")
         _log.error("revisions of the API server went back; its lists are believed", path=self._path, revision=revision)
         self._stale_lists, self._newest = 0, number

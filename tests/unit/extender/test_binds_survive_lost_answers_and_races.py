@@ -70,6 +70,20 @@ async def test_a_conflict_about_the_revision_alone_is_tried_once_more(world: Wor
     assert [pod.revision for pod in api.sent] == ["1", "7"]
 
 
+async def test_a_second_try_chooses_its_cards_anew(world: World) -> None:
+    """Between the tries the node's agent reports that the first choice is held by somebody else."""
+
+    class Meanwhile(Scripted):
+        async def read(self, pod: PodRecord) -> PodRecord:
+            gpus = [{"uuid": "GPU-n1-0", "memoryMiB": 81920, "cores": 100}]
+            world.see_node(node_body("n1", slices=[{"podUID": "ghost", "container": "c", "gpus": gpus}]))
+            return await super().read(pod)
+
+    api = Meanwhile(BindingRefused("409", conflict=True), None, stored=pod_body(revision="7"))
+    assert await binder(world, api).bind(ASK) == ""
+    assert world.used("n1") == [(81920, 100, 1), (3072, 20, 1)]
+
+
 async def test_a_second_conflict_gives_the_cards_back(world: World) -> None:
     conflict = BindingRefused("409", conflict=True)
     api = Scripted(conflict, conflict, stored=pod_body(revision="7"))

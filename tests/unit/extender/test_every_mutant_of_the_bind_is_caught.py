@@ -32,7 +32,7 @@ DIRECTED = {
     "no-resource-version": f"{SINGLE}::test_a_binding_names_the_pod_it_was_decided_for_and_when_the_server_must_give_up",
     "retry-does-not-join": f"{ANSWERS}::test_calls_for_one_pod_join_one_write",
     "server-does-not-give-up": f"{SINGLE}::test_a_binding_names_the_pod_it_was_decided_for_and_when_the_server_must_give_up",
-    "write-of-another-term": f"{SINGLE}::test_a_decision_of_an_earlier_term_is_not_written_again",
+    "second-try-without-a-look": f"{ANSWERS}::test_a_second_try_chooses_its_cards_anew",
 }
 """Mutants that took more than LIMIT stories, or nearly, and the test that sees them at once."""
 ELSEWHERE = {"ignorable-true"}

@@ -123,7 +123,7 @@ class Binder:
         try:
             await self._write(attempt)
         except _Stale as stale:
-            await self._write_again(replace(attempt, pod=stale.pod, sent_at=self._clock()))
+            await self._write_again(replace(attempt, pod=stale.pod))
 
     async def _let_the_watch_catch_up(self, question: BindQuestion) -> None:
         """kube-scheduler's watch is another one than ours: it may ask for a pod that ours shows a moment later."""
@@ -162,16 +162,18 @@ class Binder:
         return verdict.shares
 
     async def _write_again(self, attempt: _Attempt) -> None:
-        """One more try with the pod's present revision; the reservation has been kept.
+        """One more try with the pod's present revision, which the first cannot land on any more, and with cards chosen anew.
 
-        Only in the term of the decision: another leader in between may have given the cards away.
+        What is known of the node may have changed meanwhile. Only in the term of the first try: after another leader's, the pod
+        has to come back through filter.
         """
         pod = attempt.pod
+        self._ledger.release(pod.uid)
         if self._leadership.term() != attempt.term:
-            self._ledger.release(pod.uid)
             raise Declined("this replica no longer leads")
+        shares = self._reserve(pod, attempt.node)
         try:
-            await self._write(attempt)
+            await self._write(replace(attempt, shares=shares, sent_at=self._clock()))
         except _Stale as stale:
             self._ledger.release(pod.uid)
             raise Declined(f"pod {pod.key} changed twice while it was bound; try again") from stale

@@ -44,6 +44,7 @@ class Client:
         self._outage = outage
         self._on_bind = on_bind
         self._seen = 0
+        self._lists = 0
         self._journeys: set[asyncio.Task[None]] = set()
 
     async def request(
@@ -134,7 +135,8 @@ class Client:
         """A list; of a process that has seen more already perhaps one of the past, as no API server should answer."""
         kind = self._store.kinds[name]
         revision, objects = self._store.revision, kind.raw
-        if kind.revisions and self._seen > kind.revisions[0] and self._strikes.drawn(0.5):
+        self._lists += 1
+        if kind.revisions and self._seen > kind.revisions[0] and self._lists % 4 and self._strikes.drawn(0.5):
             past = [r for r in kind.revisions if r < self._seen]
             if past:
                 revision = self._random.choice(past[-6:])
