@@ -18,7 +18,7 @@ from .harness.story import Plan, tell
 RUNS = 10_000
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_no_interleaving_gives_a_card_twice_leaks_a_slice_or_forgets_a_pod() -> None:
     found = told(0, RUNS, processes=os.cpu_count() or 1)
     print(f"\n{found.totals['runs']} interleavings, {found.totals['bindings']} Bindings, {found.cpu_s:.0f} CPU-s")
