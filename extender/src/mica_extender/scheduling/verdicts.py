@@ -94,8 +94,9 @@ class Judge:
     async def _decide(self, known: _Known, rows: Int32, effort: Effort, unfinished: dict[int, tuple[int, bool]]) -> None:
         at = self._fleet.version[rows]
         found = self._kernel.evaluate(self._fleet, known.compiled, rows)
-        known.codes[rows], known.permanent[rows] = found.codes, found.permanent
         decided = found.codes != UNDECIDED
+        # What is undecided keeps its old verdict until it has a new one: another request may read it in the pauses below.
+        known.codes[rows[decided]], known.permanent[rows[decided]] = found.codes[decided], found.permanent[decided]
         known.decided_at[rows[decided]] = at[decided]
         for row in rows[~decided].tolist():
             await effort.pause()
@@ -120,8 +121,8 @@ class Judge:
             scored = native_scores(self._kernel.library, self._fleet, known.compiled, tables, rows)
         else:
             scored = numpy_scores(self._fleet, known.compiled, tables, rows)
-        known.scores[rows] = scored
         decided = scored != UNSCORED
+        known.scores[rows[decided]] = scored[decided]
         known.scored_at[rows[decided]] = self._fleet.version[rows[decided]]
         for row in rows[~decided].tolist():
             await effort.pause()
