@@ -95,6 +95,48 @@ def run(
     os.execve(sys.executable, [sys.executable, "-m", "mica_router"], environment)
 
 
+@app.command("simulate")
+def simulate_command(
+    trace: Annotated[Path | None, typer.Option(help="Folder of the openb trace (Alibaba cluster-trace-gpu-v2023).")] = None,
+    pods: Annotated[str, typer.Option("--list", help="Pod list of the trace: default, cpu200, gpushare40, …")] = "default",
+    snapshot: Annotated[
+        list[Path] | None,
+        typer.Option(help="File with VGPUNodes and pods as kubectl get -o json or yaml gives them; repeatable."),
+    ] = None,
+    waiting_only: Annotated[bool, typer.Option(help="Leave the snapshot's running pods where they are.")] = False,
+    policy: Annotated[list[str] | None, typer.Option(help="Policy to simulate, the first is compared; repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Replays of each policy.")] = 10,
+    load: Annotated[float, typer.Option(min=0.01, max=10, help="GPU that pods of the trace ask for, over capacity.")] = 1.3,
+    sample: Annotated[int, typer.Option(min=0, max=100, help="percentageOfNodesToScore; 0 is the adaptive default.")] = 0,
+    processes: Annotated[int, typer.Option(min=0, max=1024, help="Replays at a time; 0: one for each core.")] = 0,
+    log: Annotated[
+        Path | None, typer.Option(help="File for one JSON line per pod: its node and cards, or why it failed.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for an SVG picture of allocation against arrivals.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures as JSON.")] = None,
+) -> None:
+    """Replay a trace or a snapshot through the placement engine and compare policies."""
+    # Not at the top: the other commands start without numpy.
+    from mica_cli.simulate import Request, main
+
+    options = Request(
+        trace=trace,
+        pods=pods,
+        snapshot=tuple(snapshot or ()),
+        waiting_only=waiting_only,
+        policies=tuple(policy or ()),
+        seeds=seeds,
+        load=load,
+        sample=sample,
+        processes=processes,
+        log=log,
+        plot=plot,
+        figures=json_file,
+    )
+    if problem := main(options):
+        _fail(problem)
+
+
 def _fail(message: str) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mica_api.allocation import GPUShare
 from mica_extender.placement.model import NodeState, Shape
 
 
@@ -41,13 +42,21 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of one pod: its node and cards, or why it failed. ``refused``: it failed although it fits on a node."""
+    """What became of one pod: its node and the shares of each container, or why it failed.
+
+    ``refused``: it failed although it fits on a node.
+    """
 
     job: Job
     node: str = ""
-    cards: tuple[str, ...] = ()
+    shares: tuple[tuple[GPUShare, ...], ...] = ()
     reason: str = ""
     refused: bool = False
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """UUIDs of the cards, each once, in the order of the containers."""
+        return tuple(dict.fromkeys(share.uuid for shares in self.shares for share in shares))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
+from mica_api.allocation import GPUShare
 from mica_api.request import ContainerRequest
 from mica_extender.simulator.model import Job, Machine
 
@@ -42,27 +43,22 @@ class Books:
             self._usable[row, at] = card.healthy and not card.cordoned and node.ready
             self._models.setdefault(card.model, []).append((row, at))
 
-    def take(self, job: Job, node: str, cards: Sequence[str]) -> None:
-        """Write a placement down. Raises Overcommitted for one that takes what is not there."""
+    def take(self, job: Job, node: str, shares: Sequence[Sequence[GPUShare]]) -> None:
+        """Write a placement down. Raises Overcommitted for one that takes what is not there or is not what the pod asked for."""
         row = self._at[node]
-        asking = [one for one in job.shape.request.containers if one.asks]
         self._cpu[row] -= job.shape.cpu_milli
         self._memory[row] -= job.memory_mib
-        if len(asking) > 1:
-            raise NotImplementedError("the books are kept for pods of one asking container")
-        places = [self._card[uuid] for uuid in cards]
-        wanted = asking[0] if asking else ContainerRequest("none")
-        if len(set(places)) != wanted.number or any(owner != row for owner, _ in places):
-            raise Overcommitted(f"{job.name} asks for {wanted.number} GPUs of one node and got {list(cards)} on {node}")
-        room = self._room(job, wanted)
-        for place in places:
-            if not room[place]:
-                raise Overcommitted(f"{job.name} was put on {node}, where card {place[1]} has no room for it")
-            self._mib[place] -= wanted.memory_on(int(self._physical[place]))
-            self._cores[place] -= self._full[place] if wanted.cores == 100 else wanted.cores
-            self._slices[place] += 1
         if self._cpu[row] < 0 or self._memory[row] < 0:
             raise Overcommitted(f"{job.name} was put on {node}, which has not enough CPU or memory")
+        for wanted, given in zip(job.shape.request.containers, shares, strict=True):
+            places = [self._card[share.uuid] for share in given]
+            if len(set(places)) != wanted.number or any(owner != row for owner, _ in places):
+                raise Overcommitted(f"{job.name} asks for {wanted.number} GPUs of one node and got {given} on {node}")
+            room = self._room(job, wanted) if places else None
+            for place in places:
+                if room is None or not room[place]:
+                    raise Overcommitted(f"{job.name} was put on {node}, where card {place[1]} has no room for it")
+                self._charge(place, wanted)
 
     def fits_on(self, job: Job) -> str | None:
         """A machine on which the pod fits, or None when there is none at all: every machine is looked at."""
@@ -90,6 +86,11 @@ class Books:
             room[self._card[uuid]] &= selection.accepts_uuid(uuid)
         return room
 
+    def _charge(self, place: tuple[int, int], wanted: ContainerRequest) -> None:
+        self._mib[place] -= wanted.memory_on(int(self._physical[place]))
+        self._cores[place] -= self._full[place] if wanted.cores == 100 else wanted.cores
+        self._slices[place] += 1
+
     def _together(self, job: Job, asking: Sequence[ContainerRequest], row: int) -> bool:
         """All combinations of cards for several containers of one pod, one container after the other."""
         wanted, rest = asking[0], asking[1:]
@@ -97,9 +98,7 @@ class Books:
             places = [(row, at) for at in chosen]
             kept = [(self._mib[p], self._cores[p], self._slices[p]) for p in places]
             for place in places:
-                self._mib[place] -= wanted.memory_on(int(self._physical[place]))
-                self._cores[place] -= self._full[place] if wanted.cores == 100 else wanted.cores
-                self._slices[place] += 1
+                self._charge(place, wanted)
             found = not rest or self._together(job, rest, row)
             for place, (mib, cores, slices) in zip(places, kept, strict=True):
                 self._mib[place], self._cores[place], self._slices[place] = mib, cores, slices

@@ -54,7 +54,7 @@ def replay(
     for count, job in enumerate(scenario.jobs, start=1):
         decision = scheduler.decide(job)
         if decision.node:
-            books.take(job, decision.node, decision.cards)
+            books.take(job, decision.node, decision.shares)
             placed += job.gpu_milli
         elif (where := books.fits_on(job)) is not None:
             decision = Decision(job, reason=f"{decision.reason}; it would fit on {where}", refused=True)
@@ -97,7 +97,8 @@ class _Scheduler:
         placement = self._policy.place(job, row)
         if placement is None:
             return Decision(job, reason=f"no cards on {self._world.machines[row].state.name} after all")
-        return Decision(job, self._world.machines[row].state.name, self._world.place(job, row, placement))
+        self._world.place(job, row, placement)
+        return Decision(job, self._world.machines[row].state.name, placement.shares)
 
     def _sample(self, job: Job) -> Int32:
         """Rows that pass kube-scheduler's own filters, in its order, until there are enough."""

@@ -48,8 +48,8 @@ class World:
             passed &= self._accepts(job.shape) & (self._free >= (slices, memory, cores)).all(axis=1)
         return passed
 
-    def place(self, job: Job, row: int, placement: Placement) -> tuple[str, ...]:
-        """Take what the pod takes. The UUIDs of its cards."""
+    def place(self, job: Job, row: int, placement: Placement) -> None:
+        """Take what the pod takes."""
         state = self.fleet.state(row)
         taken = charges(job.shape.request, placement, state.cards)
         for at, card in enumerate(state.cards):
@@ -60,7 +60,6 @@ class World:
         if state.cpu_left >= 0 and job.shape.cpu_milli:
             self.fleet.set_cpu_left(row, state.cpu_left - job.shape.cpu_milli)
         self._free[row] = self._sums(row)
-        return tuple(taken)
 
     def gpus_in_use(self) -> int:
         """Cards that hold a slice."""
