@@ -1,4 +1,7 @@
-"""Which pool a node belongs to. One rule, used by the node agent alone; everybody else reads ``VGPUNode.spec.pool``."""
+"""Which pool a node belongs to. One rule for the node agent and, for nodes that do not exist yet, the extender.
+
+Everybody else reads ``VGPUNode.spec.pool``.
+"""
 
 from __future__ import annotations
 

@@ -42,6 +42,8 @@ _REFUSED: Final = frozenset(
         "nvidia.com/gpucores",
     }
 )
+SELECTION_ANNOTATIONS: Final = frozenset({*_ALIASES, *_ALIASES.values(), *_SATISFIED, *_REFUSED})
+"""All that ``read_selection`` looks at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from mica_api import names
 from mica_api.allocation import GPUShare, encode_pod_allocation
 from mica_api.request import ContainerRequest, PodRequest
 from mica_extender.placement import Code, Placement, Rejection, Shape, Verdict, choose
-from mica_extender.state.records import PoolRecord
+from mica_extender.state.records import PoolRecord, decode_pod
 from mica_runtime.reflector import Change
 
 from .conftest import World, node_body, pod_body
@@ -134,19 +135,19 @@ def test_a_state_of_a_node_is_the_same_object_until_something_changes(world: Wor
 
 
 def test_the_pools_policies_reach_its_nodes(world: World) -> None:
-    world.ledger.apply_pool(Change("default", None, PoolRecord("default", node_policy="spread", gpu_policy="spread")))
+    world.ledger.apply_pool(Change("default", None, PoolRecord("default", node_policy="spread", gpu_policy=("spread",))))
     state = world.ledger.node("n1")
     assert state is not None
-    assert (state.node_policy, state.gpu_policy) == ("spread", "spread")
+    assert (state.node_policy, state.gpu_policy) == ("spread", ("spread",))
 
 
 def test_a_pool_that_is_written_again_unchanged_announces_nothing_and_keeps_every_state(world: World) -> None:
-    pool = PoolRecord("default", node_policy="spread", gpu_policy="spread")
+    pool = PoolRecord("default", node_policy="spread", gpu_policy=("spread",))
     quiet = world.gains
     world.ledger.apply_pool(Change("default", None, pool))
     assert world.gains == quiet, "a policy makes no pod fit that did not"
     before = world.ledger.node("n1")
-    world.ledger.apply_pool(Change("default", pool, PoolRecord("default", node_policy="spread", gpu_policy="spread")))
+    world.ledger.apply_pool(Change("default", pool, PoolRecord("default", node_policy="spread", gpu_policy=("spread",))))
     assert world.gains == quiet
     assert world.ledger.node("n1") is before
 
@@ -190,3 +191,27 @@ def test_a_node_whose_agent_is_away_takes_nothing_and_is_announced_when_it_is_ba
     world.see_node(node_body("n1", conditions=[{"type": "Ready", "status": "True"}]))
     assert isinstance(verdict(), Placement)
     assert world.gains == before + 1
+
+
+def test_a_pool_that_no_longer_demands_empty_cards_announces_a_gain(world: World) -> None:
+    strict, loose = PoolRecord("default", gpu_policy=("mutex",)), PoolRecord("default", gpu_policy=("binpack",))
+    world.ledger.apply_pool(Change("default", None, strict))
+    before = world.gains
+    world.ledger.apply_pool(Change("default", strict, loose))
+    assert world.gains == before + 1
+    world.ledger.apply_pool(Change("default", loose, strict))
+    assert world.gains == before + 1
+
+
+def test_pods_that_differ_in_what_decides_nothing_share_one_shape() -> None:
+    one, other, different = (
+        decode_pod(json.dumps(pod_body(name, annotations=annotations)).encode()).shape
+        for name, annotations in (
+            ("a", {"example.com/checksum": "1" * 10_000}),
+            ("b", {"example.com/checksum": "2" * 10_000}),
+            ("c", {"nvidia.com/use-gputype": "A100"}),
+        )
+    )
+    assert one is not None
+    assert one is other
+    assert one != different

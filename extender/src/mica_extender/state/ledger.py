@@ -145,7 +145,7 @@ class Ledger:
     def apply_pool(self, change: Change[PoolRecord]) -> None:
         """A VGPUPool appeared, changed or went away.
 
-        Most events are writes of its status. Its policies decide which cards are better, never whether a pod fits.
+        Most events are writes of its status. Its policies decide which cards are better, and ``mutex`` also whether a pod fits.
         """
         if change.new == self._pools.get(change.key):
             return
@@ -306,6 +306,8 @@ class Ledger:
 def gained(before: NodeState | None, after: NodeState) -> bool:
     """Whether a pod that did not fit before could fit now."""
     if before is None or after.max_slices > before.max_slices or (after.ready and not before.ready):
+        return True
+    if "mutex" in before.gpu_policy and "mutex" not in after.gpu_policy:
         return True
     old = {card.uuid: card for card in before.cards}
     return any(card.uuid not in old or _better(old[card.uuid], card) for card in after.cards)

@@ -26,7 +26,7 @@ from mica_api.policies import (
     parse_node_policy,
 )
 from mica_api.request import InvalidRequest, read_request
-from mica_api.selection import read_selection
+from mica_api.selection import SELECTION_ANNOTATIONS, read_selection
 from mica_api.sharing import NO_OVERCOMMIT, Sharing
 from mica_extender.placement import Card, Shape
 from mica_extender.placement.topology import link_rate
@@ -311,7 +311,7 @@ class _Shapes:
     def of(self, containers: list[_Container], annotations: Mapping[str, str], cpu_milli: int) -> tuple[Shape | None, str]:
         """The shape of a pod, or None and what is wrong with its request."""
         limits = tuple((c.name, tuple((c.resources.limits or {}).items())) for c in containers)
-        deciding = tuple(item for item in annotations.items() if not item[0].startswith(names.ALLOCATION_PREFIX))
+        deciding = tuple(item for item in annotations.items() if item[0] in _DECIDING)
         key = (limits, deciding, cpu_milli)
         known = self._known.get(key)
         if known is None:
@@ -322,6 +322,8 @@ class _Shapes:
 
 
 MAX_SHAPES: Final = 4096
+_DECIDING: Final = SELECTION_ANNOTATIONS | {names.ANNOTATION_REQUEST}
+"""What a shape is read from. The others are many, large and different for every pod."""
 _shapes: Final = _Shapes()
 
 
