@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mica_extender.placement import NodeState
+from mica_api.request import PodRequest
+from mica_extender.placement import NodeState, Shape
 from mica_extender.placement.answers import REASONS, Answers, KnownNames, NativeAnswers, PythonAnswers
 from mica_extender.placement.fleet import Fleet
 from mica_extender.placement.kernels import load_native
+from mica_extender.scheduling.verbs import FilterReply, Replies
 
 KNOWN = ("n0", "node-1.example", "n2", "ü", 'quo"ted', "")
 
@@ -92,3 +95,12 @@ def test_names_are_looked_up_anew_when_a_node_has_come_or_gone() -> None:
 
 def test_an_answer_has_at_most_twenty_distinct_reasons() -> None:
     assert len(set(REASONS)) <= 20
+
+
+def test_answers_are_forgotten_by_what_they_take_in_all() -> None:
+    """Also when the names are many and the answers short, or nothing but many."""
+    for raw, most in ((b"[" + b" " * 2**20 + b"]", 16), (b"[]", 2**14)):
+        replies, listed = Replies(), replace(PythonAnswers().read_names(fleet(), raw), raw=raw)
+        for clock in range(2 * most):
+            replies.put(Shape(PodRequest(()), cpu_milli=clock), listed, clock, FilterReply(b"{}", {}))
+        assert 0 < len(replies) <= most

@@ -23,7 +23,9 @@ from mica_extender.scheduling.wire import FilterAnswer, NodeQuestion, PreemptQue
 from mica_extender.state.ledger import Ledger
 
 REPLIES_BYTES: Final = 16 * 2**20
-"""Answers of filter that are kept, in all; one of 5,000 failing nodes is 300 KB."""
+"""Answers of filter that are kept, in all and with their names; one of 5,000 failing nodes is 300 KB."""
+_REPLY_BYTES: Final = 2048
+"""What keeping an answer costs beside its texts."""
 NO_PRIORITIES: Final = b"[]"
 _NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
 Template = Callable[[bytes], NodeState | None]
@@ -47,7 +49,7 @@ class NodeVerbs:
         self._judge = Judge(ledger, kernel)
         self._answers = answers
         self._names = KnownNames(answers)
-        self._replies = _Replies()
+        self._replies = Replies()
         self._template = template
 
     async def filter(self, question: NodeQuestion) -> FilterReply:
@@ -120,12 +122,15 @@ class NodeVerbs:
         return (_NUMBERS[verdict.code], verdict.permanent) if isinstance(verdict, Rejection) else (FITS, False)
 
 
-class _Replies:
+class Replies:
     """Answers of filter for the same names and an unchanged fleet. Bounded by their size."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, Shape], tuple[NameList, int, FilterReply]] = OrderedDict()
         self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def get(self, shape: Shape, names: NameList, clock: int) -> FilterReply | None:
         """The answer of before, when nothing at all has changed since."""
@@ -136,11 +141,15 @@ class _Replies:
         """Keep an answer. The names stay alive with it, so that their identity stays theirs."""
         key = (id(names), shape)
         old = self._known.pop(key, None)
-        self._size += len(reply.body) - (len(old[2].body) if old else 0)
+        self._size += _bytes(names, reply) - (_bytes(names, old[2]) if old else 0)
         self._known[key] = (names, clock, reply)
         while self._size > REPLIES_BYTES:
-            _, (_, _, dropped) = self._known.popitem(last=False)
-            self._size -= len(dropped.body)
+            _, (listed, _, dropped) = self._known.popitem(last=False)
+            self._size -= _bytes(listed, dropped)
+
+
+def _bytes(names: NameList, reply: FilterReply) -> int:
+    return len(reply.body) + len(names.raw) + _REPLY_BYTES
 
 
 async def confirm_victims(question: PreemptQuestion, ledger: Ledger) -> Mapping[str, Victims]:

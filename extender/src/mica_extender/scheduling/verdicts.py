@@ -88,7 +88,9 @@ class Judge:
         stale = fitting[self._fleet.version[fitting] != known.scored_at[fitting]]
         for part in self._parts(stale):
             await effort.share(len(part) / self._kernel.at_once)
-            await self._score(known, part, effort)
+            # Scores are of nodes on which the pod fits, and a pause may have put another node in the place of one.
+            same = (self._fleet.version[part] == known.decided_at[part]) & (known.codes[part] == FITS)
+            await self._score(known, part[same], effort)
         return np.where(found.codes == FITS, known.scores[rows], np.int64(0))
 
     async def _decide(self, known: _Known, rows: Int32, effort: Effort, unfinished: dict[int, tuple[int, bool]]) -> None:
