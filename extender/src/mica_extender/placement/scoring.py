@@ -78,9 +78,10 @@ def native_scores(library: ctypes.CDLL, fleet: Fleet, shape: CompiledShape, tabl
     """Scores of nodes on which the pod fits, by the C kernel."""
     codes, scores = np.zeros(len(rows), np.uint8), np.empty(len(rows), np.int64)
     rows = np.ascontiguousarray(rows, np.int32)
+    tables = tables.refresh(fleet)  # a name of their own: the pointers do not keep them alive
     done = library.mica_score(
         *(ctypes.byref(native_fleet(fleet)), ctypes.byref(shape.refresh(fleet).native)),
-        ctypes.byref(tables.refresh(fleet).native),
+        ctypes.byref(tables.native),
         *(ctypes.c_void_p(rows.ctypes.data), ctypes.c_int64(len(rows))),
         *(ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(scores.ctypes.data)),
     )
