@@ -49,7 +49,10 @@ kernel: venv ## the C kernel of the placement engine, into its package
 	@$(PY) extender/build_kernel.py --unless-current
 
 unit: venv shim kernel
-	@$(PYTEST) -n auto tests/unit
+	@$(PYTEST) -n auto -m "not exhaustive" tests/unit
+
+exhaustive: venv shim kernel ## unit tests that take minutes of CPU: 10,000 interleavings, mutants, fuzz
+	@$(PYTEST) -n auto -m exhaustive tests/unit
 
 check: lint types layers drift unit ## the fast loop: format, lint, types, layers, generated files, unit tests
 
@@ -74,6 +77,7 @@ chart: venv binaries ## tests of the Helm chart
 
 test: ## everything that CI runs
 	@$(MAKE) check
+	@$(MAKE) exhaustive
 	@$(MAKE) chart
 	@$(MAKE) integration
 	@$(MAKE) e2e

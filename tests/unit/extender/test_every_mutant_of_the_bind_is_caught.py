@@ -55,7 +55,8 @@ def mutated(name: str, folder: Path) -> list[Path]:
     return [folder / source.relative_to(ROOT) for source in sources]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DIRECTED])
 def test_interleavings_catch(name: str, tmp_path: Path) -> None:
     found = told(0, LIMIT, processes=1, sources=mutated(name, tmp_path), until_caught=True)
@@ -63,7 +64,8 @@ def test_interleavings_catch(name: str, tmp_path: Path) -> None:
     assert found.problems, f"{name} was not caught in {LIMIT} stories: give it a directed test"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.exhaustive
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", sorted(DIRECTED))
 def test_a_directed_test_catches(name: str, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", DIRECTED[name]]

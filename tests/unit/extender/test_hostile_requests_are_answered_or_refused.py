@@ -235,6 +235,7 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 async def test_ten_thousand_malformed_requests_change_nothing(server: Server) -> None:
     malice = Malice(5)

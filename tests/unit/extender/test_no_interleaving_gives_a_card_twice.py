@@ -16,8 +16,16 @@ from .harness.runs import told
 from .harness.story import Plan, tell
 
 RUNS = 10_000
+FEW = 200
 
 
+def test_a_few_hundred_interleavings_give_no_card_twice() -> None:
+    found = told(0, FEW, processes=1)
+    assert found.problems == {}
+    assert found.totals["runs"] == FEW
+
+
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_no_interleaving_gives_a_card_twice_leaks_a_slice_or_forgets_a_pod() -> None:
     found = told(0, RUNS, processes=os.cpu_count() or 1)
