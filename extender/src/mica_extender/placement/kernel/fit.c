@@ -123,6 +123,17 @@ static int pair_fits(const question *q, const mica_container *second)
     return 0;
 }
 
+int mica_is_pair(const mica_shape *shape)
+{
+    return shape->together && shape->containers == 2 && shape->container[0].number == 1 && shape->container[1].number == 1;
+}
+
+int mica_takes_both(const mica_fleet *fleet, const mica_shape *shape, int64_t card, int mutex)
+{
+    question q = {fleet, shape, shape->container, card, 1, mutex};
+    return takes_both(&q, shape->container + 1, card);
+}
+
 static uint8_t verdict(const mica_fleet *fleet, const mica_shape *shape, int32_t node, uint8_t *permanent)
 {
     question q = {fleet, shape, shape->container, fleet->first_card[node], fleet->card_count[node], mica_mutex(fleet, shape, node)};
@@ -136,9 +147,7 @@ static uint8_t verdict(const mica_fleet *fleet, const mica_shape *shape, int32_t
     uint8_t code = alone(&q, permanent);
     if (code != MICA_FITS || shape->containers == 1)
         return code;
-    const mica_container *second = shape->container + 1;
-    int pair = shape->together && shape->containers == 2 && q.wanted->number == 1 && second->number == 1;
-    return pair && pair_fits(&q, second) ? MICA_FITS : MICA_UNDECIDED;
+    return mica_is_pair(shape) && pair_fits(&q, shape->container + 1) ? MICA_FITS : MICA_UNDECIDED;
 }
 
 void mica_evaluate(const mica_fleet *fleet, const mica_shape *shape, const int32_t *nodes, int64_t count, uint8_t *codes,
@@ -158,7 +167,7 @@ int mica_score(const mica_fleet *fleet, const mica_shape *shape, const mica_mix 
                const uint8_t *codes, int64_t *scores)
 {
     uint8_t card_codes[MICA_MAX_NODE_CARDS];
-    if (!mica_score_node || !mix || shape->containers > 1 || shape->numa_bind)
+    if (!mica_score_node || !mix || (shape->containers > 1 && !shape->together) || shape->numa_bind)
         return -1;
     for (int64_t i = 0; i < count; i++) {
         scores[i] = 0;

@@ -99,6 +99,12 @@ MICA_EXPORT const char *mica_kernel_digest(void);
 /* check.check_card: MICA_FITS, or the first check that the card fails under a card policy with or without mutex. */
 int mica_check_card(const mica_fleet *fleet, const mica_shape *shape, const mica_container *wanted, int64_t card, int mutex);
 
+/* Whether the shape is two containers of one GPU each that run at the same time. */
+int mica_is_pair(const mica_shape *shape);
+
+/* Whether a card that takes the first container of a pair takes the second beside it. */
+int mica_takes_both(const mica_fleet *fleet, const mica_shape *shape, int64_t card, int mutex);
+
 /* Whether the card policy that counts on the node, the pod's own or the node's, holds mutex. */
 static inline int mica_mutex(const mica_fleet *fleet, const mica_shape *shape, int32_t node)
 {
@@ -110,7 +116,7 @@ MICA_EXPORT void mica_evaluate(const mica_fleet *fleet, const mica_shape *shape,
                    uint8_t *permanent);
 
 /* Score of a node on which the pod fits: score.score after the placement that fit.py would choose; -1 where only they can tell.
- * A shape of at most one asking container; card_codes has mica_check_card of each of the node's cards. Defined in score.c.
+ * card_codes has mica_check_card of each of the node's cards for the first container. Defined in score.c.
  */
 __attribute__((weak)) int64_t mica_score_node(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
                                               const uint8_t *card_codes);

@@ -1,4 +1,4 @@
-/* score.py for at most one asking container: the same terms in the same integers. */
+/* score.py for at most one asking container, and for two of one GPU each: the same terms in the same integers. */
 #include "fleet.h"
 
 enum { LEVELS = 1000, MICRO = 1000000, FED_SHIFT = 10, LEFTOVER = 25, LEFT_GPU = 8, LEFT_CPU = 128 };
@@ -65,31 +65,36 @@ static int32_t keep(candidate *best, int32_t kept, int32_t number, candidate fou
     return kept < number ? kept + 1 : kept;
 }
 
-/* Millionths of a GPU that the placement costs: score._fragmentation with the cards that fragmentation.card_key puts first. */
-static int64_t fragmentation(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
-                             const uint8_t *card_codes)
+/* What a slice costs on a card on which so much is taken. */
+static candidate weigh(const mica_fleet *fleet, const mica_mix *mix, int64_t card, int64_t slices, int64_t used_mib, int64_t used_cores,
+                       const mica_container *wanted)
 {
-    candidate best[MICA_MAX_NODE_CARDS];
-    const mica_container *wanted = shape->containers ? shape->container : NULL;
-    int32_t kept = 0, cards = fleet->card_count[node];
-    int64_t first = fleet->first_card[node], free = 0, cost = 0;
-    for (int64_t card = first; card < first + cards; card++) {
-        int64_t share = free_share(fleet, card, fleet->used_mib[card], fleet->used_cores[card]);
-        free += share;
-        if (!wanted || card_codes[card - first] != MICA_FITS)
-            continue;
-        int64_t cores = wanted->cores >= 100 ? fleet->core_capacity[card] : wanted->cores;
-        int64_t memory = mica_memory_on(wanted, fleet->memory_mib[card]);
-        candidate found = {0, share, free_share(fleet, card, fleet->used_mib[card] + memory, fleet->used_cores[card] + cores)};
-        found.cost = waste(fleet, mix, card, found.after, fleet->slices[card] + 1) - waste(fleet, mix, card, share, fleet->slices[card]);
-        found.cost += mix->scarcity[fleet->model[card]] * (share - found.after) / LEVELS;
-        kept = keep(best, kept, wanted->number, found);
-    }
-    int64_t left = free;
-    for (int32_t i = 0; i < kept; i++) {
-        left -= best[i].before - best[i].after;
-        cost += best[i].cost;
-    }
+    int64_t cores = wanted->cores >= 100 ? fleet->core_capacity[card] : wanted->cores;
+    int64_t memory = mica_memory_on(wanted, fleet->memory_mib[card]);
+    candidate found = {0, free_share(fleet, card, used_mib, used_cores), free_share(fleet, card, used_mib + memory, used_cores + cores)};
+    found.cost = waste(fleet, mix, card, found.after, slices + 1) - waste(fleet, mix, card, found.before, slices);
+    found.cost += mix->scarcity[fleet->model[card]] * (found.before - found.after) / LEVELS;
+    return found;
+}
+
+static candidate weigh_now(const mica_fleet *fleet, const mica_mix *mix, int64_t card, const mica_container *wanted)
+{
+    return weigh(fleet, mix, card, fleet->slices[card], fleet->used_mib[card], fleet->used_cores[card], wanted);
+}
+
+/* Thousandths of a GPU that the node has free. */
+static int64_t free_of(const mica_fleet *fleet, int32_t node)
+{
+    int64_t first = fleet->first_card[node], free = 0;
+    for (int64_t card = first; card < first + fleet->card_count[node]; card++)
+        free += free_share(fleet, card, fleet->used_mib[card], fleet->used_cores[card]);
+    return free;
+}
+
+/* score._fragmentation when the cards cost `cost` and leave `left` of the `free` thousandths. */
+static int64_t total(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, int64_t free, int64_t left,
+                     int64_t cost)
+{
     cost += left * LEFTOVER / LEFT_GPU;
     if (fleet->cpu_left[node] >= 0) {
         int64_t cpu = fleet->cpu_left[node] - shape->cpu_milli;
@@ -97,6 +102,108 @@ static int64_t fragmentation(const mica_fleet *fleet, const mica_shape *shape, c
         cost += cpu * LEFTOVER / LEFT_CPU + starved(left, cpu, mix->fed) - starved(free, fleet->cpu_left[node], mix->fed);
     }
     return cost;
+}
+
+/* Millionths of a GPU that the placement costs: score._fragmentation with the cards that fragmentation.card_key puts first. */
+static int64_t fragmentation(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
+                             const uint8_t *card_codes)
+{
+    candidate best[MICA_MAX_NODE_CARDS];
+    const mica_container *wanted = shape->containers ? shape->container : NULL;
+    int32_t kept = 0, cards = fleet->card_count[node];
+    int64_t first = fleet->first_card[node], free = free_of(fleet, node), left = free, cost = 0;
+    for (int32_t i = 0; wanted && i < cards; i++)
+        if (card_codes[i] == MICA_FITS)
+            kept = keep(best, kept, wanted->number, weigh_now(fleet, mix, first + i, wanted));
+    for (int32_t i = 0; i < kept; i++) {
+        left -= best[i].before - best[i].after;
+        cost += best[i].cost;
+    }
+    return total(fleet, shape, mix, node, free, left, cost);
+}
+
+/* The cards of a node in the eyes of a pair of containers. */
+typedef struct {
+    int64_t first, free;
+    int32_t cards;
+    uint8_t fits[MICA_MAX_NODE_CARDS], fits_second[MICA_MAX_NODE_CARDS], takes_both[MICA_MAX_NODE_CARDS];
+    candidate alone[MICA_MAX_NODE_CARDS], second[MICA_MAX_NODE_CARDS], beside[MICA_MAX_NODE_CARDS];
+} pair;
+
+static void read_pair(pair *p, const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, const uint8_t *codes)
+{
+    const mica_container *one = shape->container, *two = one + 1;
+    int mutex = mica_mutex(fleet, shape, node);
+    p->first = fleet->first_card[node], p->free = free_of(fleet, node), p->cards = fleet->card_count[node];
+    for (int32_t i = 0; i < p->cards; i++) {
+        int64_t card = p->first + i;
+        p->fits[i] = codes[i] == MICA_FITS;
+        p->fits_second[i] = mica_check_card(fleet, shape, two, card, mutex) == MICA_FITS;
+        p->takes_both[i] = p->fits[i] && mica_takes_both(fleet, shape, card, mutex);
+        if (p->fits[i])
+            p->alone[i] = weigh_now(fleet, mix, card, one);
+        if (p->fits_second[i])
+            p->second[i] = weigh_now(fleet, mix, card, two);
+        if (p->takes_both[i])
+            p->beside[i] = weigh(fleet, mix, card, fleet->slices[card] + 1, fleet->used_mib[card] + mica_memory_on(one, fleet->memory_mib[card]),
+                                 fleet->used_cores[card] + one->cores, two);
+    }
+}
+
+/* Card j for the second container when the first has card i; NULL when it cannot have it. */
+static const candidate *second_on(const pair *p, int32_t i, int32_t j)
+{
+    if (i == j)
+        return p->takes_both[i] ? &p->beside[i] : NULL;
+    return p->fits_second[j] ? &p->second[j] : NULL;
+}
+
+/* What the pair costs on cards i and j. A card that has both is charged once, as a whole. */
+static int64_t cost_of(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, const pair *p, int32_t i,
+                       int32_t j)
+{
+    const candidate *one = &p->alone[i], *two = second_on(p, i, j);
+    int64_t cost = one->cost + two->cost, left = p->free - (one->before - one->after) - (two->before - two->after);
+    if (i == j) {
+        int64_t card = p->first + i, price = mix->scarcity[fleet->model[card]];
+        cost = waste(fleet, mix, card, two->after, fleet->slices[card] + 2) - waste(fleet, mix, card, one->before, fleet->slices[card]);
+        cost += price * (one->before - two->after) / LEVELS;
+    }
+    return total(fleet, shape, mix, node, p->free, left, cost);
+}
+
+/* Cost of two containers of one GPU each, on the cards that fit.py finds first: the best for the first that leave one for the second,
+ * and of those the best for the second. 0 when that depends on what card_key leaves open, and only fit.py can tell.
+ */
+static int pair_cost(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, const uint8_t *codes,
+                     int64_t *cost)
+{
+    pair p;
+    const candidate *leader = NULL;
+    int32_t choice[MICA_MAX_NODE_CARDS];
+    read_pair(&p, fleet, shape, mix, node, codes);
+    for (int32_t i = 0; i < p.cards; i++) {
+        choice[i] = -1;
+        for (int32_t j = 0; p.fits[i] && j < p.cards; j++)
+            if (second_on(&p, i, j) && (choice[i] < 0 || better(second_on(&p, i, j), second_on(&p, i, choice[i]))))
+                choice[i] = j;
+        if (choice[i] >= 0 && (!leader || better(&p.alone[i], leader)))
+            leader = &p.alone[i];
+    }
+    int known = 0;
+    for (int32_t i = 0; i < p.cards; i++) {
+        if (choice[i] < 0 || better(leader, &p.alone[i]))
+            continue;
+        for (int32_t j = 0; j < p.cards; j++) {
+            if (!second_on(&p, i, j) || better(second_on(&p, i, choice[i]), second_on(&p, i, j)))
+                continue;
+            int64_t found = cost_of(fleet, shape, mix, node, &p, i, j);
+            if (known && found != *cost)
+                return 0;
+            *cost = found, known = 1;
+        }
+    }
+    return known;
 }
 
 static int64_t part(int64_t taken, int64_t total)
@@ -108,10 +215,9 @@ static int64_t part(int64_t taken, int64_t total)
 /* score.fullness after the placement, or -1 where it depends on which cards are chosen. */
 static int64_t fullness(const mica_fleet *fleet, const mica_shape *shape, int32_t node)
 {
-    const mica_container *wanted = shape->containers ? shape->container : NULL;
     int64_t first = fleet->first_card[node], slices = 0, slots = 0, used_cores = 0, cores = 0, used_mib = 0, capacity = 0;
     for (int64_t card = first; card < first + fleet->card_count[node]; card++) {
-        if (wanted && (fleet->memory_mib[card] != fleet->memory_mib[first] || fleet->core_capacity[card] != fleet->core_capacity[first]))
+        if (shape->containers && (fleet->memory_mib[card] != fleet->memory_mib[first] || fleet->core_capacity[card] != fleet->core_capacity[first]))
             return UNDECIDED_SCORE;
         slices += fleet->slices[card];
         slots += fleet->card_max_slices[card];
@@ -120,7 +226,7 @@ static int64_t fullness(const mica_fleet *fleet, const mica_shape *shape, int32_
         used_mib += fleet->used_mib[card];
         capacity += fleet->capacity_mib[card];
     }
-    if (wanted) {
+    for (const mica_container *wanted = shape->container; wanted < shape->container + shape->containers; wanted++) {
         slices += wanted->number;
         used_cores += wanted->number * (wanted->cores >= 100 ? fleet->core_capacity[first] : wanted->cores);
         used_mib += wanted->number * mica_memory_on(wanted, fleet->memory_mib[first]);
@@ -145,7 +251,12 @@ int64_t mica_score_node(const mica_fleet *fleet, const mica_shape *shape, const 
         int32_t cards = shape->card_policy >= 0 ? shape->card_policy : fleet->card_policy[node];
         if (shape->containers && cards != mix->card_policy)
             return UNDECIDED_SCORE;
-        gain = -fragmentation(fleet, shape, mix, node, card_codes);
+        int64_t cost = 0;
+        if (shape->containers <= 1)
+            cost = fragmentation(fleet, shape, mix, node, card_codes);
+        else if (!mica_is_pair(shape) || !pair_cost(fleet, shape, mix, node, card_codes, &cost))
+            return UNDECIDED_SCORE;
+        gain = -cost;
     } else {
         int64_t full = fullness(fleet, shape, node);
         if (full < 0)
