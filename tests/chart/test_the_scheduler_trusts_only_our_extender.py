@@ -47,6 +47,18 @@ def test_scores_that_would_pull_against_ours_are_off(find: Find) -> None:
     assert disabled == {"NodeResourcesFit", "NodeResourcesBalancedAllocation", "PodTopologySpread"}
 
 
+def test_the_share_of_nodes_that_is_looked_at_is_configurable(find: Find) -> None:
+    assert _configuration(find)["percentageOfNodesToScore"] == 0
+
+
+def test_kube_scheduler_uses_the_memory_that_it_may(find: Find) -> None:
+    containers = find("Deployment", "mica-scheduler")["spec"]["template"]["spec"]["containers"]
+    [scheduler] = [container for container in containers if container["name"] == "kube-scheduler"]
+    limit = {"resourceFieldRef": {"containerName": "kube-scheduler", "resource": "limits.memory"}}
+    assert scheduler["env"] == [{"name": "GOGC", "value": "400"}, {"name": "GOMEMLIMIT", "valueFrom": limit}]
+    assert "memory" in scheduler["resources"]["limits"]
+
+
 def test_a_killed_leader_is_replaced_within_seconds(find: Find) -> None:
     election = _configuration(find)["leaderElection"]
     seconds = {key: int(election[key].rstrip("s")) for key in ("leaseDuration", "renewDeadline", "retryPeriod")}

@@ -22,6 +22,7 @@ Template = Callable[..., Any]
         (["image.pullPolicy=Sometimes"], "pullPolicy"),
         (["router.service.port=0"], "port"),
         (["scheduler.replicas=0"], "replicas"),
+        (["scheduler.percentageOfNodesToScore=101"], "percentageOfNodesToScore"),
         (["loglevel=debug"], "additional properties 'loglevel' not allowed"),
         (["nodeAgent.cdiDir=relative"], "cdiDir"),
     ],

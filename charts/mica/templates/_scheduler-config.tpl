@@ -7,6 +7,7 @@ may be silent for 4 s before the leader gives up. It costs one small write a sec
 apiVersion: kubescheduler.config.k8s.io/v1
 kind: KubeSchedulerConfiguration
 clientConnection: {qps: 1000, burst: 2000}
+percentageOfNodesToScore: {{ .Values.scheduler.percentageOfNodesToScore }}
 leaderElection:
   leaderElect: true
   resourceLock: leases

@@ -202,9 +202,27 @@ class SchedulerPair:
         files = {"caFile": "ca.crt", "certFile": "tls.crt", "keyFile": "tls.key"}
         extender["tlsConfig"] |= {key: str(client / file) for key, file in files.items()}
         path = self._file("scheduler.yaml", yaml.safe_dump(config))
-        return scheduler_child(
+        child = scheduler_child(
             self._cluster, "kube-scheduler", config=path, kubeconfig=kubeconfig, folder=self._folder, port=self._ports["secure"]
         )
+        child.env = {**child.env, **self._container_env("kube-scheduler")}
+        return child
+
+    def _container_env(self, name: str) -> dict[str, str]:
+        """Environment of a container of the scheduler's pod; of its references only those to the container's own limits."""
+        chart = next(o for o in self._rendered if o["kind"] == "Deployment" and o["metadata"]["name"] == "mica-scheduler")
+        container = next(c for c in chart["spec"]["template"]["spec"]["containers"] if c["name"] == name)
+        found: dict[str, str] = {}
+        for entry in container["env"]:
+            source = entry.get("valueFrom", {}).get("resourceFieldRef")
+            found[entry["name"]] = str(_bytes(container["resources"]["limits"]["memory"])) if source else entry["value"]
+        return found
+
+
+def _bytes(quantity: str) -> int:
+    """Bytes of a memory limit as the chart writes it (Mi or Gi)."""
+    units = {"Mi": 2**20, "Gi": 2**30}
+    return int(quantity[:-2]) * units[quantity[-2:]]
 
 
 def scheduler_child(cluster: RunningBox, name: str, *, config: Path, kubeconfig: Path, folder: Path, port: int) -> Child:

@@ -44,6 +44,7 @@ class Scheduler(Component):
 
     image: Text
     replicas: Annotated[int, Field(ge=1, le=9)]
+    percentage_of_nodes_to_score: Annotated[int, Field(ge=0, le=100)]
     scheduler_resources: Resources
 
 
