@@ -5,7 +5,7 @@ Values only; how a policy turns into a choice is the extender's placement engine
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +16,9 @@ from mica_api.request import InvalidRequest
 
 WHOLE_WORDS: Final = "="
 """Before a model: its words must stand in the card's model as they are, not inside longer ones."""
+MAX_VALUES: Final = 256
+"""Models or UUIDs that one annotation may list: each is compared with every model or card of the cluster."""
+_OF_WORDS: Final = frozenset(string.ascii_lowercase + string.digits)
 
 _ALIASES: Final[Mapping[str, str]] = {
     "hami.io/node-scheduler-policy": names.ANNOTATION_NODE_POLICY,
@@ -112,7 +115,14 @@ def canonical_selection(annotations: Mapping[str, str]) -> dict[str, str]:
 def _names(part: str, model: str) -> bool:
     if not part.startswith(WHOLE_WORDS):
         return part in model
-    return re.search(rf"(?<![a-z0-9]){re.escape(part.removeprefix(WHOLE_WORDS))}(?![a-z0-9])", model) is not None
+    words = part.removeprefix(WHOLE_WORDS)
+    at = model.find(words)
+    while at >= 0:
+        end = at + len(words)
+        if model[max(at - 1, 0) : at] not in _OF_WORDS and model[end : end + 1] not in _OF_WORDS:
+            return True
+        at = model.find(words, at + 1)
+    return False
 
 
 def _where(key: str) -> str:
@@ -133,4 +143,6 @@ def _values(annotations: Mapping[str, str], key: str) -> frozenset[str]:
     values = frozenset(part.strip() for part in annotations[key].split(",") if part.strip())
     if not values:
         raise InvalidRequest(f"annotation {key} is empty; list at least one value or remove it")
+    if len(values) > MAX_VALUES:
+        raise InvalidRequest(f"annotation {key} lists {len(values)} values; list at most {MAX_VALUES}")
     return values

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -69,6 +70,8 @@ def test_annotations_select_in_either_spelling(annotations: dict[str, str], sele
         ({"nvidia.com/gpumem": "3000"}, "amounts belong in resources.limits"),
         ({"nvidia.com/vgpu-mode": "mig"}, "is not supported"),
         ({"nvidia.com/numa-bind": "maybe"}, "must be true or false"),
+        ({"mica.dev/use-gpu-model": ",".join(f"=m{i}" for i in range(257))}, "lists 257 values; list at most 256"),
+        ({"nvidia.com/nouse-gpuuuid": ",".join(f"GPU-{i}" for i in range(300))}, "lists 300 values; list at most 256"),
     ],
 )
 def test_a_selection_that_cannot_be_honoured_is_refused(annotations: dict[str, str], words: str) -> None:
@@ -139,3 +142,9 @@ def test_a_model_after_an_equals_sign_matches_whole_words() -> None:
         "Tesla P4",
         "NVIDIA A100-SXM4-80GB",
     ]
+
+
+@given(words=st.text("a4 -", min_size=1, max_size=4), model=st.text("a4 -", max_size=12))
+def test_whole_words_are_what_no_letter_or_digit_touches(words: str, model: str) -> None:
+    touched = re.search(rf"(?<![a-z0-9]){re.escape(words)}(?![a-z0-9])", model) is None
+    assert Selection(use_models=frozenset({f"={words}"})).accepts_model(model) != touched

@@ -110,6 +110,15 @@ async def test_a_pod_that_was_not_admitted_fits_nowhere_and_says_so(world: World
     assert "not admitted" in answer["FailedAndUnresolvableNodes"]["n1"]
 
 
+@pytest.mark.parametrize("key", ["mica.dev/gpu-policy", "mica.dev/request"])
+async def test_what_people_write_is_not_repeated_at_length_for_every_node(world: World, key: str) -> None:
+    wrong = json.dumps({"v": 1, "containers": [{"name": ["x" * 200_000], "number": 1, "cores": 0, "mem": 1, "memPercent": 0}]})
+    answer = await Bench(world).ask("filter", {"Pod": pod_body(annotations={key: wrong}), "NodeNames": ["n1"]})
+    reason = answer["FailedAndUnresolvableNodes"]["n1"]
+    assert key in reason
+    assert len(reason) <= 500
+
+
 async def test_filter_changes_nothing(world: World) -> None:
     before = world.ledger.node("n1")
     bench = Bench(world)

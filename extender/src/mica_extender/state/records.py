@@ -321,7 +321,13 @@ class _Shapes:
         return known
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_PROBLEM else f"{text[: MAX_PROBLEM - 1]}…"
+
+
 MAX_SHAPES: Final = 4096
+MAX_PROBLEM: Final = 500
+"""Characters of what is wrong with a request. It quotes what people wrote, and an answer of filter has it once for every node."""
 _DECIDING: Final = SELECTION_ANNOTATIONS | {names.ANNOTATION_REQUEST}
 """What a shape is read from. The others are many, large and different for every pod."""
 _shapes: Final = _Shapes()
@@ -332,7 +338,7 @@ def _read_shape(containers: list[_Container], annotations: Mapping[str, str], cp
     try:
         return Shape(read_request(limits, annotations), read_selection(annotations), cpu_milli), ""
     except InvalidRequest as error:
-        return None, str(error)
+        return None, _short(str(error))
 
 
 def _cpu_milli(spec: _PodSpec) -> int:
