@@ -16,6 +16,10 @@ _SUFFIXES: Final = {
 }
 
 
+MAX_MILLI: Final = 10**15
+"""More than any cluster has, and little enough for sums in 64 bits."""
+
+
 class ContainerCPU(NamedTuple):
     """CPU request of one init container in thousandths of a core; a sidecar is one that is restarted always."""
 
@@ -24,7 +28,10 @@ class ContainerCPU(NamedTuple):
 
 
 def parse_milli(text: str) -> int:
-    """Thousandths of a core that a Kubernetes quantity means, rounded up as Kubernetes does. Raises ValueError."""
+    """Thousandths of a core that a Kubernetes quantity means, rounded up as Kubernetes does, at most MAX_MILLI.
+
+    Raises ValueError.
+    """
     if text.isascii() and text.isdigit() and len(text) <= 12:
         return int(text) * 1000
     matched = _QUANTITY.fullmatch(text)
@@ -32,14 +39,17 @@ def parse_milli(text: str) -> int:
         raise ValueError(f"{text!r} is not an amount of CPU; write for example 500m or 2")
     number, suffix, exponent = matched.groups()
     scale = _SUFFIXES[suffix] if suffix else Fraction(10) ** int(exponent or 0)
-    return ceil(Fraction(number) * scale * 1000)
+    return min(ceil(Fraction(number) * scale * 1000), MAX_MILLI)
 
 
-def pod_milli(*, apps: Iterable[int], inits: Sequence[ContainerCPU] = (), overhead: int = 0) -> int:
+def pod_milli(*, apps: Iterable[int], inits: Sequence[ContainerCPU] = (), overhead: int = 0, whole: int | None = None) -> int:
     """Request of a pod: what it needs while it runs, or while its hungriest init container does, and its overhead.
 
-    Sidecars run from their start to the end, so an init container runs beside those before it (KEP-753).
+    Sidecars run from their start to the end, so an init container runs beside those before it (KEP-753). ``whole`` is what is
+    written for the pod itself, which then holds for all its containers (KEP-2837).
     """
+    if whole is not None:
+        return whole + overhead
     beside, peak = 0, 0
     for init in inits:
         if init.sidecar:

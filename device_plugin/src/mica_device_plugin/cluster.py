@@ -237,12 +237,12 @@ def decode_node(raw: bytes) -> NodeView:
 
 
 def _pod_cpu(spec: _PodSpec) -> int:
-    """Request of the whole pod; what is written for the pod itself (KEP-2837) holds for all its containers."""
-    overhead = _milli(spec.overhead)
-    if _CPU in spec.resources.requests:
-        return _milli(spec.resources.requests) + overhead
-    inits = [ContainerCPU(_milli(c.resources.requests), c.restartPolicy == "Always") for c in spec.initContainers]
-    return pod_milli(apps=[_milli(c.resources.requests) for c in spec.containers], inits=inits, overhead=overhead)
+    return pod_milli(
+        apps=[_milli(c.resources.requests) for c in spec.containers],
+        inits=[ContainerCPU(_milli(c.resources.requests), c.restartPolicy == "Always") for c in spec.initContainers],
+        overhead=_milli(spec.overhead),
+        whole=_milli(spec.resources.requests) if _CPU in spec.resources.requests else None,
+    )
 
 
 def _milli(amounts: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mica_api.cpu import ContainerCPU, parse_milli, pod_milli
+from mica_api.cpu import MAX_MILLI, ContainerCPU, parse_milli, pod_milli
 from mica_api.models import VGPUPool
 from mica_api.sharing import CardCapacity, Sharing
 
@@ -53,6 +53,15 @@ def test_init_containers_count_beside_the_sidecars_before_them() -> None:
     assert pod_milli(apps=[100, 100], inits=inits) == 800
     assert pod_milli(apps=[500, 300], inits=inits) == 1000
     assert pod_milli(apps=[500, 300], inits=inits, overhead=10) == 1010
+
+
+def test_what_is_written_for_the_pod_itself_holds_for_all_its_containers() -> None:
+    assert pod_milli(apps=[500, 300], inits=[ContainerCPU(900, sidecar=True)], overhead=10, whole=400) == 410
+
+
+@pytest.mark.parametrize("text", ["9E", "1e90", "999999999999Ei"])
+def test_absurd_amounts_of_cpu_fit_into_64_bits(text: str) -> None:
+    assert parse_milli(text) == MAX_MILLI
 
 
 def test_a_pool_of_which_nothing_is_said_has_the_defaults() -> None:

@@ -215,3 +215,10 @@ def test_pods_that_differ_in_what_decides_nothing_share_one_shape() -> None:
     assert one is not None
     assert one is other
     assert one != different
+
+
+def test_cpu_that_is_requested_for_the_whole_pod_is_read() -> None:
+    body = pod_body()
+    body["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "1"}
+    body["spec"]["resources"] = {"requests": {"cpu": "3"}}
+    assert decode_pod(json.dumps(body).encode()).cpu_milli == 3000

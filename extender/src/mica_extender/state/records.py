@@ -65,6 +65,7 @@ class _PodSpec(msgspec.Struct):
     containers: list[_Container] = msgspec.field(default_factory=list)
     initContainers: list[_Container] | None = None
     overhead: dict[str, str] | None = None
+    resources: _Resources | None = None
 
 
 class _PodStatus(msgspec.Struct):
@@ -343,8 +344,13 @@ def _read_shape(containers: list[_Container], annotations: Mapping[str, str], cp
 
 def _cpu_milli(spec: _PodSpec) -> int:
     """CPU that the pod requests; an amount that cannot be read counts as nothing, because CPU decides nothing by itself."""
-    inits = [ContainerCPU(_cpu(c.resources.requests), c.restartPolicy == "Always") for c in spec.initContainers or ()]
-    return pod_milli(apps=[_cpu(c.resources.requests) for c in spec.containers], inits=inits, overhead=_cpu(spec.overhead))
+    whole = spec.resources.requests if spec.resources else None
+    return pod_milli(
+        apps=[_cpu(c.resources.requests) for c in spec.containers],
+        inits=[ContainerCPU(_cpu(c.resources.requests), c.restartPolicy == "Always") for c in spec.initContainers or ()],
+        overhead=_cpu(spec.overhead),
+        whole=_cpu(whole) if whole and "cpu" in whole else None,
+    )
 
 
 def _cpu(amounts: Mapping[str, str] | None) -> int:
