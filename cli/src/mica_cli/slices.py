@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mica_api.models.vgpu_node import GPU, HeldGPU, HeldSlice, VGPUNode
+from mica_api.sharing import Sharing
 
 HEADER = ("NODE", "GPU", "MODEL", "POOL", "HEALTH", "CORES", "MEMORY", "HOLDER")
 
@@ -44,15 +45,18 @@ def _card(node: VGPUNode, gpu: GPU) -> list[Sequence[str]]:
     held = _held_on(node, gpu.uuid)
     used_cores = sum(share.cores for _, share in held)
     used_memory = sum(share.memory_mib for _, share in held)
+    spec = node.spec
+    sharing = Sharing(spec.max_slices_per_gpu, spec.memory_overcommit_percent, spec.cores_overcommit_percent)
+    capacity = sharing.capacity(gpu.memory_mib, exclusive=gpu.mode == "Exclusive")
     card = (
         node.metadata.name,
         str(gpu.index),
         gpu.model,
         node.spec.pool,
         gpu.health,
-        f"{used_cores}/100",
-        f"{_gib(used_memory)}/{_gib(gpu.memory_mib)}",
-        f"{len(held)}/{node.spec.max_slices_per_gpu} slices",
+        f"{used_cores}/{capacity.cores}",
+        f"{_gib(used_memory)}/{_gib(capacity.memory_mib)}",
+        f"{len(held)}/{capacity.slices} slice{'s' if capacity.slices != 1 else ''}",
     )
     return [card, *(_slice(held_slice, share) for held_slice, share in held)]
 

@@ -42,6 +42,15 @@ def test_cards_are_listed_with_what_is_taken() -> None:
     assert rows[5] == ["5", "1Gi", "team/one (main)"]
 
 
+def test_overcommit_and_exclusive_cards_show_what_may_be_given_out() -> None:
+    shared = node("n1")
+    shared["spec"] |= {"memoryOvercommitPercent": 150, "coresOvercommitPercent": 200}
+    shared["spec"]["gpus"][0]["mode"] = "Exclusive"
+    rows = table(shared)
+    assert rows[1][5:] == ["0/200", "0Gi/120Gi", "0/10 slices"]
+    assert rows[2][5:] == ["0/100", "0Gi/80Gi", "0/1 slice"]
+
+
 def test_nodes_are_in_order_and_need_no_status() -> None:
     rows = table(node("b"), node("a"))
     assert [row[0] for row in rows[1:]] == ["a", "a", "b", "b"]
