@@ -24,6 +24,7 @@ from mica_extender.placement.kernels import Kernel, KernelMissing, NumpyKernel, 
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.samples import Samples
 from mica_extender.scheduling.templates import Templates
 from mica_extender.scheduling.verbs import NodeVerbs
 from mica_extender.settings import ExtenderSettings
@@ -48,6 +49,7 @@ async def run(settings: ExtenderSettings) -> None:
         api = KubeApi(client)
         leadership = Takeover(lease or AlwaysLeading(), lambda: cluster.refresh())
         poker = Poker(api=api, leadership=leadership, metrics=metrics)
+        samples = Samples(poker.gain, missed=metrics.missed)
         ledger = Ledger(poker.gain)
         metrics.watch_ledger(ledger)
         cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
@@ -65,6 +67,7 @@ async def run(settings: ExtenderSettings) -> None:
             leadership=leadership,
             synced=cluster.synced,
             metrics=metrics,
+            samples=samples,
         )
         listening: set[str] = set()
         ready = {
@@ -77,6 +80,7 @@ async def run(settings: ExtenderSettings) -> None:
             ledger.learned.run(cluster.synced),
             leadership.run(),
             poker.run(),
+            samples.run(),
             evictor.run(),
             pools_by_name.run(),
             announcer.run(),

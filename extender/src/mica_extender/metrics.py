@@ -42,6 +42,11 @@ class Metrics:
             "mica_extender_admission_denied", "Pods refused at admission, by stage.", ("stage",), registry=registry
         )
         self.pokes = Counter("mica_extender_pokes", "Changes announced to kube-scheduler.", registry=registry)
+        self.missed = Counter(
+            "mica_extender_samples_missed",
+            "Filter answers that refused every node of kube-scheduler's sample although another node fits.",
+            registry=registry,
+        )
         self.evictions = Counter(
             "mica_extender_evictions", "Evictions of pods that a node agent refused.", ("outcome",), registry=registry
         )

@@ -16,6 +16,7 @@ from mica_extender.metrics import Metrics
 from mica_extender.placement.kernels import NumpyKernel
 from mica_extender.scheduling import wire
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.samples import Samples
 from mica_extender.scheduling.verbs import NO_PRIORITIES, NodeVerbs, confirm_victims
 from mica_extender.state.leadership import Leadership
 from mica_extender.state.ledger import Ledger
@@ -32,7 +33,8 @@ NOT_LEADING: Final = "this replica does not lead: its kube-scheduler does not ho
 class SchedulerApp:
     """ASGI application of the four verbs. ``synced`` says whether the caches are complete.
 
-    ``nodes`` decides filter and prioritize; without it they are decided on numpy.
+    ``nodes`` decides filter and prioritize; without it they are decided on numpy. ``samples``
+    hears of samples without a fitting node.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class SchedulerApp:
         synced: Callable[[], bool],
         metrics: Metrics,
         nodes: NodeVerbs | None = None,
+        samples: Samples | None = None,
     ) -> None:
         self._ledger = ledger
         self._nodes = nodes or NodeVerbs(ledger=ledger, kernel=NumpyKernel())
+        self._samples = samples
         self._binder = binder
         self._leadership = leadership
         self._synced = synced
@@ -98,6 +102,10 @@ class SchedulerApp:
         reply = await self._nodes.filter(question)
         for reason, count in reply.refused.items():
             self._metrics.refusals.labels(reason).inc(count)
+        if self._samples is not None and reply.missed:
+            self._samples.missed(question.pod.uid, samples=reply.missed)
+        elif self._samples is not None:
+            self._samples.judged(question.pod.uid)
         return reply.body
 
     async def _prioritize(self, body: bytes) -> bytes:

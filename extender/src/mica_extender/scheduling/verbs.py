@@ -18,6 +18,7 @@ from mica_extender.placement import NodeState, Placement, Rejection, Shape
 from mica_extender.placement.answers import REASONS, KnownNames, NameList, answers_by, list_names
 from mica_extender.placement.kernels import CODES, FITS, Kernel
 from mica_extender.scheduling import wire
+from mica_extender.scheduling.samples import SMALLEST_SAMPLE
 from mica_extender.scheduling.verdicts import Judge
 from mica_extender.scheduling.wire import FilterAnswer, NodeQuestion, PreemptQuestion, Victims
 from mica_extender.state.ledger import Ledger
@@ -34,10 +35,14 @@ Template = Callable[[bytes], NodeState | None]
 
 @dataclass(frozen=True, slots=True)
 class FilterReply:
-    """The answer as bytes, and how many nodes were refused for which reason."""
+    """The answer as bytes, and how many nodes were refused for which reason.
+
+    ``missed``: 0, or how many samples like this one make up the cluster when all of this one is refused and another node fits.
+    """
 
     body: bytes
     refused: Mapping[str, int]
+    missed: int = 0
 
 
 class NodeVerbs:
@@ -68,10 +73,12 @@ class NodeVerbs:
         if known is not None:
             return known
         clock = self._fleet.clock
-        found, final = await self._judge.verdicts(shape, names.rows, Effort())
+        effort = Effort()
+        found, final = await self._judge.verdicts(shape, names.rows, effort)
         tally = np.bincount(found.codes, minlength=len(REASONS)).tolist()
         refused = {reason: count for reason, count in zip(REASONS[1:], tally[1:], strict=True) if count}
-        reply = FilterReply(self._answers.filter_answer(names, found.codes, found.permanent), refused)
+        missed = 0 if tally[FITS] else await self._missed(shape, len(names), effort)
+        reply = FilterReply(self._answers.filter_answer(names, found.codes, found.permanent), refused, missed)
         if final and self._fleet.clock == clock:
             self._replies.put(shape, names, clock, reply)
         return reply
@@ -84,6 +91,13 @@ class NodeVerbs:
         if shape is None:
             return self._answers.priorities(names, np.zeros(len(names), np.int64))
         return self._answers.priorities(names, await self._judge.scores(shape, names.rows, Effort()))
+
+    async def _missed(self, shape: Shape, asked: int, effort: Effort) -> int:
+        """See FilterReply; all ``asked`` nodes refuse the pod."""
+        if not SMALLEST_SAMPLE <= asked < len(self._fleet):
+            return 0
+        found, _ = await self._judge.verdicts(shape, np.arange(self._fleet.node_rows, dtype=np.int32), effort)
+        return -(-len(self._fleet) // asked) if (found.codes == FITS).any() else 0
 
     def _read(self, raw: bytes) -> NameList:
         try:
