@@ -2,6 +2,9 @@
 
 usage: gen_build.py sim-entries NAMES_INC API_HEADER OUT      table of the simulated driver's functions
        gen_build.py sim-map NAMES_INC API_HEADER OUT          its version script
+       gen_build.py sim-rename NAMES_INC API_HEADER OUT       names under which its functions are written
+       gen_build.py sim-names NAMES_INC API_HEADER OUT        the names in that order
+       gen_build.py sim-stubs NAMES_INC API_HEADER OUT        its entry points, numbered, in assembler macro form
        gen_build.py forwards NAMES_INC HOOKS_DEF OUT          names that libmica.so forwards untouched
        gen_build.py forwards-asm NAMES_INC HOOKS_DEF OUT      their trampolines, numbered
        gen_build.py hook-rows NAMES_INC HOOKS_DEF OUT         the hooks with name, version and stream form
@@ -18,8 +21,7 @@ HOOK = re.compile(r"^H\((\w+),", re.M)
 PROTOTYPE = re.compile(r"^CUresult (cu\w+)\(", re.M)
 # Declared for the limiter alone: hooked or called there, absent from the simulated driver.
 NOT_SIMULATED = re.compile(
-    r"cuStream(Begin|End)Capture|cuGraphLaunch|cuLaunch$|cuLaunchGrid|cuMemAllocPitch$"
-    r"|cuCtxDetach|cuGreenCtx|cuCtxFromGreenCtx|cuThreadExchange|cuStreamGetDevice|cuLaunchCooperativeKernelMultiDevice"
+    r"cuLaunch$|cuLaunchGrid|cuMemAllocPitch$|cuCtxDetach|cuGreenCtx|cuCtxFromGreenCtx|cuLaunchCooperativeKernelMultiDevice"
 )
 
 Row = tuple[str, str, int, int]
@@ -61,6 +63,24 @@ def sim_map(rows: list[Row], api: Path) -> str:
     return version_script(sorted(simulated(api)))
 
 
+def sim_rename(rows: list[Row], api: Path) -> str:
+    """Return macros that give each function a private name, so that an entry point can stand before it."""
+    del rows
+    return "".join(f"#define {s} sim_do_{s}\n" for s in sorted(simulated(api)))
+
+
+def sim_stubs(rows: list[Row], api: Path) -> str:
+    """Return the entry points in assembler macro form; their numbers are places in the sorted list of names."""
+    del rows
+    return "".join(f"    entry {s}, {i}\n" for i, s in enumerate(sorted(simulated(api))))
+
+
+def sim_names(rows: list[Row], api: Path) -> str:
+    """Return the names of the entry points in the order of their numbers."""
+    del rows
+    return "".join(f'"{s}",\n' for s in sorted(simulated(api)))
+
+
 def forwards(rows: list[Row], hooks: Path) -> str:
     """Return one MICA_FORWARD row per forwarded name."""
     return "".join(f"MICA_FORWARD({s})\n" for s in forwarded(rows, hooks))
@@ -86,6 +106,9 @@ def shim_map(rows: list[Row], hooks: Path) -> str:
 MODES: dict[str, Callable[[list[Row], Path], str]] = {
     "sim-entries": sim_entries,
     "sim-map": sim_map,
+    "sim-rename": sim_rename,
+    "sim-stubs": sim_stubs,
+    "sim-names": sim_names,
     "forwards": forwards,
     "forwards-asm": forwards_asm,
     "hook-rows": hook_rows,

@@ -20,6 +20,11 @@ typedef struct mica_graph *CUgraph;
 typedef struct mica_graph_exec *CUgraphExec;
 typedef struct mica_green *CUgreen;
 typedef struct mica_multi_launch CUmultiLaunch;
+typedef struct mica_node *CUgraphNode;
+typedef struct mica_array *CUarray;
+typedef struct mica_mipmap *CUmipmap;
+typedef struct mica_external *CUexternal;
+typedef void (*CUhostFn)(void *user);
 
 typedef struct { char bytes[16]; } CUuuid;
 /* where memory lives: type 1 is a device, id its ordinal */
@@ -47,6 +52,50 @@ typedef struct {
     void *attributes;
     unsigned attribute_count;
 } CUlaunchConfig;
+/* kernel node parameters, first form; later forms add fields behind */
+typedef struct {
+    CUfunction function;
+    unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+    void **params, **extra;
+} CUkernelNodeParams;
+typedef struct { CUhostFn run; void *user; } CUhostNodeParams;
+typedef struct {
+    CUpoolProps pool;
+    const CUmemAccess *access;
+    size_t access_count, bytes;
+    CUdeviceptr pointer;
+} CUallocNodeParams;
+typedef struct {
+    CUdeviceptr target;
+    size_t pitch;
+    unsigned value, element;
+    size_t width, height;
+} CUmemsetNodeParams;
+typedef struct {
+    int type;
+    int reserved[3];
+    union {
+        long long words[29];
+        CUkernelNodeParams kernel;
+        CUhostNodeParams host;
+        struct { CUgraph graph; int ownership; } child;
+        CUallocNodeParams alloc;
+        struct { CUdeviceptr pointer; } free;
+    } as;
+    long long reserved2;
+} CUgraphNodeParams;
+typedef struct { uint64_t flags; CUstream upload; CUgraphNode bad_node; int result; } CUinstantiateParams;
+typedef struct { int result; CUgraphNode node, from; } CUupdateResult;
+typedef struct { size_t width, height; int format; unsigned channels; } CUarrayDesc;
+typedef struct { size_t width, height, depth; int format; unsigned channels, flags; } CUarray3dDesc;
+typedef struct { unsigned char bytes[64]; } CUipcHandle;
+typedef struct {
+    int type;
+    union { int fd; struct { void *handle; const void *name; } win32; } handle;
+    unsigned long long size;
+    unsigned flags, reserved[16];
+} CUexternalDesc;
+typedef struct { unsigned long long offset, size; unsigned flags, reserved[16]; } CUexternalBufferDesc;
 
 enum {
     MICA_CUDA_SUCCESS = 0,
@@ -64,6 +113,16 @@ enum {
     MICA_CUDA_NOT_READY = 600,
     MICA_CUDA_NOT_PERMITTED = 800,
     MICA_CUDA_NOT_SUPPORTED = 801,
+    MICA_CUDA_CAPTURE_UNSUPPORTED = 900,
+    MICA_CUDA_CAPTURE_INVALIDATED = 901,
+    MICA_CUDA_CAPTURE_MERGE = 902,
+    MICA_CUDA_CAPTURE_UNMATCHED = 903,
+    MICA_CUDA_CAPTURE_UNJOINED = 904,
+    MICA_CUDA_CAPTURE_ISOLATION = 905,
+    MICA_CUDA_CAPTURE_IMPLICIT = 906,
+    MICA_CUDA_CAPTURED_EVENT = 907,
+    MICA_CUDA_CAPTURE_WRONG_THREAD = 908,
+    MICA_CUDA_GRAPH_UPDATE_FAILURE = 910,
     MICA_CUDA_UNKNOWN = 999
 };
 

@@ -1,6 +1,6 @@
 /* The scheduler of virtual time. Everything it knows is in a shared page; a POSIX lock on byte 0 of its file guards the page between processes and is
  * dropped by the kernel when a holder dies, a lock on byte 4096+p is held by process p while it lives. */
-#include "clock.h"
+#include "clock_page.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,15 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOCK_PAGE = 0, LOCK_PROC = 4096, CLOCK_FD = 700, LOOK_NS = 20000000 };
-static const char MAGIC[8] = {'M', 'I', 'C', 'A', 'C', 'L', 'K', '1'};
+enum { LOOK_NS = 20000000 };
 
 struct clock_page *clk;
 __thread int clk_self = CLOCK_NOBODY;
 int clk_proc = -1;
-static int clock_fd = -1;
-static int page_lock;   /* between threads of this process */
-static int start_state; /* 0 not looked at, 1 looking, 2 done */
+int clk_fd = -1;
+static int page_lock; /* between threads of this process */
 
 long clk_raw(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -45,29 +43,34 @@ void *clk_real(const char *name)
     return found;
 }
 
-static int file_lock(int command, short type, off_t start)
+int clk_file_lock(int command, short type, off_t start)
 {
     struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = 1};
     long result;
     do
-        result = clk_raw(SYS_fcntl, clock_fd, command, (long)&lock, 0, 0, 0);
+        result = clk_raw(SYS_fcntl, clk_fd, command, (long)&lock, 0, 0, 0);
     while (result == -EINTR);
     return command == F_GETLK && result == 0 ? lock.l_type : (int)result;
 }
 
-static void lock_page(void)
+void clk_lock_page(void)
 {
     int expected = 0;
     while (!__atomic_compare_exchange_n(&page_lock, &expected, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
         expected = 0;
         clk_raw(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
     }
-    (void)file_lock(F_SETLKW, F_WRLCK, LOCK_PAGE);
+    (void)clk_file_lock(F_SETLKW, F_WRLCK, LOCK_PAGE);
 }
 
-static void unlock_page(void)
+void clk_page_forked(void)
 {
-    (void)file_lock(F_SETLK, F_UNLCK, LOCK_PAGE);
+    page_lock = 0;
+}
+
+void clk_unlock_page(void)
+{
+    (void)clk_file_lock(F_SETLK, F_UNLCK, LOCK_PAGE);
     __atomic_store_n(&page_lock, 0, __ATOMIC_RELEASE);
 }
 
@@ -103,7 +106,7 @@ static int choose(void)
 }
 
 /* Page locked. Give the turn to the next thread. */
-static void pass_on(void)
+void clk_pass_on(void)
 {
     int next = choose();
     clk->holder = next;
@@ -120,7 +123,7 @@ static void pass_on(void)
     clk_raw(SYS_futex, (long)&thread->go, FUTEX_WAKE, 1, 0, 0, 0);
 }
 
-static void bury(uint32_t proc)
+void clk_bury(uint32_t proc)
 {
     for (int t = 0; t < (int)clk->used; t++)
         if (clk->threads[t].state != THREAD_FREE && clk->threads[t].proc == proc)
@@ -128,29 +131,29 @@ static void bury(uint32_t proc)
     clk->procs[proc].state = 0;
 }
 
-static bool dead(uint32_t proc)
+bool clk_dead(uint32_t proc)
 {
-    return (int)proc != clk_proc && clk->procs[proc].state == 1 && file_lock(F_GETLK, F_WRLCK, LOCK_PROC + (off_t)proc) == F_UNLCK;
+    return (int)proc != clk_proc && clk->procs[proc].state == 1 && clk_file_lock(F_GETLK, F_WRLCK, LOCK_PROC + (off_t)proc) == F_UNLCK;
 }
 
 /* The turn may be with a process that was killed, or with nobody although somebody could run. */
 static void look_after_the_turn(void)
 {
-    lock_page();
+    clk_lock_page();
     int holder = clk->holder;
-    if (clk->started && holder >= 0 && (clk->threads[holder].state == THREAD_FREE || dead(clk->threads[holder].proc))) {
+    if (clk->started && holder >= 0 && (clk->threads[holder].state == THREAD_FREE || clk_dead(clk->threads[holder].proc))) {
         if (clk->threads[holder].state != THREAD_FREE)
-            bury(clk->threads[holder].proc);
-        pass_on();
+            clk_bury(clk->threads[holder].proc);
+        clk_pass_on();
     } else if (clk->started && holder < 0) {
-        pass_on();
+        clk_pass_on();
     }
     if (holder != clk->holder && clk->holder == clk_self)
         clk->threads[clk_self].go = 1;
-    unlock_page();
+    clk_unlock_page();
 }
 
-static void await_turn(void)
+void clk_await_turn(void)
 {
     struct clock_thread *me = &clk->threads[clk_self];
     while (!__atomic_load_n(&me->go, __ATOMIC_ACQUIRE)) {
@@ -163,31 +166,31 @@ static void await_turn(void)
     int dying = clk->dying;
     if (dying >= 0 && dying != clk_proc) {
         /* what its death releases must be released before anybody looks, or a run would depend on the host's speed */
-        (void)file_lock(F_SETLKW, F_RDLCK, LOCK_PROC + dying);
-        (void)file_lock(F_SETLK, F_UNLCK, LOCK_PROC + dying);
+        (void)clk_file_lock(F_SETLKW, F_RDLCK, LOCK_PROC + dying);
+        (void)clk_file_lock(F_SETLK, F_UNLCK, LOCK_PROC + dying);
         clk->dying = -1;
     }
 }
 
 /* Page locked; this thread's entry says what it waits for. */
-static void give_turn(void)
+void clk_give_turn(void)
 {
-    pass_on();
+    clk_pass_on();
     bool mine = clk->holder == clk_self;
-    unlock_page();
+    clk_unlock_page();
     if (!mine)
-        await_turn();
+        clk_await_turn();
 }
 
 bool clk_block(uint64_t wake, uint64_t key)
 {
     struct clock_thread *me = &clk->threads[clk_self];
-    lock_page();
+    clk_lock_page();
     me->wake = wake != CLOCK_NEVER && wake < me->time ? me->time : wake;
     me->key = key;
     me->woken = 0;
     me->state = wake == CLOCK_NEVER ? THREAD_BLOCKED : THREAD_READY;
-    give_turn();
+    clk_give_turn();
     return me->woken != 0;
 }
 
@@ -208,7 +211,7 @@ int clk_wake_masked(uint64_t key, uint64_t mask, int count)
 {
     int woken = 0;
     uint64_t now = clk_time();
-    lock_page();
+    clk_lock_page();
     for (int t = 0; t < (int)clk->used && woken < count; t++) {
         struct clock_thread *thread = &clk->threads[t];
         if ((thread->state != THREAD_READY && thread->state != THREAD_BLOCKED) || !thread->key || (thread->key & mask) != (key & mask) || t == clk_self)
@@ -220,7 +223,7 @@ int clk_wake_masked(uint64_t key, uint64_t mask, int count)
         clk->horizon = thread->wake < clk->horizon ? thread->wake : clk->horizon;
         woken++;
     }
-    unlock_page();
+    clk_unlock_page();
     return woken;
 }
 
@@ -237,31 +240,31 @@ uint64_t clk_key(const void *address)
 
 void clk_leave(void)
 {
-    lock_page();
+    clk_lock_page();
     clk->threads[clk_self].state = THREAD_OUTSIDE;
-    pass_on();
-    unlock_page();
+    clk_pass_on();
+    clk_unlock_page();
 }
 
 void clk_enter(void)
 {
     struct clock_thread *me = &clk->threads[clk_self];
-    lock_page();
+    clk_lock_page();
     me->wake = me->time > clk->now ? me->time : clk->now;
     me->state = THREAD_READY;
     if (clk->holder < 0) {
-        give_turn();
+        clk_give_turn();
         return;
     }
     clk->horizon = me->wake < clk->horizon ? me->wake : clk->horizon;
-    unlock_page();
-    await_turn();
+    clk_unlock_page();
+    clk_await_turn();
 }
 
 int clk_thread_new(int proc)
 {
     int found = -1;
-    lock_page();
+    clk_lock_page();
     for (int t = 0; t < CLOCK_THREADS && found < 0; t++)
         if (clk->threads[t].state == THREAD_FREE)
             found = t;
@@ -271,19 +274,19 @@ int clk_thread_new(int proc)
         clk->used = clk->used > (uint32_t)found ? clk->used : (uint32_t)found + 1;
         clk->horizon = at < clk->horizon ? at : clk->horizon;
     }
-    unlock_page();
+    clk_unlock_page();
     return found;
 }
 
 void clk_thread_start(int entry)
 {
     clk_self = entry;
-    await_turn();
+    clk_await_turn();
 }
 
 void clk_thread_end(void)
 {
-    lock_page();
+    clk_lock_page();
     uint64_t key = clk_key(&clk->threads[clk_self]);
     clk->threads[clk_self].state = THREAD_FREE;
     for (int t = 0; t < (int)clk->used; t++)
@@ -292,197 +295,6 @@ void clk_thread_end(void)
             clk->threads[t].state = THREAD_READY;
         }
     clk_self = CLOCK_NOBODY;
-    pass_on();
-    unlock_page();
+    clk_pass_on();
+    clk_unlock_page();
 }
-
-int clk_proc_new(void)
-{
-    int found = -1;
-    lock_page();
-    for (int p = (int)clk->join; p < CLOCK_PROCS && found < 0; p++)
-        if (clk->procs[p].state == 0 || dead((uint32_t)p)) {
-            bury((uint32_t)p);
-            clk->procs[p].state = 2;
-            found = p;
-        }
-    unlock_page();
-    return found;
-}
-
-void clk_proc_start(int proc, int entry)
-{
-    page_lock = 0;
-    clk_proc = proc;
-    clk_self = entry;
-    (void)file_lock(F_SETLK, F_WRLCK, LOCK_PROC + proc);
-    clk->procs[proc].pid = (uint32_t)getpid();
-    __atomic_store_n(&clk->procs[proc].state, 1, __ATOMIC_RELEASE);
-    await_turn();
-}
-
-void clk_proc_wait(int proc, int entry, bool forked)
-{
-    while (forked && __atomic_load_n(&clk->procs[proc].state, __ATOMIC_ACQUIRE) == 2)
-        clk_raw(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
-    if (forked)
-        return;
-    lock_page();
-    clk->threads[entry].state = THREAD_FREE;
-    clk->procs[proc].state = 0;
-    unlock_page();
-}
-
-/* Start. */
-
-static uint64_t setting(const char *name, uint64_t missing)
-{
-    const char *text = getenv(name);
-    return text && *text ? strtoull(text, NULL, 10) : missing;
-}
-
-static void refuse(const char *what)
-{
-    char line[512];
-    int length = snprintf(line, sizeof line, "mica-sim-clock: %s: %s; time is real\n", what, strerror(errno));
-    clk_raw(SYS_write, 2, (long)line, length, 0, 0, 0);
-}
-
-static bool map_page(const char *path)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return false;
-    /* a high number: programs close low ones, and at exit what has lower numbers is closed before our lock goes */
-    clock_fd = (int)clk_raw(SYS_fcntl, fd, F_DUPFD_CLOEXEC, CLOCK_FD, 0, 0, 0);
-    (void)close(fd); /* no lock is held yet that this could drop */
-    if (clock_fd < 0)
-        return false;
-    (void)file_lock(F_SETLKW, F_WRLCK, LOCK_PAGE);
-    struct stat st;
-    bool ok = fstat(clock_fd, &st) == 0 && (st.st_size || ftruncate(clock_fd, (off_t)sizeof *clk) == 0);
-    clk = ok ? mmap(NULL, sizeof *clk, PROT_READ | PROT_WRITE, MAP_SHARED, clock_fd, 0) : MAP_FAILED;
-    if (clk == MAP_FAILED) {
-        clk = NULL;
-    } else if (memcmp(clk->magic, MAGIC, sizeof MAGIC) != 0) {
-        clk->version = 1;
-        clk->join = (uint32_t)setting("MICA_SIM_CLOCK_JOIN", 1);
-        clk->seed = setting("MICA_SIM_CLOCK_SEED", 1);
-        clk->quantum = setting("MICA_SIM_CLOCK_QUANTUM_NS", 0);
-        clk->read_ns = setting("MICA_SIM_CLOCK_READ_NS", 25);
-        clk->now = CLOCK_EPOCH;
-        clk->holder = clk->dying = -1;
-        memcpy(clk->magic, MAGIC, sizeof MAGIC);
-    }
-    (void)file_lock(F_SETLK, F_UNLCK, LOCK_PAGE);
-    return clk != NULL;
-}
-
-/* Page locked. The place of this process: the one it asks for among those that are waited for, else a free one. */
-static int take_place(void)
-{
-    int wanted = (int)setting("MICA_SIM_CLOCK_ID", CLOCK_PROCS);
-    if (clk->started || wanted >= (int)clk->join)
-        wanted = -1;
-    for (int p = wanted >= 0 ? wanted : clk->started ? (int)clk->join : 0; p < CLOCK_PROCS; p++) {
-        if (clk->procs[p].state == 0 || dead((uint32_t)p)) {
-            bury((uint32_t)p);
-            return p;
-        }
-    }
-    return -1;
-}
-
-static void join(void)
-{
-    lock_page();
-    int place = take_place(), entry = -1;
-    if (place >= 0) {
-        clk_proc = place;
-        (void)file_lock(F_SETLK, F_WRLCK, LOCK_PROC + place);
-        clk->procs[place] = (struct clock_proc){1, (uint32_t)getpid()};
-        /* the first threads have the numbers of their processes: the same order in every run */
-        for (int t = clk->started ? (int)clk->join : place; t < CLOCK_THREADS && entry < 0; t++)
-            if (clk->threads[t].state == THREAD_FREE)
-                entry = t;
-    }
-    if (entry < 0) {
-        unlock_page();
-        errno = EAGAIN;
-        refuse("too many processes or threads");
-        clk = NULL;
-        return;
-    }
-    clk->threads[entry] = (struct clock_thread){.state = THREAD_READY, .proc = (uint32_t)place, .wake = clk->now, .time = clk->now};
-    clk->used = clk->used > (uint32_t)entry ? clk->used : (uint32_t)entry + 1;
-    clk_self = entry;
-    clk->joined++;
-    if (clk->started)
-        clk->horizon = clk->now < clk->horizon ? clk->now : clk->horizon;
-    if (!clk->started && clk->joined >= clk->join) {
-        clk->started = 1;
-        give_turn();
-        return;
-    }
-    unlock_page();
-    await_turn();
-}
-
-static void start(void)
-{
-    int expected = 0;
-    if (!__atomic_compare_exchange_n(&start_state, &expected, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-        return; /* looked at already, or by this thread further up */
-    const char *path = getenv("MICA_SIM_CLOCK");
-    if (path && *path && !map_page(path))
-        refuse(path);
-    if (clk)
-        join();
-    __atomic_store_n(&start_state, 2, __ATOMIC_RELEASE);
-}
-
-__attribute__((constructor)) static void start_early(void)
-{
-    start();
-}
-
-/* Exit: the turn goes on, and its next holder waits until the kernel has taken this process's locks. */
-__attribute__((destructor)) static void stop(void)
-{
-    if (!clk || clk_self < 0)
-        return;
-    lock_page();
-    for (int t = 0; t < (int)clk->used; t++)
-        if (clk->threads[t].state != THREAD_FREE && clk->threads[t].proc == (uint32_t)clk_proc)
-            clk->threads[t].state = THREAD_FREE;
-    clk->procs[clk_proc].state = 0;
-    clk->dying = clk_proc;
-    clk_self = CLOCK_NOBODY;
-    pass_on();
-    unlock_page();
-}
-
-bool clk_on(void)
-{
-    if (__atomic_load_n(&start_state, __ATOMIC_ACQUIRE) == 0)
-        start();
-    return clk && clk_self >= 0;
-}
-
-#pragma GCC visibility push(default)
-bool mica_sim_clock_active(void)
-{
-    return clk_on();
-}
-
-uint64_t mica_sim_clock_now(void)
-{
-    return clk_time();
-}
-
-void mica_sim_clock_spend(uint64_t ns)
-{
-    if (clk_on())
-        clk_spend(ns);
-}
-#pragma GCC visibility pop

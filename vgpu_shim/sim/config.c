@@ -104,10 +104,91 @@ static bool set_link(struct sim_config *config, int a, int b, const char *value)
     return true;
 }
 
+/* function:nth[+]:code or function:nth[+]:block */
+static bool set_fault(struct sim_fault *fault, const char *value)
+{
+    char code[16], plus[2] = "";
+    long long n = 0;
+    unsigned long long nth = 0;
+    if (sscanf(value, "%63[A-Za-z0-9_]:%llu%1[+]:%15s", fault->function, &nth, plus, code) != 4
+        && (plus[0] = '\0', sscanf(value, "%63[A-Za-z0-9_]:%llu:%15s", fault->function, &nth, code)) != 3)
+        return false;
+    bool block = strcmp(code, "block") == 0;
+    if (!nth || (!block && !number(code, 1, 999, &n)))
+        return false;
+    fault->nth = nth;
+    fault->later = plus[0] == '+';
+    fault->code = block ? SIM_FAULT_BLOCK : (int)n;
+    return true;
+}
+
+/* Keys whose value is a number: where it goes, its bounds, by what it is multiplied. */
+static bool set_number(struct sim_config *config, const char *key, const char *value)
+{
+    struct sim_memory *memory = &config->memory;
+    struct sim_timing *timing = &config->timing;
+    const struct { const char *key; uint64_t *at; long long low, high; uint64_t unit; bool power; } numbers[] = {
+        {"granularity", &memory->granularity, 1, 1 << 30, 1, true},
+        {"pitch_align", &memory->pitch, 1, 1 << 20, 1, true},
+        {"pool_align", &memory->pool_unit, 1, 1 << 30, 1, true},
+        {"pool_chunk", &memory->pool_chunk, 1, INT64_C(1) << 40, 1, false},
+        {"context_overhead", &memory->context, 0, INT64_C(1) << 40, 1, false},
+        {"module_overhead", &memory->module, 0, INT64_C(1) << 40, 1, false},
+        {"slice_us", &timing->slice_ns, 10, 10000000, 1000, false},
+        {"switch_us", &timing->switch_ns, 0, 1000000, 1000, false},
+        {"inflation_permille", &timing->inflation, 0, 1000, 1, false},
+        {"sample_ms", &timing->sample_ns, 10, 10000, 1000000, false},
+        {"seed", &config->seed, 0, INT64_MAX, 1, false},
+        {"noise_permille", &config->noise, 0, 500, 1, false},
+        {"completion_ns", &config->completion_ns, 0, 100000000, 1, false},
+        {"launch_ns", &config->launch_ns, 0, 100000000, 1, false},
+        {"call_ns", &config->call_ns, 0, 100000000, 1, false},
+        {"copy_gbps", &config->copy_gbps, 0, 100000, 1, false},
+        {"fill_gbps", &config->fill_gbps, 0, 100000, 1, false},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        long long n = 0;
+        if (strcmp(key, numbers[i].key) != 0)
+            continue;
+        if (!number(value, numbers[i].low, numbers[i].high, &n) || (numbers[i].power && (n & (n - 1))))
+            return false;
+        *numbers[i].at = (uint64_t)n * numbers[i].unit;
+        return true;
+    }
+    return false;
+}
+
+/* Memory figures that nothing on this side of the driver can know. Applies to keys that come after it. */
+static bool set_memory_seed(struct sim_memory *memory, const char *value)
+{
+    long long n = 0;
+    if (!number(value, 0, INT64_MAX, &n))
+        return false;
+    uint64_t seed = (uint64_t)n;
+    memory->granularity = UINT64_C(65536) << sim_random(&seed) % 7;
+    memory->pitch = UINT64_C(128) << sim_random(&seed) % 5;
+    memory->pool_unit = UINT64_C(512) << sim_random(&seed) % 4;
+    memory->pool_chunk = memory->granularity * (1 + sim_random(&seed) % 16);
+    memory->context = (UINT64_C(150) << 20) + (sim_random(&seed) % 7200) * 65536;
+    memory->module = sim_random(&seed) % 512 * 65536;
+    return true;
+}
+
+uint64_t sim_random(uint64_t *state)
+{
+    uint64_t x = *state += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
 static bool set(struct sim_config *config, const char *key, const char *value)
 {
     long long n = 0;
     int a, b, used = 0;
+    if (sscanf(key, "fault.%2d%n", &a, &used) == 1 && used && !key[used] && a >= 0 && a < SIM_FAULTS)
+        return set_fault(&config->faults[a], value);
+    used = 0;
     if (sscanf(key, "gpu.%2d.%n", &a, &used) == 1 && used && a >= 0 && a < SIM_GPUS)
         return set_card(&config->cards[a], key + used, value);
     if (sscanf(key, "link.%2d.%2d%n", &a, &b, &used) == 2 && used && !key[used])
@@ -118,16 +199,16 @@ static bool set(struct sim_config *config, const char *key, const char *value)
         return text(config->driver, sizeof config->driver, value);
     if (strcmp(key, "cuda") == 0 && number(value, 11000, 99990, &n))
         config->cuda = (int)n;
-    else if (strcmp(key, "granularity") == 0 && number(value, 1, 1 << 30, &n) && (n & (n - 1)) == 0)
-        config->granularity = (uint64_t)n;
-    else if (strcmp(key, "context_overhead") == 0 && number(value, 0, INT64_C(1) << 40, &n))
-        config->overhead = (uint64_t)n;
-    else if (strcmp(key, "slice_us") == 0 && number(value, 10, 10000000, &n))
-        config->slice_ns = (uint64_t)n * 1000;
     else if (strcmp(key, "gpus") == 0 && number(value, 1, SIM_GPUS, &n))
         config->count = (int)n;
+    else if (strcmp(key, "trace") == 0 && number(value, 0, 1, &n))
+        config->trace = n != 0;
+    else if (strcmp(key, "managed") == 0 && (strcmp(value, "device") == 0 || strcmp(value, "oversubscribe") == 0))
+        config->memory.oversubscribe = value[0] == 'o';
+    else if (strcmp(key, "memory_seed") == 0)
+        return set_memory_seed(&config->memory, value);
     else
-        return false;
+        return set_number(config, key, value);
     return true;
 }
 
@@ -136,8 +217,13 @@ static void defaults(struct sim_config *config)
     memset(config, 0, sizeof *config);
     snprintf(config->driver, sizeof config->driver, "580.95.05");
     config->cuda = 13000;
-    config->granularity = UINT64_C(2) << 20;
-    config->slice_ns = 2000000;
+    config->seed = 1;
+    config->launch_ns = 4500;
+    config->call_ns = 500;
+    config->copy_gbps = 25;
+    config->fill_gbps = 1500;
+    config->timing = (struct sim_timing){.slice_ns = 2000000, .sample_ns = 500000000};
+    config->memory = (struct sim_memory){.granularity = UINT64_C(2) << 20, .pitch = 512};
     for (int g = 0; g < SIM_GPUS; g++) {
         struct sim_card *card = &config->cards[g];
         *card = (struct sim_card){.memory = UINT64_C(80) << 30, .sms = 132, .cc_major = 9, .numa = -1, .id = g};
@@ -192,6 +278,9 @@ static bool parse(struct sim_config *config, FILE *file, char *error, unsigned s
         }
         version = version || strcmp(line, "version") == 0;
     }
+    struct sim_memory *memory = &config->memory;
+    memory->pool_unit = memory->pool_unit ? memory->pool_unit : memory->granularity;
+    memory->pool_chunk = memory->pool_chunk ? memory->pool_chunk : memory->granularity;
     if (!version || config->count == 0) {
         snprintf(error, size, "version=1 and gpus=N are required");
         return false;
@@ -246,7 +335,7 @@ unsigned sim_config_health(const char *id)
     if (now - looked_at > 50000000u) {
         char path[512], error[512];
         struct stat st;
-        looked_at = now;
+        looked_at = now ? now : 1;
         snprintf(path, sizeof path, "%s/config", sim_config_dir());
         if (stat(path, &st) == 0
             && (st.st_ino != seen.st_ino || st.st_size != seen.st_size || st.st_mtim.tv_sec != seen.st_mtim.tv_sec

@@ -56,7 +56,7 @@ static CUresult make(CUdevice number, bool primary, struct mica_ctx **out)
     if (sim_config_health(device->card->uuid) == 79)
         return MICA_CUDA_UNAVAILABLE;
     if (device->contexts == 0) {
-        CUresult result = sim_take(device, sim.config.overhead);
+        CUresult result = sim_take_overhead(device, sim.config.memory.context);
         if (result)
             return result;
     }
@@ -83,8 +83,8 @@ static void destroy(struct mica_ctx *ctx)
             *at = ctx->next;
             break;
         }
-    if (--device->contexts == 0)
-        sim_give(device, sim.config.overhead);
+    if (--device->contexts == 0) /* modules go with it */
+        sim_give_overhead(device, sim.state->slots[sim.slot].overhead[device->gpu]);
     pthread_mutex_unlock(&sim.mutex);
     free(ctx);
 }
@@ -193,6 +193,18 @@ CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice number)
     return result ? result : cuCtxPushCurrent_v2(*context);
 }
 
+CUresult cuCtxCreate_v3(CUcontext *context, void *affinity, int count, unsigned flags, CUdevice device)
+{
+    (void)affinity, (void)count; /* shares of multiprocessors under MPS, which is not there */
+    return cuCtxCreate_v2(context, flags, device);
+}
+
+CUresult cuCtxCreate_v4(CUcontext *context, void *params, unsigned flags, CUdevice device)
+{
+    (void)params;
+    return cuCtxCreate_v2(context, flags, device);
+}
+
 CUresult cuCtxCreate(CUcontext *context, unsigned flags, CUdevice device)
 {
     return cuCtxCreate_v2(context, flags, device);
@@ -299,7 +311,14 @@ CUresult cuCtxSynchronize(void)
 {
     struct mica_ctx *ctx;
     CUresult result = sim_current(&ctx);
-    return result ? result : sim_drain(sim_device_of(ctx));
+    if (!result && sim_capture_any(ctx)) { /* in every mode */
+        sim_capture_break_all(ctx);
+        result = MICA_CUDA_CAPTURE_UNSUPPORTED;
+    }
+    if (result)
+        return result;
+    sim_clock_spend(sim.config.call_ns);
+    return sim_drain(sim_device_of(ctx));
 }
 
 CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version)

@@ -27,6 +27,11 @@ static CUresult start(void)
     sim.state = sim_state_open();
     if (!sim.state)
         return MICA_CUDA_UNKNOWN;
+    if (!sim_state_same_clock(sim.state)) {
+        fprintf(stderr, "mica-sim: the cards run on %s time, this process does not; remove the state file to begin anew\n",
+                sim.state->is_virtual ? "virtual" : "real");
+        return MICA_CUDA_UNKNOWN;
+    }
     for (int d = 0; d < sim.config.count; d++) {
         struct sim_device *device = &sim.devices[d];
         device->card = &sim.config.cards[d];
@@ -51,6 +56,8 @@ CUresult cuInit(unsigned flags)
 {
     if (flags)
         return MICA_CUDA_INVALID_VALUE;
+    if (sim.ready && sim.pid != getpid())
+        return MICA_CUDA_NOT_INITIALIZED; /* a forked child: whoever held the mutex is not here */
     pthread_mutex_lock(&sim.mutex);
     CUresult result = start();
     pthread_mutex_unlock(&sim.mutex);

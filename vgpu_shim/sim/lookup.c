@@ -3,25 +3,14 @@
 
 #include <string.h>
 
-struct entry {
-    const char *name;
-    int version;
-    bool per_thread;
-    void *function;
-};
-
-/* Written by gen_build.py: the functions of this driver, with the version each came in. Sorted by name, then version. */
-static const struct entry entries[] = {
-#define MICA_ENTRY(symbol, base, version, per_thread) {#base, version, per_thread, (void *)symbol},
-#include "sim_entries.inc"
-};
+#include "entries.h"
 
 static void *find(const char *name, int version, bool per_thread, int *status)
 {
     void *plain = NULL, *flavoured = NULL;
     *status = MICA_SYMBOL_NOT_FOUND;
-    for (size_t i = 0; i < sizeof entries / sizeof entries[0]; i++) {
-        const struct entry *entry = &entries[i];
+    for (size_t i = 0; i < sim_entry_count; i++) {
+        const struct sim_entry *entry = &sim_entries[i];
         if (strcmp(entry->name, name) != 0)
             continue;
         if (*status == MICA_SYMBOL_NOT_FOUND)
@@ -82,6 +71,16 @@ static const struct { CUresult error; const char *name; const char *text; } erro
     {600, "CUDA_ERROR_NOT_READY", "device not ready"},
     {800, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
     {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+    {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
+    {902, "CUDA_ERROR_STREAM_CAPTURE_MERGE", "operation would result in a merge of separate capture sequences"},
+    {903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not ended in the same stream as it began"},
+    {904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"},
+    {905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"},
+    {906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing blocking stream"},
+    {907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
+    {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"},
+    {910, "CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE", "the graph update was not performed"},
     {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 

@@ -1,28 +1,22 @@
-/* Linear and stream-ordered memory: sizes and addresses are exact, contents do not exist. */
+/* Memory with an address: who holds what, where. Sizes and addresses are exact, contents do not exist. */
 #include "sim.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { POOL_MAGIC = 0x504f4f4c, PITCH = 512 };
-
-struct block {
-    CUdeviceptr at;
-    uint64_t bytes;
-    struct mica_ctx *ctx; /* NULL: stream-ordered, lives as long as the process */
-    struct mica_pool *pool;
-    struct sim_device *device;
-};
-
 /* Sorted by address; addresses only grow, so new blocks go to the end. */
-static struct block *blocks;
+static struct sim_block *blocks;
 static size_t block_count, block_room;
 static CUdeviceptr next_address = UINT64_C(0x7f0000000000) >> 4;
 
+uint64_t sim_round_to(uint64_t bytes, uint64_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
 uint64_t sim_round(uint64_t bytes)
 {
-    uint64_t unit = sim.config.granularity;
-    return (bytes + unit - 1) / unit * unit;
+    return sim_round_to(bytes, sim.config.memory.granularity);
 }
 
 CUresult sim_take(struct sim_device *device, uint64_t bytes)
@@ -50,6 +44,20 @@ void sim_give(struct sim_device *device, uint64_t bytes)
     sim_state_unlock(device->gpu);
 }
 
+CUresult sim_take_overhead(struct sim_device *device, uint64_t bytes)
+{
+    CUresult result = sim_take(device, bytes);
+    if (!result)
+        sim.state->slots[sim.slot].overhead[device->gpu] += bytes;
+    return result;
+}
+
+void sim_give_overhead(struct sim_device *device, uint64_t bytes)
+{
+    sim.state->slots[sim.slot].overhead[device->gpu] -= bytes;
+    sim_give(device, bytes);
+}
+
 CUdeviceptr sim_address_take(uint64_t bytes, uint64_t align)
 {
     CUdeviceptr at = (next_address + align - 1) / align * align;
@@ -71,87 +79,96 @@ static long find(CUdeviceptr pointer)
     return (long)low - 1;
 }
 
-static CUresult add(CUdeviceptr *pointer, struct block block)
+struct sim_block *sim_block_at(CUdeviceptr pointer)
 {
-    if (block_count == block_room) {
-        size_t room = block_room ? block_room * 2 : 256;
-        struct block *grown = realloc(blocks, room * sizeof *grown);
-        if (!grown)
-            return MICA_CUDA_OUT_OF_MEMORY;
-        blocks = grown;
-        block_room = room;
-    }
-    block.at = sim_address_take(block.bytes, UINT64_C(2) << 20);
-    blocks[block_count++] = block;
-    *pointer = block.at;
-    return MICA_CUDA_SUCCESS;
+    long at = find(pointer);
+    return at >= 0 && pointer - blocks[at].at < blocks[at].bytes ? &blocks[at] : NULL;
 }
 
-static CUresult allocate(CUdeviceptr *pointer, size_t bytes, struct mica_pool *pool)
+CUresult sim_block_add(CUdeviceptr *pointer, struct sim_block block)
 {
-    struct mica_ctx *ctx;
-    CUresult result = sim_current(&ctx);
-    if (result)
-        return result;
-    struct sim_device *device = pool ? &sim.devices[pool->device] : sim_device_of(ctx);
-    if (!pointer || !bytes)
-        return MICA_CUDA_INVALID_VALUE;
-    if (bytes > device->card->memory)
-        return MICA_CUDA_OUT_OF_MEMORY;
-    uint64_t size = sim_round(bytes);
-    result = sim_take(device, size);
-    if (result)
-        return result;
+    CUresult result = MICA_CUDA_SUCCESS;
     pthread_mutex_lock(&sim.mutex);
-    result = add(pointer, (struct block){.bytes = size, .ctx = pool ? NULL : ctx, .pool = pool, .device = device});
-    if (!result && pool) {
-        pool->used += size;
-        pool->used_high = pool->used > pool->used_high ? pool->used : pool->used_high;
+    if (block_count == block_room) {
+        size_t room = block_room ? block_room * 2 : 256;
+        struct sim_block *grown = realloc(blocks, room * sizeof *grown);
+        if (grown) {
+            blocks = grown;
+            block_room = room;
+        } else {
+            result = MICA_CUDA_OUT_OF_MEMORY;
+        }
+    }
+    if (!result) {
+        /* what comes from a pool shares pages, what does not has its own */
+        block.at = sim_address_take(block.bytes, block.pool ? 512 : UINT64_C(2) << 20);
+        blocks[block_count++] = block;
+        *pointer = block.at;
     }
     pthread_mutex_unlock(&sim.mutex);
-    if (result)
-        sim_give(device, size);
     return result;
 }
 
-static CUresult release(CUdeviceptr pointer)
+bool sim_block_remove(CUdeviceptr pointer, struct sim_block *out)
 {
+    pthread_mutex_lock(&sim.mutex);
+    long at = find(pointer);
+    bool found = at >= 0 && blocks[at].at == pointer;
+    if (found) {
+        *out = blocks[at];
+        memmove(&blocks[at], &blocks[at + 1], (block_count - (size_t)at - 1) * sizeof *blocks);
+        block_count--;
+    }
+    pthread_mutex_unlock(&sim.mutex);
+    return found;
+}
+
+void sim_block_done(const struct sim_block *block)
+{
+    if (block->pool)
+        sim_pool_return(block->pool, block->taken);
+    else if (block->taken)
+        sim_give(block->device, block->taken);
+    bool again = false; /* open twice in this process */
+    pthread_mutex_lock(&sim.mutex);
+    for (size_t i = 0; block->shared && i < block_count; i++)
+        again = again || blocks[i].shared == block->shared;
+    pthread_mutex_unlock(&sim.mutex);
+    if (block->shared && !again) {
+        sim_state_lock(block->device->gpu);
+        sim_shared_drop(sim.state, block->shared, sim.slot);
+        sim_state_unlock(block->device->gpu);
+    }
+}
+
+CUresult sim_release(CUdeviceptr pointer)
+{
+    struct sim_block block;
     if (!pointer)
         return MICA_CUDA_SUCCESS;
     CUresult result = sim_check();
     if (result)
         return result;
-    pthread_mutex_lock(&sim.mutex);
-    long at = find(pointer);
-    struct block block = {0};
-    if (at >= 0 && blocks[at].at == pointer) {
-        block = blocks[at];
-        memmove(&blocks[at], &blocks[at + 1], (block_count - (size_t)at - 1) * sizeof *blocks);
-        block_count--;
-        if (block.pool)
-            block.pool->used -= block.bytes;
-    }
-    pthread_mutex_unlock(&sim.mutex);
-    if (!block.bytes)
-        return MICA_CUDA_INVALID_VALUE;
-    sim_give(block.device, block.bytes);
+    if (!sim_block_remove(pointer, &block))
+        return sim_graph_memory_free(pointer) ? MICA_CUDA_SUCCESS : MICA_CUDA_INVALID_VALUE;
+    sim_block_done(&block);
     return MICA_CUDA_SUCCESS;
 }
 
 void sim_memory_drop(const struct mica_ctx *ctx)
 {
-    uint64_t bytes = 0;
-    pthread_mutex_lock(&sim.mutex);
-    size_t kept = 0;
-    for (size_t i = 0; i < block_count; i++) {
-        if (blocks[i].ctx == ctx)
-            bytes += blocks[i].bytes;
-        else
-            blocks[kept++] = blocks[i];
+    for (;;) {
+        struct sim_block block = {0};
+        CUdeviceptr next = 0;
+        pthread_mutex_lock(&sim.mutex);
+        for (size_t i = 0; i < block_count && !next; i++)
+            if (blocks[i].ctx == ctx)
+                next = blocks[i].at;
+        pthread_mutex_unlock(&sim.mutex);
+        if (!next || !sim_block_remove(next, &block))
+            return;
+        sim_block_done(&block);
     }
-    block_count = kept;
-    pthread_mutex_unlock(&sim.mutex);
-    sim_give(sim_device_of(ctx), bytes);
 }
 
 bool sim_memory_covers(CUdeviceptr pointer, size_t bytes)
@@ -160,12 +177,41 @@ bool sim_memory_covers(CUdeviceptr pointer, size_t bytes)
     long at = find(pointer);
     bool ok = at >= 0 && pointer - blocks[at].at <= blocks[at].bytes && bytes <= blocks[at].bytes - (pointer - blocks[at].at);
     pthread_mutex_unlock(&sim.mutex);
-    return ok || sim_vmm_covers(pointer, bytes);
+    return ok || sim_vmm_covers(pointer, bytes) || sim_graph_memory_covers(pointer, bytes);
+}
+
+static CUresult allocate(CUdeviceptr *pointer, size_t bytes, bool managed)
+{
+    struct mica_ctx *ctx;
+    CUresult result = sim_current(&ctx);
+    if (!result)
+        result = sim_unsafe_call();
+    if (result)
+        return result;
+    struct sim_device *device = sim_device_of(ctx);
+    bool on_host = managed && sim.config.memory.oversubscribe;
+    if (!pointer || !bytes)
+        return MICA_CUDA_INVALID_VALUE;
+    if (bytes > device->card->memory && !on_host)
+        return MICA_CUDA_OUT_OF_MEMORY;
+    uint64_t size = sim_round(bytes), taken = size;
+    result = sim_take(device, size);
+    if (result && on_host) {
+        taken = 0; /* lives on the host until there is room; pages do not move here */
+        result = MICA_CUDA_SUCCESS;
+    }
+    if (!result)
+        result = sim_block_add(pointer, (struct sim_block){.bytes = size, .taken = taken, .ctx = ctx, .device = device});
+    else
+        return result;
+    if (result && taken)
+        sim_give(device, taken);
+    return result;
 }
 
 CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes)
 {
-    return allocate(pointer, bytes, NULL);
+    return allocate(pointer, bytes, false);
 }
 
 CUresult cuMemAlloc(unsigned *pointer, unsigned bytes)
@@ -176,30 +222,32 @@ CUresult cuMemAlloc(unsigned *pointer, unsigned bytes)
 
 CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned flags)
 {
-    return flags == 1 || flags == 2 ? allocate(pointer, bytes, NULL) : MICA_CUDA_INVALID_VALUE;
+    return flags == 1 || flags == 2 ? allocate(pointer, bytes, true) : MICA_CUDA_INVALID_VALUE;
 }
 
 CUresult cuMemAllocPitch_v2(CUdeviceptr *pointer, size_t *pitch, size_t width, size_t height, unsigned element)
 {
+    const size_t unit = sim.config.memory.pitch ? sim.config.memory.pitch : 1;
     if (!pitch || !width || !height || (element != 4 && element != 8 && element != 16))
         return MICA_CUDA_INVALID_VALUE;
     size_t row, bytes;
-    if (__builtin_add_overflow(width, PITCH - 1, &row) || __builtin_mul_overflow(row / PITCH * PITCH, height, &bytes))
+    if (__builtin_add_overflow(width, unit - 1, &row) || __builtin_mul_overflow(row / unit * unit, height, &bytes))
         return MICA_CUDA_OUT_OF_MEMORY;
-    CUresult result = allocate(pointer, bytes, NULL);
+    CUresult result = allocate(pointer, bytes, false);
     if (!result)
-        *pitch = row / PITCH * PITCH;
+        *pitch = row / unit * unit;
     return result;
 }
 
 CUresult cuMemFree_v2(CUdeviceptr pointer)
 {
-    return release(pointer);
+    CUresult result = sim_unsafe_call();
+    return result ? result : sim_release(pointer);
 }
 
 CUresult cuMemFree(unsigned pointer)
 {
-    return release(pointer);
+    return cuMemFree_v2(pointer);
 }
 
 CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size, CUdeviceptr pointer)
@@ -208,15 +256,13 @@ CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size, CUdeviceptr po
     if (result)
         return result;
     pthread_mutex_lock(&sim.mutex);
-    long at = find(pointer);
-    if (at < 0 || pointer - blocks[at].at >= blocks[at].bytes)
+    const struct sim_block *block = sim_block_at(pointer);
+    if (!block)
         result = MICA_CUDA_NOT_FOUND;
-    else {
-        if (base)
-            *base = blocks[at].at;
-        if (size)
-            *size = blocks[at].bytes;
-    }
+    if (block && base)
+        *base = block->at;
+    if (block && size)
+        *size = block->bytes;
     pthread_mutex_unlock(&sim.mutex);
     return result;
 }
@@ -248,146 +294,4 @@ CUresult cuMemGetInfo(unsigned *free_bytes, unsigned *total)
         *total = t > UINT32_MAX ? UINT32_MAX : (unsigned)t;
     }
     return result;
-}
-
-/* Pools. */
-
-static CUresult pool_of(CUdevice number, CUmempool *pool)
-{
-    struct sim_device *device;
-    CUresult result = sim_device(number, &device);
-    if (result)
-        return result;
-    if (!pool)
-        return MICA_CUDA_INVALID_VALUE;
-    pthread_mutex_lock(&sim.mutex);
-    if (!device->pool && (device->pool = calloc(1, sizeof *device->pool)))
-        *device->pool = (struct mica_pool){.magic = POOL_MAGIC, .device = number, .is_default = true};
-    *pool = device->pool;
-    pthread_mutex_unlock(&sim.mutex);
-    return *pool ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
-}
-
-static bool is_pool(const struct mica_pool *pool)
-{
-    return pool && pool->magic == POOL_MAGIC;
-}
-
-CUresult cuDeviceGetDefaultMemPool(CUmempool *pool, CUdevice device)
-{
-    return pool_of(device, pool);
-}
-
-CUresult cuDeviceGetMemPool(CUmempool *pool, CUdevice device)
-{
-    return pool_of(device, pool);
-}
-
-CUresult cuMemPoolCreate(CUmempool *pool, const CUpoolProps *props)
-{
-    struct sim_device *device;
-    if (!pool || !props || props->type != 1 || props->location.type != MICA_LOCATION_DEVICE)
-        return MICA_CUDA_INVALID_VALUE;
-    CUresult result = sim_device(props->location.id, &device);
-    if (result)
-        return result;
-    if (!(*pool = calloc(1, sizeof **pool)))
-        return MICA_CUDA_OUT_OF_MEMORY;
-    **pool = (struct mica_pool){.magic = POOL_MAGIC, .device = props->location.id};
-    return MICA_CUDA_SUCCESS;
-}
-
-CUresult cuMemPoolDestroy(CUmempool pool)
-{
-    if (!is_pool(pool) || pool->is_default)
-        return MICA_CUDA_INVALID_VALUE;
-    uint64_t bytes = 0;
-    pthread_mutex_lock(&sim.mutex);
-    size_t kept = 0;
-    for (size_t i = 0; i < block_count; i++) {
-        if (blocks[i].pool == pool)
-            bytes += blocks[i].bytes;
-        else
-            blocks[kept++] = blocks[i];
-    }
-    block_count = kept;
-    pthread_mutex_unlock(&sim.mutex);
-    sim_give(&sim.devices[pool->device], bytes);
-    free(pool);
-    return MICA_CUDA_SUCCESS;
-}
-
-CUresult cuMemPoolTrimTo(CUmempool pool, size_t keep)
-{
-    (void)keep; /* a pool holds nothing that is not in use */
-    return is_pool(pool) ? MICA_CUDA_SUCCESS : MICA_CUDA_INVALID_VALUE;
-}
-
-CUresult cuMemPoolSetAttribute(CUmempool pool, int attribute, void *value)
-{
-    if (!is_pool(pool) || !value || attribute < 1 || attribute > 8)
-        return MICA_CUDA_INVALID_VALUE;
-    if (attribute == 4)
-        memcpy(&pool->threshold, value, sizeof pool->threshold);
-    if (attribute == 6 || attribute == 8)
-        pool->used_high = pool->used;
-    return MICA_CUDA_SUCCESS;
-}
-
-CUresult cuMemPoolGetAttribute(CUmempool pool, int attribute, void *value)
-{
-    if (!is_pool(pool) || !value || attribute < 1 || attribute > 8)
-        return MICA_CUDA_INVALID_VALUE;
-    const uint64_t wide[] = {0, 0, 0, 0, pool->threshold, pool->used, pool->used_high, pool->used, pool->used_high};
-    if (attribute < 4)
-        *(int *)value = 1;
-    else
-        memcpy(value, &wide[attribute], sizeof wide[0]);
-    return MICA_CUDA_SUCCESS;
-}
-
-static CUresult allocate_async(CUdeviceptr *pointer, size_t bytes, CUmempool pool, CUstream stream)
-{
-    struct mica_stream *checked;
-    struct mica_ctx *ctx;
-    CUresult result = sim_current(&ctx);
-    if (!result)
-        result = sim_stream(stream, &checked);
-    if (!result && !pool)
-        result = pool_of(checked->ctx->device, &pool); /* the stream's device, whatever context is current */
-    if (!result && !is_pool(pool))
-        result = MICA_CUDA_INVALID_VALUE;
-    return result ? result : allocate(pointer, bytes, pool);
-}
-
-CUresult cuMemAllocAsync(CUdeviceptr *pointer, size_t bytes, CUstream stream)
-{
-    return allocate_async(pointer, bytes, NULL, stream);
-}
-
-CUresult cuMemAllocAsync_ptsz(CUdeviceptr *pointer, size_t bytes, CUstream stream)
-{
-    return allocate_async(pointer, bytes, NULL, stream);
-}
-
-CUresult cuMemAllocFromPoolAsync(CUdeviceptr *pointer, size_t bytes, CUmempool pool, CUstream stream)
-{
-    return pool ? allocate_async(pointer, bytes, pool, stream) : MICA_CUDA_INVALID_VALUE;
-}
-
-CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *pointer, size_t bytes, CUmempool pool, CUstream stream)
-{
-    return cuMemAllocFromPoolAsync(pointer, bytes, pool, stream);
-}
-
-CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream stream)
-{
-    struct mica_stream *checked;
-    CUresult result = sim_stream(stream, &checked);
-    return result ? result : release(pointer);
-}
-
-CUresult cuMemFreeAsync_ptsz(CUdeviceptr pointer, CUstream stream)
-{
-    return cuMemFreeAsync(pointer, stream);
 }

@@ -20,6 +20,9 @@ static nvmlReturn_t start(void)
         result = NVML_NO_DRIVER;
     } else if (!(nvml.state = sim_state_open())) {
         result = NVML_UNKNOWN;
+    } else if (!sim_state_same_clock(nvml.state)) {
+        fprintf(stderr, "mica-sim: the cards run on another kind of time than this process\n");
+        result = NVML_UNKNOWN;
     }
     for (int i = 0; result == NVML_OK && i < nvml.config.count; i++) {
         struct nvml_device *device = &nvml.devices[i];
@@ -257,7 +260,7 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_
     if (result)
         return result;
     sim_state_lock(device->gpu);
-    sim_sched_advance(nvml.state, device->gpu, nvml.config.slice_ns);
+    sim_sched_advance(nvml.state, device->gpu, &nvml.config.timing);
     rates->gpu = nvml.state->gpus[device->gpu].utilization;
     sim_state_unlock(device->gpu);
     rates->memory = 0;
@@ -308,24 +311,4 @@ nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned *current, unsign
     if (!result)
         *current = *pending = 0;
     return result;
-}
-
-nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *list)
-{
-    nvmlReturn_t result = count ? nvml_check(device) : NVML_BAD_ARGUMENT;
-    if (result)
-        return result;
-    unsigned room = list ? *count : 0, found = 0;
-    sim_state_lock(device->gpu);
-    for (uint32_t s = 0; s < nvml.state->slots_used && s < SIM_SLOTS; s++) {
-        uint64_t bytes = nvml.state->slots[s].bytes[device->gpu];
-        if (!bytes || !sim_state_slot_alive(nvml.state, (int)s))
-            continue;
-        if (found < room)
-            list[found] = (nvmlProcessInfo_t){.pid = sim_state_slot_pid(nvml.state, (int)s), .bytes = bytes, .gpu_instance = UINT32_MAX, .compute_instance = UINT32_MAX};
-        found++;
-    }
-    sim_state_unlock(device->gpu);
-    *count = found;
-    return found > room ? NVML_TOO_SMALL : NVML_OK;
 }

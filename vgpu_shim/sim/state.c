@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "config.h"
 
 #ifndef F_OFD_SETLK
@@ -21,7 +22,7 @@
 #define F_OFD_SETLKW 38
 #endif
 
-static const char MAGIC[8] = {'M', 'I', 'C', 'A', 'S', 'I', 'M', '1'};
+static const char MAGIC[8] = {'M', 'I', 'C', 'A', 'S', 'I', 'M', '2'};
 enum { LOCK_TABLE = 0, LOCK_GPU = 1, LOCK_SLOT = 4096 };
 
 static struct sim_state *mapped;
@@ -32,9 +33,22 @@ static pthread_mutex_t open_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t gpu_mutex[SIM_GPUS];
 
+bool sim_clock_virtual(void)
+{
+    return mica_sim_clock_active && mica_sim_clock_active();
+}
+
+void sim_clock_spend(uint64_t ns)
+{
+    if (ns && sim_clock_virtual())
+        mica_sim_clock_spend(ns);
+}
+
 uint64_t sim_clock_ns(void)
 {
     struct timespec ts;
+    if (sim_clock_virtual())
+        return mica_sim_clock_now();
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
@@ -60,12 +74,16 @@ static void table_unlock(void)
 
 void sim_state_lock(int gpu)
 {
+    if (sim_clock_virtual())
+        return;
     pthread_mutex_lock(&gpu_mutex[gpu]);
     range_lock(LOCK_GPU + gpu, F_WRLCK);
 }
 
 void sim_state_unlock(int gpu)
 {
+    if (sim_clock_virtual())
+        return;
     range_lock(LOCK_GPU + gpu, F_UNLCK);
     pthread_mutex_unlock(&gpu_mutex[gpu]);
 }
@@ -93,10 +111,11 @@ static const char *prepare(const char *path)
             mapped = at;
     }
     if (!error && memcmp(mapped->magic, MAGIC, sizeof MAGIC) != 0) {
-        mapped->version = 1;
+        mapped->version = 2;
         mapped->size = sizeof(struct sim_state);
+        mapped->is_virtual = sim_clock_virtual();
         for (int g = 0; g < SIM_GPUS; g++)
-            mapped->gpus[g].current = -1;
+            mapped->gpus[g].current = mapped->gpus[g].last = -1;
         memcpy(mapped->magic, MAGIC, sizeof MAGIC);
     }
     table_unlock();
@@ -130,7 +149,7 @@ int sim_state_gpu(struct sim_state *state, const char *uuid)
     for (int g = 0; g < SIM_GPUS && found < 0; g++) {
         struct sim_gpu *gpu = &state->gpus[g];
         if (gpu->uuid[0] == '\0') {
-            gpu->current = -1;
+            gpu->current = gpu->last = -1;
             gpu->time_ns = sim_clock_ns();
             snprintf(gpu->uuid, sizeof gpu->uuid, "%s", uuid);
         }
@@ -186,6 +205,11 @@ static void clear_slot(struct sim_state *state, int slot)
         state->slots[slot].bytes[g] = 0;
         state->slots[slot].busy_ns[g] = 0;
         state->slots[slot].kernels[g] = 0;
+        state->slots[slot].overhead[g] = state->slots[slot].work_ns[g] = state->slots[slot].window_busy[g] = 0;
+        state->slots[slot].utilization[g] = 0;
+        for (int i = 0; i < SIM_SHARED; i++)
+            if (state->shared[i].gpu == g)
+                sim_shared_drop(state, state->shared[i].id, slot);
         sim_state_unlock(g);
     }
     for (int q = 0; q < SIM_QUEUES; q++) {
@@ -227,11 +251,79 @@ void sim_state_reap(struct sim_state *state, int gpu, bool now)
             state->slots[s].state = SIM_SLOT_DEAD;
 }
 
-uint64_t sim_state_used(const struct sim_state *state, int gpu)
+/* The first living holder; -1 when there is none. */
+static int holder_of(struct sim_state *state, const struct sim_shared *shared)
+{
+    for (int s = 0; s < SIM_SLOTS; s++)
+        if (shared->holders[s / 64] & UINT64_C(1) << (s % 64) && state->slots[s].state == SIM_SLOT_LIVE)
+            return s;
+    return -1;
+}
+
+uint64_t sim_state_used(struct sim_state *state, int gpu)
 {
     uint64_t used = 0;
     for (uint32_t s = 0; s < state->slots_used && s < SIM_SLOTS; s++)
         if (state->slots[s].state == SIM_SLOT_LIVE)
             used += state->slots[s].bytes[gpu];
+    for (int i = 0; i < SIM_SHARED && state->next_shared; i++)
+        if (state->shared[i].id && state->shared[i].gpu == gpu && holder_of(state, &state->shared[i]) >= 0)
+            used += state->shared[i].bytes;
     return used;
+}
+
+uint64_t sim_state_bytes(struct sim_state *state, int gpu, int slot)
+{
+    uint64_t bytes = state->slots[slot].bytes[gpu];
+    for (int i = 0; i < SIM_SHARED && state->next_shared; i++)
+        if (state->shared[i].id && state->shared[i].gpu == gpu && holder_of(state, &state->shared[i]) == slot)
+            bytes += state->shared[i].bytes;
+    return bytes;
+}
+
+struct sim_shared *sim_shared_find(struct sim_state *state, uint64_t id)
+{
+    for (int i = 0; id && i < SIM_SHARED; i++)
+        if (state->shared[i].id == id && holder_of(state, &state->shared[i]) >= 0)
+            return &state->shared[i];
+    return NULL;
+}
+
+uint64_t sim_shared_make(struct sim_state *state, int gpu, int slot, uint64_t bytes)
+{
+    for (int i = 0; i < SIM_SHARED; i++) {
+        struct sim_shared *shared = &state->shared[i];
+        if (shared->id && holder_of(state, shared) >= 0)
+            continue;
+        *shared = (struct sim_shared){.id = ++state->next_shared, .bytes = bytes, .gpu = gpu};
+        shared->holders[slot / 64] = UINT64_C(1) << (slot % 64);
+        state->slots[slot].bytes[gpu] -= bytes;
+        return shared->id;
+    }
+    return 0;
+}
+
+bool sim_shared_hold(struct sim_state *state, uint64_t id, int slot)
+{
+    struct sim_shared *shared = sim_shared_find(state, id);
+    if (shared)
+        shared->holders[slot / 64] |= UINT64_C(1) << (slot % 64);
+    return shared != NULL;
+}
+
+void sim_shared_drop(struct sim_state *state, uint64_t id, int slot)
+{
+    for (int i = 0; id && i < SIM_SHARED; i++) {
+        struct sim_shared *shared = &state->shared[i];
+        if (shared->id != id)
+            continue;
+        shared->holders[slot / 64] &= ~(UINT64_C(1) << (slot % 64));
+        if (holder_of(state, shared) < 0)
+            shared->id = 0;
+    }
+}
+
+bool sim_state_same_clock(const struct sim_state *state)
+{
+    return (state->is_virtual != 0) == sim_clock_virtual();
 }

@@ -2,12 +2,16 @@
 #include "sim.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 struct physical {
     CUmemHandle handle;
     uint64_t bytes;
     struct sim_device *device; /* NULL: host memory, not charged */
     unsigned handles, mappings;
+    uint64_t shared; /* id, when exported or imported */
     struct physical *next;
 };
 
@@ -62,14 +66,19 @@ static void drop_if_unused(struct physical *memory)
             *at = memory->next;
             break;
         }
-    if (memory->device)
+    if (memory->shared) {
+        sim_state_lock(memory->device->gpu);
+        sim_shared_drop(sim.state, memory->shared, sim.slot);
+        sim_state_unlock(memory->device->gpu);
+    } else if (memory->device) {
         sim_give(memory->device, memory->bytes);
+    }
     free(memory);
 }
 
 static bool aligned(uint64_t value)
 {
-    return value && value % sim.config.granularity == 0;
+    return value && value % sim.config.memory.granularity == 0;
 }
 
 bool sim_vmm_covers(CUdeviceptr pointer, size_t bytes)
@@ -86,7 +95,7 @@ CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemProp *pro
     if (!result && (!granularity || !prop || option < 0 || option > 1))
         result = MICA_CUDA_INVALID_VALUE;
     if (!result)
-        *granularity = sim.config.granularity;
+        *granularity = sim.config.memory.granularity;
     return result;
 }
 
@@ -147,7 +156,7 @@ CUresult cuMemAddressReserve(CUdeviceptr *pointer, size_t bytes, size_t align, C
     if (!pointer || flags || !aligned(bytes) || (align & (align - 1)))
         return MICA_CUDA_INVALID_VALUE;
     pthread_mutex_lock(&sim.mutex);
-    CUdeviceptr at = sim_address_take(bytes, align > sim.config.granularity ? align : sim.config.granularity);
+    CUdeviceptr at = sim_address_take(bytes, align > sim.config.memory.granularity ? align : sim.config.memory.granularity);
     if (!add(&reservations, at, bytes, NULL))
         result = MICA_CUDA_OUT_OF_MEMORY;
     else
@@ -246,6 +255,93 @@ CUresult cuMemRetainAllocationHandle(CUmemHandle *handle, void *address)
             range->mapped->handle = next_handle++;
         range->mapped->handles++;
         *handle = range->mapped->handle;
+    }
+    pthread_mutex_unlock(&sim.mutex);
+    return result;
+}
+
+/* Sharing with other processes: a descriptor of a small file that says which memory it is. */
+
+enum { SHARE_MAGIC = 0x564d4d31, HANDLE_FD = 1 };
+struct share { uint32_t magic; int32_t gpu; uint64_t shared, bytes; };
+
+static int share_file(const struct share *share)
+{
+    int fd = (int)syscall(SYS_memfd_create, "mica-sim", 1u /* close on exec */);
+    if (fd >= 0 && write(fd, share, sizeof *share) != (ssize_t)sizeof *share) {
+        (void)close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+CUresult cuMemExportToShareableHandle(void *shareable, CUmemHandle handle, int type, unsigned long long flags)
+{
+    CUresult result = sim_check();
+    if (result)
+        return result;
+    if (type != HANDLE_FD)
+        return MICA_CUDA_NOT_SUPPORTED;
+    pthread_mutex_lock(&sim.mutex);
+    struct physical *memory = by_handle(handle);
+    if (!shareable || flags || !memory || !memory->device)
+        result = MICA_CUDA_INVALID_VALUE;
+    if (!result && !memory->shared) {
+        sim_state_lock(memory->device->gpu);
+        memory->shared = sim_shared_make(sim.state, memory->device->gpu, sim.slot, memory->bytes);
+        sim_state_unlock(memory->device->gpu);
+    }
+    if (!result) {
+        const struct share share = {SHARE_MAGIC, memory->device->gpu, memory->shared, memory->bytes};
+        int fd = memory->shared ? share_file(&share) : -1;
+        if (fd < 0)
+            result = MICA_CUDA_OUT_OF_MEMORY;
+        else
+            memcpy(shareable, &fd, sizeof fd);
+    }
+    pthread_mutex_unlock(&sim.mutex);
+    return result;
+}
+
+CUresult cuMemImportFromShareableHandle(CUmemHandle *handle, void *shareable, int type)
+{
+    struct share share = {0};
+    CUresult result = sim_check();
+    if (result)
+        return result;
+    if (type != HANDLE_FD)
+        return MICA_CUDA_NOT_SUPPORTED;
+    int fd = (int)(intptr_t)shareable; /* the value itself, as the API has it */
+    struct sim_device *device = NULL;
+    if (!handle || pread(fd, &share, sizeof share, 0) != (ssize_t)sizeof share || share.magic != SHARE_MAGIC)
+        return MICA_CUDA_INVALID_VALUE;
+    for (int d = 0; d < sim.config.count; d++)
+        if (sim.devices[d].gpu == share.gpu)
+            device = &sim.devices[d];
+    if (!device)
+        return MICA_CUDA_INVALID_DEVICE;
+    pthread_mutex_lock(&sim.mutex);
+    struct physical *memory = memories;
+    while (memory && memory->shared != share.shared)
+        memory = memory->next;
+    if (memory) { /* this process has it already */
+        memory->handle = memory->handles ? memory->handle : next_handle++;
+        memory->handles++;
+        *handle = memory->handle;
+    } else if ((memory = malloc(sizeof *memory))) {
+        sim_state_lock(device->gpu);
+        bool there = sim_shared_hold(sim.state, share.shared, sim.slot);
+        sim_state_unlock(device->gpu);
+        *memory = (struct physical){.handle = next_handle++, .bytes = share.bytes, .device = device, .handles = 1, .shared = share.shared, .next = memories};
+        if (there) {
+            memories = memory;
+            *handle = memory->handle;
+        } else {
+            free(memory);
+            result = MICA_CUDA_INVALID_HANDLE;
+        }
+    } else {
+        result = MICA_CUDA_OUT_OF_MEMORY;
     }
     pthread_mutex_unlock(&sim.mutex);
     return result;

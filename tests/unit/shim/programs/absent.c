@@ -3,11 +3,10 @@
 #include <dlfcn.h>
 #include <stdio.h>
 
-int cuGraphCreate(void **graph, unsigned flags);
+int cuProfilerStart(void);
 
 int main(void)
 {
-    void *graph;
-    printf("%d %d\n", cuGraphCreate(&graph, 0), dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuGraphCreate") == NULL);
+    printf("%d %d\n", cuProfilerStart(), dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuProfilerStart") == NULL);
     return 0;
 }
