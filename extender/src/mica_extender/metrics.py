@@ -47,6 +47,9 @@ class Metrics:
             "Filter answers that refused every node of kube-scheduler's sample although another node fits.",
             registry=registry,
         )
+        self.held = Counter(
+            "mica_extender_filters_held", "Filter calls that waited because many binds were under way.", registry=registry
+        )
         self.evictions = Counter(
             "mica_extender_evictions", "Evictions of pods that a node agent refused.", ("outcome",), registry=registry
         )

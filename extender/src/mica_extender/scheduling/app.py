@@ -79,6 +79,10 @@ class SchedulerApp:
         act, fail = self._verbs[verb]
         try:
             body = await read_body(receive, limit=MAX_BODY)
+            if verb == "filter" and self._binder.busy:
+                # Filter is the only thing that kube-scheduler's loop waits for before it starts the next bind.
+                self._metrics.held.inc()
+                await self._binder.room()
             with self._metrics.timed(verb):
                 return await act(body)
         except (wire.Malformed, TooLarge, _NotNow) as error:

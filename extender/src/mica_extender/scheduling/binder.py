@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,6 +29,10 @@ _log = get_logger(__name__)
 
 ANSWER_WITHIN_S: Final = 3.0
 """Below the scheduler's timeout of 5 s: the scheduler should hear our words, not its own timeout."""
+AT_ONCE: Final = 16
+"""kube-scheduler starts binds without a bound of its own. What the API server cannot store as fast waits, each bind on a
+connection of its own with its own handshake, until our answers and the renewals of the scheduler's Lease come too late."""
+ROOM_WITHIN_S: Final = 0.5
 _CATCH_UP_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 _SETTLE_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -77,6 +82,8 @@ class Binder:
         self._api = api
         self._leadership = leadership
         self._clock = clock
+        self._room = asyncio.Event()
+        self._room.set()
         self._wall = wall
         self._under_way: dict[str, tuple[str, asyncio.Task[str]]] = {}
 
@@ -91,13 +98,31 @@ class Binder:
         if under_way is None:
             task = asyncio.create_task(self._run(question))
             self._under_way[question.uid] = (question.node, task)
-            task.add_done_callback(lambda _: self._under_way.pop(question.uid, None))
+            task.add_done_callback(lambda _: self._ended(question.uid))
+            if len(self._under_way) >= AT_ONCE:
+                self._room.clear()
         else:
             task = under_way[1]
         done, _ = await asyncio.wait({task}, timeout=ANSWER_WITHIN_S)
         if not done:
             return f"binding of pod {question.key} to {question.node} is still under way"
         return task.result()
+
+    @property
+    def busy(self) -> bool:
+        """Whether AT_ONCE binds are under way."""
+        return not self._room.is_set()
+
+    async def room(self) -> None:
+        """Wait until fewer are under way, but at most ROOM_WITHIN_S: writes whose outcome is unknown may take long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_WITHIN_S):
+                await self._room.wait()
+
+    def _ended(self, uid: str) -> None:
+        self._under_way.pop(uid, None)
+        if len(self._under_way) < AT_ONCE:
+            self._room.set()
 
     async def _run(self, question: BindQuestion) -> str:
         try:
