@@ -96,6 +96,7 @@ def told(pod: Body, explanation: Body | None) -> list[str]:
         *_asks(explanation.get("request") or []),
         *_decided(explanation.get("decision") or []),
         *_counted(explanation),
+        *_ruled_out(pod, explanation),
         *_changes(explanation),
         *_nodes(explanation),
     ]
@@ -132,6 +133,18 @@ def _counted(explanation: Body) -> Iterator[str]:
     for reason in explanation.get("reasons") or []:
         never = " (however free its cards are)" if reason["permanent"] else ""
         yield f"  {_count(reason['nodes'], 'node')}: {reason['reason']}{never}"
+
+
+def _ruled_out(pod: Body, explanation: Body) -> Iterator[str]:
+    """Mica counts every GPU node, whatever the pod's selector and tolerations are: these it does not judge."""
+    waits = not _of(pod, "spec").get("nodeName") and any(
+        c.get("type") == "PodScheduled" and c.get("status") == "False" for c in _of(pod, "status").get("conditions") or []
+    )
+    if waits and explanation.get("fitting"):
+        yield (
+            "  Where it fits, kube-scheduler refuses it for other reasons than GPUs (selector, affinity, taints, CPU, memory; "
+            "its words are above), or is about to try again."
+        )
 
 
 def _changes(explanation: Body) -> Iterator[str]:

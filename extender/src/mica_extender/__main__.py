@@ -104,10 +104,12 @@ def choose_kernel(wanted: Literal["auto", "numpy"]) -> Kernel:
     if wanted == "numpy":
         return NumpyKernel()
     try:
-        return load_native()
+        native = load_native()
     except KernelMissing as missing:
         _log.warning("placements are computed on numpy", reason=str(missing))
         return NumpyKernel()
+    _log.info("placements are computed by the C kernel")
+    return native
 
 
 def _whole_pools(client: KubeClient) -> Reflector[VGPUPool]:

@@ -50,5 +50,6 @@ def test_slices_on_nodes_add_up_in_the_pool(op_box: RunningBox, operator: Any, w
     assert " ".join(shown[:9]) == "default 1 2 1/20 20/200 % 3/160 GiB True"
     op_box.kubectl("delete", "vgpunode", "pool-node")
     wait_for(lambda: op_box.get("vgpupool", "default")["status"]["nodes"] == 0)
-    (ready,) = op_box.get("vgpupool", "default")["status"]["conditions"]
+    conditions = {c["type"]: c for c in op_box.get("vgpupool", "default")["status"]["conditions"]}
+    ready = conditions["Ready"]
     assert (ready["status"], ready["reason"]) == ("False", "NoNodes")

@@ -89,6 +89,14 @@ def test_a_waiting_pod_is_told_card_by_card_with_the_nearest_way_in() -> None:
     ]
 
 
+def test_nodes_that_fit_and_are_ruled_out_by_kube_scheduler_are_said_to_be() -> None:
+    words = "kube-scheduler refuses it for other reasons than GPUs"
+    said = "0/3 nodes are available: 1 CardInsufficientMemory, 2 node(s) didn't match Pod's node affinity/selector."
+    assert any(words in line for line in told(pod(said=said), EXPLANATION))
+    assert not any(words in line for line in told(pod(said=said), {**EXPLANATION, "fitting": 0}))
+    assert not any(words in line for line in told(pod(said=said, nodeName="n1"), EXPLANATION))
+
+
 def test_a_bound_pod_is_told_where_it_is_and_by_which_decision() -> None:
     bound = {**EXPLANATION, "decision": [{"container": 0, "uuid": "GPU-a", "memoryMiB": 8192, "cores": 0}]}
     lines = told(pod(nodeName="n1", said="stale"), bound)

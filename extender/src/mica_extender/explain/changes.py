@@ -133,23 +133,33 @@ async def _of_container(oracle: Oracle, shape: Shape, node: NodeState, index: in
 
 
 async def _of_pod(oracle: Oracle, shape: Shape, node: NodeState) -> AsyncIterator[Change]:
-    selection = shape.selection
-    candidates = [Change("model", names=(model,)) for model in _other_models(shape, node)]
-    if selection.use_uuids or selection.avoid_uuids:
-        candidates.append(Change("uuid"))
-    if "mutex" in (selection.gpu_policy or node.gpu_policy):
-        candidates.append(Change("policy"))
-    if selection.numa_bind:
-        candidates.append(Change("numaBind"))
-    for change in candidates:
-        try:
-            if await oracle.fits(*applied(change, shape, node)):
-                yield change
-        except Unsure:
-            continue
+    for change in demands(shape, node):
+        if await helps(oracle, change, shape, node):
+            yield change
     free = await free_cards(oracle, shape, node)
     if free is not None:
         yield free
+
+
+def demands(shape: Shape, node: NodeState) -> list[Change]:
+    """What the pod demands of the cards of this node beside amounts, as changes that drop it; they may help or not."""
+    selection = shape.selection
+    found = [Change("model", names=(model,)) for model in _other_models(shape, node)]
+    if selection.use_uuids or selection.avoid_uuids:
+        found.append(Change("uuid"))
+    if "mutex" in (selection.gpu_policy or node.gpu_policy):
+        found.append(Change("policy"))
+    if selection.numa_bind:
+        found.append(Change("numaBind"))
+    return found
+
+
+async def helps(oracle: Oracle, change: Change, shape: Shape, node: NodeState) -> bool:
+    """Whether the pod fits on the node with this change alone; what the oracle is not sure of does not help."""
+    try:
+        return await oracle.fits(*applied(change, shape, node))
+    except Unsure:
+        return False
 
 
 def _amount(container: ContainerRequest, kind: Kind, cards: Sequence[Card]) -> int | None:

@@ -11,9 +11,10 @@ from mica_extender.explain.cards import card_lines
 from mica_extender.explain.changes import (
     AMOUNTS,
     Change,
-    Kind,
+    demands,
     fewest_free_cards,
     free_cards,
+    helps,
     nearer,
     smallest_changes,
 )
@@ -93,27 +94,34 @@ async def _details(oracle: Oracle, shape: Shape, seen: Survey, detailed: int) ->
     return dict(sorted(nodes.items(), key=itemgetter(0)))
 
 
+_Best = dict[tuple[str, str], tuple[str, Change]]
+"""By kind of change and the container or model it is about: the node that needs the smallest one, and that change."""
+
+
 async def _nearest(oracle: Oracle, shape: Shape, refused: list[tuple[NodeState, Rejection]]) -> list[tuple[str, Change]]:
-    """For every amount, and for free cards, the node of the cluster that needs the smallest change."""
-    best: dict[tuple[Kind, int], tuple[str, Change]] = {}
+    """For every amount, for every demand, and for free cards, the node of the cluster that needs the smallest change."""
+    best: _Best = {}
     for node, rejection in ((node, rejection) for node, rejection in refused if node.ready):
         for index, container in enumerate(shape.request.containers):
             if container.asks:
                 await _improve(oracle, best, shape=shape, node=node, index=index)
-        known = best.get(("freeCards", -1))
+        for change in demands(shape, node):
+            key = (change.kind, ",".join(change.names))
+            if key not in best and await helps(oracle, change, shape, node):
+                best[key] = (node.name, change)
+        known = best.get(("freeCards", ""))
         if known is not None and known[1].by <= fewest_free_cards(shape, rejection):
             continue
         free = await free_cards(oracle, shape, node)
         if free is not None and (known is None or free.by < known[1].by):
-            best["freeCards", -1] = (node.name, free)
+            best["freeCards", ""] = (node.name, free)
     return list(best.values())
 
 
-async def _improve(
-    oracle: Oracle, best: dict[tuple[Kind, int], tuple[str, Change]], *, shape: Shape, node: NodeState, index: int
-) -> None:
+async def _improve(oracle: Oracle, best: _Best, *, shape: Shape, node: NodeState, index: int) -> None:
     for kind in AMOUNTS:
-        known = best.get((kind, index))
+        key = (kind, shape.request.containers[index].name)
+        known = best.get(key)
         change = await nearer(oracle, shape, node, kind=kind, index=index, above=known[1].to if known else 0)
         if change is not None:
-            best[kind, index] = (node.name, change)
+            best[key] = (node.name, change)
