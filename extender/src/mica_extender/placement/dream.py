@@ -18,6 +18,9 @@ from typing import Final
 LEVELS: Final = 1000
 """Thousandths in a card."""
 CARDS: Final = 1000
+_FEWEST_CARDS: Final = 20
+_DRAWS: Final = 2600
+"""Pods in a dream, about: where slices are small, fewer cards are filled, so that a dream costs some ten milliseconds."""
 ROUNDS: Final = 2
 _LOAD_TENTHS: Final = 13
 _PRIOR: Final = 3
@@ -57,10 +60,12 @@ class Dream:
         shares = [share for share, _ in classes]
         up_to = list(accumulate(count for _, count in classes))
         orders = {share: self._order(share) for share in set(shares)}
-        paths = [[LEVELS] for _ in range(CARDS)]
+        mean = sum(share * count for share, count in classes) // up_to[-1]
+        cards = max(_FEWEST_CARDS, min(CARDS, 10 * _DRAWS * mean // (_LOAD_TENTHS * LEVELS)))
+        paths = [[LEVELS] for _ in range(cards)]
         at: list[list[int]] = [[] for _ in range(LEVELS + 1)]
-        at[LEVELS] = list(range(CARDS))
-        to_come = CARDS * LEVELS * _LOAD_TENTHS // 10
+        at[LEVELS] = list(range(cards))
+        to_come = cards * LEVELS * _LOAD_TENTHS // 10
         while to_come > 0:
             share = shares[bisect_right(up_to, self._draw(up_to[-1]))]
             to_come -= share
