@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
+import numpy as np
+
 LEVELS: Final = 1000
 """Thousandths in a card."""
 CARDS: Final = 1000
@@ -78,8 +80,9 @@ class Dream:
 
     def _order(self, share: int) -> list[int]:
         """Levels that have room for the share, the least loss first, then the fullest."""
-        waste = self.waste
-        return sorted(range(share, LEVELS + 1), key=lambda level: waste[level - share] - waste[level])
+        waste = np.array(self.waste, np.int64)
+        order: list[int] = (np.argsort(waste[: LEVELS + 1 - share] - waste[share:], kind="stable") + share).tolist()
+        return order
 
     def _table(self) -> tuple[int, ...]:
         table, below = [], -_MICRO
