@@ -126,23 +126,21 @@ def tables(results: Sequence[Result], loads: Sequence[float]) -> list[Table]:
     """Allocation by policy with every seed, and what the first policy saves against the others."""
     policies = list(dict.fromkeys(one.policy for one in results))
     table = Table(title="allocation, % of all GPUs", title_justify="left")
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for load in loads:
-        table.add_column(_heading(load), justify="right")
-    for column in ("every seed, at the end", "failed", "feasible but refused", "GPUs in use"):
-        table.add_column(column, justify="left" if column.startswith("every") else "right", overflow="fold")
+        table.add_column(_heading(load), justify="right", no_wrap=True)
+    for column in ("failed", "feasible but refused", "GPUs in use"):
+        table.add_column(column, justify="right")
     for policy in policies:
         mine = [one for one in results if one.policy == policy]
-        ends = allocations(results, policy, loads[-1])
         table.add_row(
             policy,
             *(str(allocations(results, policy, load)) for load in loads),
-            " ".join(f"{value:.2f}" for value in ends.values),
             f"{statistics.fmean(one.failed for one in mine):.0f}",
             str(sum(one.refused for one in mine)),
             f"{statistics.fmean(one.gpus_in_use for one in mine):.0f}",
         )
-    return [table, *_savings(results, policies)]
+    return [table, _every_seed(results, policies, loads[-1]), *_savings(results, policies)]
 
 
 def _heading(load: float) -> str:
@@ -184,6 +182,15 @@ def read(trace: Path | None, pods: str, snapshot: Sequence[Path]) -> Trace | Sna
     return read_trace(trace, pods) if trace is not None else read_snapshot(snapshot)
 
 
+def _every_seed(results: Sequence[Result], policies: Sequence[str], load: float) -> Table:
+    table = Table(title=f"every seed from {FIRST_SEED} on, {_heading(load)}", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    table.add_column("allocation, %", overflow="fold")
+    for policy in policies:
+        table.add_row(policy, " ".join(f"{value:.2f}" for value in allocations(results, policy, load).values))
+    return table
+
+
 def _savings(results: Sequence[Result], policies: Sequence[str]) -> list[Table]:
     """GPUs that the other policies would need for what the first one holds."""
     if len(policies) < 2:
@@ -192,9 +199,9 @@ def _savings(results: Sequence[Result], policies: Sequence[str]) -> list[Table]:
     held = statistics.fmean(100 * one.allocated[-1] / one.capacity for one in results if one.policy == first)
     have = results[0].capacity / 1000
     overloaded = any(one.failed for one in results)
-    title = f"what {first} saves: GPUs that the others would need to hold {held:.2f} % of {have:.0f} GPUs"
-    table = Table(title=title if overloaded else f"what {first} saves: GPUs that hold a slice in the end", title_justify="left")
-    for column in ("policy", "GPUs", "saved"):
+    what = f"GPUs to hold {held:.2f} % of {have:.0f}" if overloaded else "GPUs that hold a slice in the end"
+    table = Table(title=f"what {first} saves", title_justify="left")
+    for column in ("policy", what, "saved"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     used = {p: statistics.fmean(one.gpus_in_use for one in results if one.policy == p) for p in policies}
     for policy in policies[1:]:

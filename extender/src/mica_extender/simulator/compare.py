@@ -27,7 +27,6 @@ class Task:
     seed: int
     scenario: Callable[[int], Scenario]
     percent: int = 0
-    own_policies: bool = False
 
 
 def maker(policy: str) -> Maker:
@@ -36,9 +35,9 @@ def maker(policy: str) -> Maker:
 
 
 def run(task: Task, on_pod: Callable[[int], None] = lambda done: None) -> Result:
-    """One replay. Unless the machines keep their own policies, the engine's node policy is the task's, on every machine."""
+    """One replay. The engine's node and card policy are the task's, on every machine."""
     scenario = task.scenario(task.seed)
-    if task.policy in NODE_POLICIES and not task.own_policies:
+    if task.policy in NODE_POLICIES:
         machines = tuple(
             replace(m, state=replace(m.state, node_policy=task.policy, gpu_policy=(task.policy,))) for m in scenario.machines
         )
