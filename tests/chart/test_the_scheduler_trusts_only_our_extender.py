@@ -48,7 +48,7 @@ def test_scores_that_would_pull_against_ours_are_off(find: Find) -> None:
 
 
 def test_the_share_of_nodes_that_is_looked_at_is_configurable(find: Find) -> None:
-    assert _configuration(find)["percentageOfNodesToScore"] == 0
+    assert _configuration(find)["percentageOfNodesToScore"] == 10
 
 
 def test_kube_scheduler_uses_the_memory_that_it_may(find: Find) -> None:

@@ -29,7 +29,7 @@ _log = get_logger(__name__)
 
 ANSWER_WITHIN_S: Final = 3.0
 """Below the scheduler's timeout of 5 s: the scheduler should hear our words, not its own timeout."""
-AT_ONCE: Final = 16
+AT_ONCE: Final = 8
 """kube-scheduler starts binds without a bound of its own. What the API server cannot store as fast waits, each bind on a
 connection of its own with its own handshake, until our answers and the renewals of the scheduler's Lease come too late."""
 ROOM_WITHIN_S: Final = 0.5
