@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,22 +124,27 @@ def number(value: float) -> str:
 def report(area: str, part: str, figures: Sequence[Figure], *, folder: Path = FOLDER, console: Console | None = None) -> Path:
     """Print the figures of one part of an area, and write them into ``folder/AREA.json``, where other parts are kept.
 
-    Returns the file: ``{"area", "figures": [{"part", "measured", "machine", …figure}]}``. Raises ValueError when two figures of
+    Returns the file, a list of ``{"part", "measured", "machine", …figure}``. Raises ValueError when two figures of
     the part have one name.
     """
     names = [figure.figure for figure in figures]
     if len(set(names)) != len(names):
         raise ValueError(f"two figures of {area} {part} have the same name: {sorted(n for n in names if names.count(n) > 1)}")
-    (console or Console()).print(table(f"{area}: {part}", figures))
+    (console or _wide()).print(table(f"{area}: {part}", figures))
     stamp = {"part": part, "measured": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
     path = folder / f"{area}.json"
     others = [row for row in _stored(path) if row.get("part") != part]
     rows = [*others, *({**stamp, **figure.to_json()} for figure in figures)]
     folder.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps({"area": area, "figures": rows}, indent=1, ensure_ascii=False) + "\n")
+    fresh.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     fresh.replace(path)
     return path
+
+
+def _wide() -> Console:
+    """A log has no width of its own, and 80 columns would break every word."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def table(title: str, figures: Iterable[Figure]) -> Table:
@@ -181,7 +187,7 @@ def _processor() -> str:
 def _stored(path: Path) -> list[dict[str, Any]]:
     """Rows of an earlier run; a file that is not one of ours is replaced."""
     try:
-        rows = json.loads(path.read_text())["figures"]
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = json.loads(path.read_text())
+    except (OSError, ValueError):
         return []
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
