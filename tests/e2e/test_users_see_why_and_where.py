@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from mica_api import names
+from mica_box.errors import BoxError
 from mica_box.plan import NODE_NAME
 
 from .mica_under_test import Platform, eventually, slice_limits
@@ -61,3 +63,19 @@ def test_pods_of_other_systems_run_and_carry_what_their_users_read(
     mica.box.apply(mica.pod("foreign", ["gpu-probe"], limits=limits))
     assert mica.phase("foreign", "Succeeded")["metadata"]["annotations"].get(annotation)
     mica.delete("pod", "foreign")
+
+
+def test_an_explanation_is_for_whom_the_role_of_it_is_bound_to(mica: Platform) -> None:
+    mica.box.apply(mica.pod("why", HOLD, limits=slice_limits(cores=10, memory_gib=1)))
+    mica.phase("why", "Running")
+    path = "/api/v1/namespaces/mica-system/services/mica-explain/proxy/explain/default/why"
+
+    with pytest.raises(BoxError, match="forbidden"):
+        mica.box.kubectl("get", "--raw", path, "--as", "someone")
+    mica.box.kubectl("create", "rolebinding", "someone-explains", "-n", "mica-system", "--role=mica-explain", "--user=someone")
+    try:
+        told = json.loads(mica.box.kubectl("get", "--raw", path, "--as", "someone"))
+    finally:
+        mica.box.kubectl("delete", "rolebinding", "someone-explains", "-n", "mica-system")
+    assert told["node"] == NODE_NAME
+    mica.delete("pod", "why")
