@@ -198,6 +198,7 @@ def some_assignment(shape: Shape, state: NodeState) -> bool:
     return any(allowed(shape, state, dict(enumerate(picked))) for picked in product(*choices))
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=1000, deadline=None)
 @given(situations())
 def test_a_pod_is_placed_exactly_when_some_assignment_keeps_every_rule(situation: tuple[Shape, NodeState]) -> None:
@@ -215,6 +216,7 @@ def test_a_pod_is_placed_exactly_when_some_assignment_keeps_every_rule(situation
     assert allowed(shape, state, picks)
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=500, deadline=None)
 @given(situations())
 def test_a_charge_never_exceeds_a_card_in_any_dimension(situation: tuple[Shape, NodeState]) -> None:
