@@ -127,6 +127,7 @@ class Reflector(Generic[T]):
         self._synced = asyncio.Event()
         self._revision = ""
         self._newest = 0
+        self._listed = 0
         self._stale_lists = 0
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._heard = False
@@ -211,6 +212,9 @@ class Reflector(Generic[T]):
                 raise
             if not token:
                 self._check_age(page.metadata.resourceVersion, known, believe=believe)
+            # What was gone by the watch's own list would come back with an older one, and no event would take it away again.
+            if not believe and 0 < _number(page.metadata.resourceVersion) < self._listed:
+                raise _Stale(f"list of revision {page.metadata.resourceVersion} was overtaken by one of {self._listed}")
             for raw in page.items:
                 seen.add(self._store(bytes(raw)))
             token = page.metadata.continue_
@@ -219,6 +223,8 @@ class Reflector(Generic[T]):
         revision = page.metadata.resourceVersion
         for key in [key for key in self._objects if key not in seen and not _older(revision, self._revisions[key])]:
             self._remove(key, revision)
+        if believe:
+            self._listed = _number(revision)
         self._synced.set()
         return revision
 

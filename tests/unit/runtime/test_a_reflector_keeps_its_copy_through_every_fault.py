@@ -278,6 +278,20 @@ async def test_a_refresh_spares_what_came_after_its_list() -> None:
         assert dict(watcher.reflector.objects) == {"ns/a": "newer", "ns/c": "late"}
 
 
+async def test_a_refresh_that_was_overtaken_by_a_list_brings_nothing_back() -> None:
+    class Overtaken(Script):
+        async def request(self, method: str, path: str, *, params: Mapping[str, str] | None = None) -> bytes:
+            answer = await super().request(method, path, params=params)
+            await asyncio.sleep((1, 2, 0)[min(len(self.asked), 3) - 1])
+            return answer
+
+    fresh = page([item("a", 1, "x")], revision=5)
+    script = Overtaken([fresh, page([item("a", 1, "x"), item("gone", 2, "y")], revision=3), fresh])
+    async with following(script) as watcher:
+        await watcher.reflector.refresh()
+        assert dict(watcher.reflector.objects) == {"ns/a": "x"}
+
+
 async def test_a_refresh_is_repeated_until_it_works() -> None:
     script = Script([page([], revision=5), Unreachable("down"), ApiError(429, "", "busy"), page([item("a", 8, "y")], revision=8)])
     async with following(script) as watcher:
