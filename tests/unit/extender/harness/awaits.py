@@ -20,6 +20,8 @@ from mica_extender.state import leadership
 MODULES: tuple[ModuleType, ...] = (app, binder, leadership, evictor)
 ONLY = {app: {"_answer", "_bind"}}
 """Of the application's functions those that bind passes through; the other verbs write nothing."""
+FILTERS = "Binder.room"
+"""Where filter waits while binds are under way; nothing has been decided there."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class _Collector(ast.NodeVisitor):
 
     def visit_Await(self, node: ast.Await) -> None:
         wanted = ONLY.get(self.module)
-        if wanted is None or self.path[-1] in wanted:
+        if (wanted is None or self.path[-1] in wanted) and ".".join(self.path) != FILTERS:
             call = node.value
             what = ast.unparse(call.func if isinstance(call, ast.Call) else call)
             name = self.module.__name__.rpartition(".")[2]
