@@ -21,7 +21,9 @@ GATE = {"schedulingGates": [{"name": "test.mica.dev/hold"}]}
 def undecided(mica: Platform, name: str) -> Iterator[dict[str, Any]]:
     """An admitted pod that no scheduler touches, so that a test can decide in the extender's name."""
     scheduler = ("-n", "mica-system", "scale", "deployment/mica-scheduler")
-    mica.box.apply(mica.pod(name, ["gpu-probe"], limits=slice_limits(cores=20, memory_gib=3), **GATE))
+    gated = mica.pod(name, ["gpu-probe"], limits=slice_limits(cores=20, memory_gib=3), **GATE)
+    # The scheduler of the test before may be ready a moment before the node's rules lead to it.
+    eventually("admission", lambda: mica.box.apply(gated) or True, timeout_s=60)
     try:
         mica.box.kubectl(*scheduler, "--replicas=0")
         eventually("no scheduler", lambda: "mica-scheduler" not in mica.box.kubectl("-n", "mica-system", "get", "pods"))
@@ -55,7 +57,8 @@ def test_a_decision_that_cannot_be_right_does_not_start(mica: Platform, wrong: d
 
 def test_a_decision_that_does_not_fit_does_not_start(mica: Platform) -> None:
     """A card that is full, given away once more."""
-    mica.box.apply(mica.pod("full", ["gpu-probe", "--hold", "3600"], limits=slice_limits(cores=10, memory_gib=79)))
+    full = mica.pod("full", ["gpu-probe", "--hold", "3600"], limits=slice_limits(cores=10, memory_gib=79))
+    eventually("admission", lambda: mica.box.apply(full) or True, timeout_s=60)
     mica.phase("full", "Running")
     (card,) = eventually("the slice held", lambda: [gpu["uuid"] for held in mica.held() for gpu in held["gpus"]])
     with undecided(mica, "forged") as pod:

@@ -87,7 +87,7 @@ def _inventory(shell: Shell) -> None:
 
 
 def _choice(shell: Shell, manifests: Manifests) -> None:
-    shell.headline("Placement has a choice: fill up (binpack, the pool's default), or spread over nodes, by an annotation")
+    shell.headline("Placement has a choice: fill nodes up (binpack) or spread over them, by an annotation")
     toleration = [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]
     fake = {"type": "kwok"}
     for name in CHOOSERS:
@@ -117,8 +117,9 @@ def _slices(shell: Shell, manifests: Manifests) -> None:
     shell.show("kubectl logs first")
     shell.show("kubectl get pod first -o yaml | grep -E 'alloc.mica.dev|schedulerName|nodeName'")
 
-    shell.headline("A second pod shares the card; a third does not fit, says why, and starts when the first is gone")
-    second = manifests.pod("second", ["gpu-probe", "--hold", "3600"], cores=70, memory_gib=40)
+    shell.headline("A second pod shares the card (binpack); a third does not fit, says why, and starts when the first is gone")
+    shared = {"mica.dev/gpu-policy": "binpack"}
+    second = manifests.pod("second", ["gpu-probe", "--hold", "3600"], cores=70, memory_gib=40, annotations=shared)
     third = manifests.pod("third", ["gpu-probe", "--hold", "3600"], cores=95, memory_gib=78)
     blocker = manifests.pod("other-card", ["gpu-probe", "--hold", "3600"], cores=100, memory_gib=80)
     shell.show(f"kubectl apply -f {second} -f {blocker}")
