@@ -17,6 +17,7 @@ from mica_cli.explain import explain_path, notes, parse_pod, reached_us, told
 from mica_cli.kubectl import ClusterError, read_api, read_pod, read_through_proxy
 from mica_cli.router import left_out, router_environment
 from mica_cli.slices import UnreadableNodes, parse_nodes, slices_table
+from mica_cli.standalone import commands as standalone
 
 NODES_PATH = f"/apis/{API_VERSION}/vgpunodes"
 
@@ -35,6 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+standalone.register(app)
 
 
 @app.command()
