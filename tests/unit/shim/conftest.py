@@ -156,6 +156,16 @@ class Cards:
             env |= {"MICA_LIMITS_FILE": str(self.directory / "limits"), "MICA_REGION_FILE": str(self.region())}
         return env | extra
 
+    def member(
+        self, number: int = 0, *, join: int = 1, run: str = "clock", limited: bool = False, **extra: str
+    ) -> dict[str, str]:
+        """Return the environment of member `number` of a group of `join` processes whose time is virtual."""
+        env = self.env(limited=limited)
+        clock = str(self.shim.root / "sim" / "libsimclock.so")
+        env["LD_PRELOAD"] = ":".join([clock, *filter(None, [env.get("LD_PRELOAD")])])
+        env |= {"MICA_SIM_CLOCK": str(self.directory / run), "MICA_SIM_CLOCK_JOIN": str(join), "MICA_SIM_CLOCK_ID": str(number)}
+        return env | extra
+
     def run(self, *command: str | Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         """Run a program to its end."""
         return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=50, check=False)

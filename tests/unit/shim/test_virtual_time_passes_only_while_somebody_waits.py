@@ -6,14 +6,6 @@ import subprocess
 import pytest
 
 
-def member(cards, number=0, *, join=1, run="clock", limiter=False, **extra):
-    """Environment of member `number` of a group of `join` processes."""
-    env = cards.env(limited=limiter)
-    env["LD_PRELOAD"] = ":".join([str(cards.shim.root / "sim" / "libsimclock.so"), *filter(None, [env.get("LD_PRELOAD")])])
-    env |= {"MICA_SIM_CLOCK": str(cards.directory / run), "MICA_SIM_CLOCK_JOIN": str(join), "MICA_SIM_CLOCK_ID": str(number)}
-    return env | extra
-
-
 def clocked(cards):
     return cards.shim.compile("clocked.c", "-lpthread")
 
@@ -25,18 +17,18 @@ def output(process):
 
 
 def test_an_hour_of_sleeping_and_looking_at_the_clock_is_over_at_once(cards):
-    (line,) = cards.run(clocked(cards), env=member(cards)).stdout.splitlines()
+    (line,) = cards.run(clocked(cards), env=cards.member()).stdout.splitlines()
     assert 3_600_000_000 <= int(line.split()[0]) < 3_601_000_000
 
 
 def test_threads_that_wait_for_mutexes_and_conditions_let_time_pass(cards):
-    done = cards.run(clocked(cards), "threads", env=member(cards))
+    done = cards.run(clocked(cards), "threads", env=cards.member())
     at = {what: int(us) for us, what in (line.split(maxsplit=1) for line in done.stdout.splitlines())}
     assert {what: us // 1000 for what, us in at.items()} == {"waiter": 6000, "locked": 6000, "joined": 6000}
 
 
 def test_futexes_time_out_and_wake_across_a_fork(cards):
-    done = cards.run(clocked(cards), "futexes", env=member(cards))
+    done = cards.run(clocked(cards), "futexes", env=cards.member())
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     assert [(int(us) // 1000, what) for us, what in lines] == [
         (1000, "timed out"),
@@ -51,7 +43,7 @@ def interleaving(cards, run, seed):
         group = [
             subprocess.Popen(
                 [str(clocked(cards)), f"p{n}", period, "500"],
-                env=member(cards, n, join=3, run=run, MICA_SIM_CLOCK_SEED=str(seed)),
+                env=cards.member(n, join=3, run=run, MICA_SIM_CLOCK_SEED=str(seed)),
                 stdout=out,
             )
             for n, period in enumerate(("1000", "1000", "700"))
@@ -69,8 +61,8 @@ def test_the_order_of_what_processes_do_is_a_function_of_the_seed(cards):
 
 
 def test_a_killed_member_does_not_stop_the_others(cards):
-    victim = cards.start(clocked(cards), "victim", "1000", "100000000", env=member(cards, 0, join=2))
-    other = cards.start(clocked(cards), "other", "1000", "2000", env=member(cards, 1, join=2))
+    victim = cards.start(clocked(cards), "victim", "1000", "100000000", env=cards.member(0, join=2))
+    other = cards.start(clocked(cards), "other", "1000", "2000", env=cards.member(1, join=2))
     victim.stdout.readline()
     victim.kill()
     assert len(output(other).splitlines()) == 2000
@@ -83,9 +75,9 @@ def spinners(cards, run, *commands, seconds=5, limits=(), **extra):
     group = []
     for n, command in enumerate(commands):
         more = extra | (limits[n] if limits else {})
-        env = member(cards, n, join=join, run=run, limiter=bool(limits), **more)
+        env = cards.member(n, join=join, run=run, limited=bool(limits), **more)
         group.append(cards.start(cards.shim.probe, "--spin", str(seconds), *command.split(), env=env))
-    reader = cards.start(cards.shim.sim_state, "1000", str(seconds), env=member(cards, len(commands), join=join, run=run))
+    reader = cards.start(cards.shim.sim_state, "1000", str(seconds), env=cards.member(len(commands), join=join, run=run))
     said = [json.loads(output(process)) for process in group]
     pids = [process.pid for process in group]
     card = json.loads(output(reader).splitlines()[-1])["gpus"][0]
@@ -134,7 +126,7 @@ def launches(count):
     return round((clock() - start) * 1e6)
 answer(launches(1000), launches(100))
 """
-    ((free, full),) = cards.python(code, env=member(cards))
+    ((free, full),) = cards.python(code, env=cards.member())
     assert 4000 <= free < 4200
     assert 70_000 < full < 100_000
 
