@@ -273,4 +273,4 @@ def test_truth_counts_time_received_and_work_done_apart(cards):
     (mine,) = cards.truth()["processes"]
     assert (mine["work_ns"], mine["kernels"]) == (4_000_000, 2)
     assert mine["busy_ns"] == cards.truth()["busy_ns"]
-    assert 2_000_000 < mine["busy_ns"] <= 4_000_000
+    assert 2_000_000 < mine["busy_ns"] <= 4_000_000 + 10  # a step is rounded up to whole nanoseconds
