@@ -62,6 +62,26 @@ def test_a_new_leader_waits_until_the_writes_of_the_last_are_dead_and_then_lists
     assert listed + 2 <= led < 20
 
 
+def test_a_new_leader_decides_nothing_before_its_list_has_come() -> None:
+    async def story() -> list[str]:
+        election, seen = ByHand("ours"), list[str]()
+
+        async def refresh() -> None:
+            seen.append(f"listing, term {takeover.term()!r}")
+
+        takeover = Takeover(election, refresh)
+        seen.append(f"elected, term {takeover.term()!r}")
+        running = asyncio.create_task(takeover.run())
+        await asyncio.sleep(WRITE_DEAD_AFTER_S - 1)
+        seen.append(f"waiting, leads: {takeover.leading()}")
+        await asyncio.sleep(2)
+        seen.append(f"listed, term {takeover.term()!r}")
+        running.cancel()
+        return seen
+
+    assert play(story) == ["elected, term ''", "waiting, leads: False", "listing, term ''", "listed, term 'ours'"]
+
+
 def test_a_leader_that_comes_back_after_another_takes_over_anew() -> None:
     async def story() -> list[bool]:
         election = ByHand("ours/1")

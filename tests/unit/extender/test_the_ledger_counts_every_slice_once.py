@@ -104,6 +104,18 @@ def test_a_reservation_ends_when_the_watch_shows_the_pod_bound(world: World) -> 
     assert world.used("n1")[0] == TAKEN
 
 
+def test_an_event_of_before_the_bind_leaves_the_reservation(world: World) -> None:
+    """A condition that kube-scheduler has written, say, is seen while the Binding is under way, or after it was stored."""
+    world.see_pod(pod_body())
+    shares = ((GPUShare("GPU-n1-0", 3072, 20),),)
+    world.ledger.reserve(pod_uid="uid-a", node="n1", shares=shares)
+    world.see_pod(pod_body(revision="2"))
+    assert world.used("n1")[0] == TAKEN
+    world.ledger.settle(pod_uid="uid-a", node="n1", shares=shares)
+    world.see_pod(pod_body(revision="3"))
+    assert world.used("n1")[0] == TAKEN
+
+
 def test_a_decision_that_is_confirmed_after_the_pod_is_gone_leaves_nothing(world: World) -> None:
     world.see_pod(pod_body())
     shares = ((GPUShare("GPU-n1-0", 3072, 20),),)
