@@ -10,8 +10,9 @@ from typing import TypeVar
 import pytest
 import uvloop
 
+from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.request import RequestLimits
-from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
+from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.metrics import RouterMetrics
 from mica_router.relay.context import RelayContext, Timeouts
 from mica_router.relay.load import Load
@@ -216,7 +217,7 @@ class Bench:
             key=ServiceKey(namespace, model),
             model=model,
             created=1,
-            endpoints=tuple(engine.endpoint for engine in engines),
+            engines=tuple(Engine(endpoint=engine.endpoint) for engine in engines),
         )
         others = [r.service for r in self.context.table.listed if r.service.key != service.key]
         self.server.publish(build_table([*others, service]))

@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 
-from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
+from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.routes import Service, ServiceKey, build_table
 
 from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, answer_ok, eventually, post, settle, within
 
@@ -30,7 +31,17 @@ def closed_port() -> Endpoint:
 
 
 def route_to(bench: Bench, *endpoints: Endpoint) -> None:
-    bench.server.publish(build_table([Service(key=ServiceKey("team-a", "chat"), model="chat", endpoints=endpoints)]))
+    bench.server.publish(
+        build_table(
+            [
+                Service(
+                    key=ServiceKey("team-a", "chat"),
+                    model="chat",
+                    engines=tuple(Engine(endpoint=endpoint) for endpoint in endpoints),
+                )
+            ]
+        )
+    )
 
 
 async def test_a_reused_connection_that_died_is_replaced_by_a_fresh_one(bench: Bench) -> None:

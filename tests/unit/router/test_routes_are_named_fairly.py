@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mica_router.core.engines import Endpoint
 from mica_router.core.pick import pick_endpoint
-from mica_router.core.routes import Endpoint, Service, ServiceKey, build_table
+from mica_router.core.routes import Service, ServiceKey, build_table
 
 
 def service(namespace: str, name: str, *, model: str | None = None, created: int = 0) -> Service:

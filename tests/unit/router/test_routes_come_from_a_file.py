@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mica_router.core.routes import Endpoint, RouteTable, ServiceKey
+from mica_router.core.engines import Endpoint
+from mica_router.core.routes import RouteTable, ServiceKey
 from mica_router.ports import RouteSourceError
 from mica_router.sources.file import FileRouteSource
 from mica_router.sources.routes_file import parse_routes_file

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mica_router.core.routes import Endpoint, RouteTable, ServiceKey
+from mica_router.core.engines import Endpoint
+from mica_router.core.routes import RouteTable, ServiceKey
 from mica_router.sources.cluster import SERVICES_PATH, SLICES_PATH, ClusterRouteSource
 from mica_router.sources.cluster_objects import read_endpoint_slice, read_inference_service
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from mica_router.core.routes import Endpoint
+from mica_router.core.engines import Endpoint
 
 
 def pick_endpoint(

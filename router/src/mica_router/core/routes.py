@@ -6,6 +6,7 @@ Naming rules, in the order in which they win:
    names its model `team-a/chat` does not get the requests of the service `chat` in namespace `team-a`.
 2. A bare model name is served by the oldest service that claims it (creation time, then namespace, then name), so that a
    service that appears later cannot take over another one's traffic. The younger ones stay reachable by rule 1 and by path.
+   Aliases and adapters are claimed in the same way after all models; `<namespace>/<name>/<adapter>` always leads to an adapter.
 3. The path `/models/<namespace>/<name>/...` always leads to that service.
 
 Pure: a table is built from values and never changes; a new one replaces it.
@@ -17,6 +18,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
+
+from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.routing import DEFAULT_ROUTING, Routing
 
 
 class ServiceKey(NamedTuple):
@@ -31,35 +35,34 @@ class ServiceKey(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
-class Endpoint(NamedTuple):
-    """Where one engine listens. `host` is an address or a DNS name, IPv6 without brackets."""
-
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        """Value for a Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One model as it is served: the name its engines know it by, since when, and where it is ready."""
+    """One model as it is served: the name its engines know it by, its other names, since when, and where it is ready.
+
+    `aliases` are other names of the model, `adapters` names of LoRA adapters that its engines have loaded.
+    """
 
     key: ServiceKey
     model: str
     created: int = 0
-    endpoints: tuple[Endpoint, ...] = ()
+    engines: tuple[Engine, ...] = ()
+    aliases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    routing: Routing = DEFAULT_ROUTING
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where its engines listen."""
+        return tuple(engine.endpoint for engine in self.engines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A service under the name that clients see in `/v1/models`."""
+    """A service under a name that clients use. `engine_model` is what engines know it by: the model, or one of its adapters."""
 
     public_name: str
     service: Service
+    engine_model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class RouteTable:
 
     def endpoints(self) -> frozenset[Endpoint]:
         """Every engine of every service."""
-        return frozenset(endpoint for route in self.listed for endpoint in route.service.endpoints)
+        return frozenset(endpoint for route in self.by_key.values() for endpoint in route.service.endpoints)
 
 
 def _seniority(service: Service) -> tuple[int, ServiceKey]:
@@ -95,22 +98,42 @@ def build_table(services: Iterable[Service]) -> RouteTable:
     """Apply the naming rules. Of two services with one key, the last is used (sources do not produce that)."""
     unique = {service.key: service for service in services}
     ordered = sorted(unique.values(), key=_seniority)
-    qualified = {service.key.qualified for service in ordered}
-    owners: dict[str, ServiceKey] = {}
-    for service in ordered:
-        if service.model not in qualified:
-            owners.setdefault(service.model, service.key)
-    by_model: dict[str, Route] = {}
     by_key: dict[ServiceKey, Route] = {}
+    by_model: dict[str, Route] = {}
     for service in ordered:
-        owns = owners.get(service.model) == service.key
-        route = Route(public_name=service.model if owns else service.key.qualified, service=service)
-        by_key[service.key] = route
-        by_model[service.key.qualified] = route
-        if owns:
-            by_model[service.model] = route
-    listed = tuple(sorted(by_key.values(), key=lambda route: route.public_name))
-    return RouteTable(by_model=MappingProxyType(by_model), by_key=MappingProxyType(by_key), listed=listed)
+        by_model.update(_reserved(service))
+    for service in ordered:
+        route = Route(public_name=service.model, service=service, engine_model=service.model)
+        owned = by_model.setdefault(service.model, route)
+        by_key[service.key] = owned if owned is route else by_model[service.key.qualified]
+        by_model[service.key.qualified] = by_key[service.key]
+    listed = list(by_key.values())
+    for service in ordered:
+        listed += _claim_further(service, by_model, by_key[service.key])
+    listed.sort(key=lambda route: route.public_name)
+    return RouteTable(by_model=MappingProxyType(by_model), by_key=MappingProxyType(by_key), listed=tuple(listed))
+
+
+def _reserved(service: Service) -> dict[str, Route]:
+    """The names nobody else can take."""
+    qualified = service.key.qualified
+    names = {qualified: Route(public_name=qualified, service=service, engine_model=service.model)}
+    for adapter in service.adapters:
+        name = f"{qualified}/{adapter}"
+        names[name] = Route(public_name=name, service=service, engine_model=adapter)
+    return names
+
+
+def _claim_further(service: Service, by_model: dict[str, Route], main: Route) -> list[Route]:
+    """Take adapters and aliases that are still free. Returns what is listed beside the model: its adapters."""
+    listed = []
+    for adapter in service.adapters:
+        own = Route(public_name=adapter, service=service, engine_model=adapter)
+        taken = by_model.setdefault(adapter, own)
+        listed.append(own if taken is own else by_model[f"{service.key.qualified}/{adapter}"])
+    for alias in service.aliases:
+        by_model.setdefault(alias, main)
+    return listed
 
 
 EMPTY_TABLE = build_table(())

@@ -14,11 +14,11 @@ from typing import Protocol
 
 from mica_router.core import errors
 from mica_router.core.dispatch import Forward
+from mica_router.core.engines import Endpoint
 from mica_router.core.errors import ApiError
 from mica_router.core.headers import render_request_head, render_response_head
 from mica_router.core.request import Request
 from mica_router.core.response import ResponseHead, ResponseReader
-from mica_router.core.routes import Endpoint
 from mica_router.core.target import is_repeatable
 from mica_router.relay.context import RelayContext
 from mica_router.relay.upstream import UpstreamConnection

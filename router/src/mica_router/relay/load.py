@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
+from mica_router.core.engines import Endpoint
 from mica_router.core.pick import pick_endpoint
-from mica_router.core.routes import Endpoint, Route, RouteTable, ServiceKey
+from mica_router.core.routes import Route, RouteTable, ServiceKey
 from mica_router.metrics import ModelDemand
 from mica_router.ports import Clock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Set
 
-from mica_router.core.routes import Endpoint
+from mica_router.core.engines import Endpoint
 from mica_router.ports import Clock
 from mica_router.relay.upstream import UpstreamConnection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
-from mica_router.core.routes import Endpoint
+from mica_router.core.engines import Endpoint
 
 
 class UpstreamUser(Protocol):

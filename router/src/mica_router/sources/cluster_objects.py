@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from mica_api.names import LABEL_INFERENCE_SERVICE
-from mica_router.core.routes import Endpoint, Service, ServiceKey
+from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.routes import Service, ServiceKey
 
 HTTP_PORT_NAME = "http"
 
@@ -107,7 +108,7 @@ def join_services(services: Iterable[Service], engines: Iterable[EngineSet]) -> 
             key=service.key,
             model=service.model,
             created=service.created,
-            endpoints=tuple(sorted(found.get(service.key, ()))),
+            engines=tuple(Engine(endpoint=endpoint) for endpoint in sorted(found.get(service.key, ()))),
         )
         for service in services
     )

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mica_router.core.routes import Endpoint, Service, ServiceKey
+from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.routes import Service, ServiceKey
 from mica_router.ports import RouteSourceError
 
 _Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
@@ -46,7 +47,7 @@ class _Model(BaseModel):
             key=ServiceKey(self.namespace, self.name),
             model=self.model or self.name,
             created=created,
-            endpoints=tuple(dict.fromkeys(_endpoint(url) for url in self.endpoints)),
+            engines=tuple(Engine(endpoint=endpoint) for endpoint in dict.fromkeys(map(_endpoint, self.endpoints))),
         )
 
 

@@ -1,0 +1,127 @@
+"""The seam for requests whose bytes do not simply pass through: recording for resume, continuing, assembling. Ports only.
+
+The exchange asks the `ResumeBook` once per attempt what the engine gets and what to do with its answer. For most requests that is
+`PLAIN`: nothing is changed and nothing is kept.
+
+* A `Recording` keeps the engine's bytes (capped, not parsed) of a stream that could be resumed. When the engine dies in the
+  middle of it, the exchange awaits `resume`, sends the `Continuation` to an engine that `accepts` it, and from then on passes
+  what that engine says through the continuation's `Translator`.
+* A `Translator` may also be there from the first attempt (an answer that is streamed upstream and assembled for the client).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from mica_router.core.engines import Engine
+from mica_router.core.features import Features
+from mica_router.core.headers import Header
+
+
+class Reply(NamedTuple):
+    """A whole answer to a side call."""
+
+    status: int
+    body: bytes
+
+
+# engine, path, JSON body -> answer. Raises OSError or TimeoutError (also for an answer that is no HTTP).
+SideCall = Callable[[Engine, str, bytes], Awaitable[Reply]]
+
+
+class TranslatedHead(NamedTuple):
+    """The head that a client gets. `length`: of the body, None for a body of chunks (which the exchange frames)."""
+
+    status: int
+    headers: list[Header]
+    length: int | None = None
+
+
+class TranslationFailed(Exception):
+    """The engine's answer cannot be made into what the client should get; the message is for the log."""
+
+
+class Translator(Protocol):
+    """Makes the client's answer of an engine's. All bytes are free of transfer coding.
+
+    `head` is called once with the engine's head; a translator that has not enough for a head yet returns None and is asked again
+    by `late_head` after every `feed` and after `finish`. A translator of a continuation is never asked for a head.
+    """
+
+    def head(self, status: int, headers: list[Header]) -> TranslatedHead | None:
+        """The client's head, from the engine's."""
+
+    def late_head(self) -> TranslatedHead | None:
+        """The client's head, as soon as it is known."""
+
+    def feed(self, body: bytes) -> bytes:
+        """Body bytes for the client. Raises TranslationFailed."""
+
+    def finish(self) -> bytes:
+        """The engine's answer is complete; the last bytes for the client. Raises TranslationFailed."""
+
+
+class Continuation(NamedTuple):
+    """How a broken stream goes on. `accepts`: which engines may take it. `target` and `body`: what that engine gets."""
+
+    target: bytes
+    body: bytes
+    accepts: Callable[[Engine], bool]
+    translator: Translator
+
+
+class Ended(NamedTuple):
+    """The stream was complete but for these last bytes (free of transfer coding)."""
+
+    body: bytes
+
+
+class NotResumed(NamedTuple):
+    """It cannot go on. `reason` is a word for the metric."""
+
+    reason: str
+
+
+class Recording(Protocol):
+    """What a stream said so far.
+
+    The exchange forwards whole events only: of the bytes heard, the client has seen every whole event and nothing of a last
+    incomplete one. After a seam nothing more is heard: the continuation's translator sees it all, and knows what it gave out.
+    """
+
+    def heard(self, data: bytes) -> None:
+        """Body bytes of the first engine as they came, transfer coding included. Called for every read: must be cheap."""
+
+    async def resume(self, engine: Engine, call: SideCall) -> Continuation | Ended | NotResumed:
+        """`engine` died. May be called again when the engine of a continuation dies. Side calls go to living engines."""
+
+    def close(self) -> None:
+        """The exchange is over; let go of the buffer."""
+
+
+class Handling(NamedTuple):
+    """What one attempt does. None: as it is."""
+
+    target: bytes | None = None
+    body: bytes | None = None
+    recording: Recording | None = None
+    translator: Translator | None = None
+
+
+PLAIN = Handling()
+
+
+class ResumeBook(Protocol):
+    """Decides what is recorded or assembled."""
+
+    def open(self, features: Features, engine: Engine) -> Handling:
+        """For one attempt of `features` at `engine`."""
+
+
+class NoBook:
+    """Records nothing."""
+
+    def open(self, features: Features, engine: Engine) -> Handling:
+        """Every request as it is."""
+        return PLAIN

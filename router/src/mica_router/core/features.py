@@ -1,0 +1,42 @@
+"""What is known of a request when an engine is chosen for it. A value; read once from head and body by `core.dispatch`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mica_router.core.headers import Header
+from mica_router.core.routes import Route
+
+
+class Features(NamedTuple):
+    """One request on its way to an engine.
+
+    `target` and `body` are what an engine gets (`body` names the model as engines know it). `streams`: it asks for a stream.
+    `max_tokens`: the most tokens it asks for (`max_completion_tokens` or `max_tokens`), None if it does not say.
+    """
+
+    route: Route
+    method: bytes
+    path: str
+    target: bytes
+    headers: list[Header]
+    body: bytes
+    streams: bool = False
+    max_tokens: int | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this name (lower case), if there is one."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON body, decoded anew at every call; empty when it is no object. For rules only: it costs a full parse."""
+        try:
+            content = msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
