@@ -1,8 +1,8 @@
 """Bugs that others had, written into a copy of the sources as patches (tests/mutants): the harness or a named test sees each.
 
 A mutant that random interleavings do not catch within LIMIT stories has a directed test, and so has one that took them more than
-a third of it: which story catches it changes with the sources and with the version of Python. A patch that no longer applies has to be
-made again: the same mistake in today's words.
+a third of it: which story catches it changes with the sources and with the version of Python. A patch that no longer applies has
+to be made again: the same mistake in today's words.
 """
 
 from __future__ import annotations
