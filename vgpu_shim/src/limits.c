@@ -63,6 +63,39 @@ static bool copy(char *out, size_t size, const char *value)
     return true;
 }
 
+/* Position of a word in a list that ends with NULL, -1 when it is not there. */
+static int word(const char *value, const char *const words[])
+{
+    for (int i = 0; words[i]; i++)
+        if (strcmp(value, words[i]) == 0)
+            return i;
+    return -1;
+}
+
+/* How the card's time is shared out beyond the cap. 1 taken, 0 unknown, -1 bad value */
+static int set_sharing(struct mica_limit *limit, const char *key, const char *value)
+{
+    static const char *const policies[] = {[MICA_POLICY_STRICT] = "strict", [MICA_POLICY_CONSERVING] = "conserving", NULL};
+    static const char *const priorities[] = {
+        [MICA_PRIORITY_NORMAL] = "normal", [MICA_PRIORITY_HIGH] = "high", [MICA_PRIORITY_LOW] = "low", NULL};
+    uint64_t n;
+    int found;
+    if (strcmp(key, "weight") == 0) {
+        bool ok = number(value, MICA_WEIGHT_MAX, &n) && n > 0;
+        limit->weight = ok ? (uint32_t)n : 0;
+        return ok ? 1 : -1;
+    }
+    if (strcmp(key, "policy") == 0) {
+        limit->policy = (found = word(value, policies)) < 0 ? MICA_POLICY_STRICT : (uint32_t)found;
+        return found < 0 ? -1 : 1;
+    }
+    if (strcmp(key, "priority") == 0) {
+        limit->priority = (found = word(value, priorities)) < 0 ? MICA_PRIORITY_NORMAL : (uint32_t)found;
+        return found < 0 ? -1 : 1;
+    }
+    return 0;
+}
+
 /* 1 taken, 0 unknown, -1 bad value */
 static int set_gpu(struct mica_limits *out, const char *key, const char *value, uint32_t *fields)
 {
@@ -87,7 +120,7 @@ static int set_gpu(struct mica_limits *out, const char *key, const char *value, 
         limit->cores = ok ? (uint32_t)n : 0;
         return ok ? 1 : -1;
     }
-    return 0;
+    return set_sharing(limit, rest, value);
 }
 
 static int set(struct mica_limits *out, const char *key, const char *value, uint32_t *fields)
@@ -100,6 +133,10 @@ static int set(struct mica_limits *out, const char *key, const char *value, uint
     if (strcmp(key, "mode") == 0) {
         out->enforce = strcmp(value, "report") != 0;
         return !out->enforce || strcmp(value, "enforce") == 0 ? 1 : -1;
+    }
+    if (strcmp(key, "oversubscribe") == 0) {
+        out->oversubscribe = strcmp(value, "true") == 0;
+        return out->oversubscribe || strcmp(value, "false") == 0 ? 1 : -1;
     }
     if (strcmp(key, "driver") == 0)
         return value[0] == '/' && copy(out->driver, sizeof out->driver, value) ? 1 : -1;
@@ -127,6 +164,8 @@ bool mica_limits_parse(char *text, struct mica_limits *out, char *error, size_t 
     bool version = false, gpus = false;
     memset(out, 0, sizeof *out);
     out->enforce = true;
+    for (int g = 0; g < MICA_GPUS; g++)
+        out->gpu[g].weight = MICA_WEIGHT_DEFAULT;
     char *next = text;
     for (int n = 1; next; n++) {
         char *key = next;
@@ -204,6 +243,7 @@ bool mica_limits_from_env(struct mica_limits *out, char *error, size_t error_byt
     memset(out, 0, sizeof *out);
     out->enforce = true;
     out->gpu[0].memory = MICA_USED_MASK;
+    out->gpu[0].weight = MICA_WEIGHT_DEFAULT;
     if ((!memory || !*memory) && (!cores || !*cores)) {
         snprintf(error, error_bytes, "no limits file; set MICA_MEMORY (such as 4GiB) or MICA_CORES (percent) to run without an agent");
         return false;

@@ -12,11 +12,14 @@ struct mica_limit {
     char uuid[48];
     uint64_t memory; /* bytes */
     uint32_t cores;  /* percent, 0 = uncapped */
+    uint32_t weight; /* of what capped containers leave, 1 to MICA_WEIGHT_MAX */
+    uint32_t policy, priority; /* MICA_POLICY_*, MICA_PRIORITY_* */
 };
 
 struct mica_limits {
     uint64_t generation;
     bool enforce;
+    bool oversubscribe; /* managed memory may pass the physical share */
     char driver[256];
     uint32_t gpus;
     bool have_unknown_key;

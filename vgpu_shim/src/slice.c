@@ -103,6 +103,10 @@ static void apply(const struct mica_limits *fresh)
         atomic_store(&mica_slice.cores[g], fresh->gpu[g].cores);
         atomic_store(&mica_region->gpus[g].limit, fresh->gpu[g].memory);
         atomic_store(&mica_region->gpus[g].cores, fresh->gpu[g].cores);
+        atomic_store(&mica_region->gpus[g].weight, fresh->gpu[g].weight);
+        atomic_store(&mica_region->gpus[g].policy, fresh->gpu[g].policy);
+        atomic_store(&mica_region->gpus[g].priority, fresh->gpu[g].priority);
+        atomic_store(&mica_region->gpus[g].oversubscribe, fresh->oversubscribe);
         if (strncmp(mica_region->gpus[g].uuid, fresh->gpu[g].uuid, sizeof mica_region->gpus[g].uuid) != 0)
             snprintf(mica_region->gpus[g].uuid, sizeof mica_region->gpus[g].uuid, "%s", fresh->gpu[g].uuid);
     }

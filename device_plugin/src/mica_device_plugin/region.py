@@ -1,4 +1,4 @@
-"""Reader of the usage region, version 1 (layout: vgpu_shim/README.md). The content is written by containers: hostile input.
+"""Reader of the usage region, version 2 (layout: vgpu_shim/README.md). The content is written by containers: hostile input.
 
 Everything is range-checked and a region that makes no sense is reported as such, never guessed at. Nothing is decided from the
 numbers; only the kernel's word on who holds a lock (``is_live``) counts for cleanup.
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-SIZE: Final = 335_872
+SIZE: Final = 1_069_056
 MAGIC: Final = b"MICARGN1"
 _HEADER: Final = struct.Struct("<8sIIIIIIQQ")
-_HEADER_BYTES: Final = 256
-_GPU_BYTES: Final = 256
+_HEADER_BYTES: Final = 4096
+_GPU_BYTES: Final = 1024
 _GPU_MAX: Final = 16
 _SLOT_MAX: Final = 1024
-_SLOT_BYTES: Final = 320
-SLOTS_OFFSET: Final = 8192
-_SHARE: Final = struct.Struct("<48sQI4xQQ")
+_SLOT_BYTES: Final = 1024
+SLOTS_OFFSET: Final = 20_480
+_SHARE: Final = struct.Struct("<48sQI4xQQQQ")
 _TIMES: Final = struct.Struct("<QQQ")
 _TIMES_OFFSET: Final = 192
 _USED_MASK: Final = (1 << 48) - 1
@@ -37,13 +37,18 @@ class InvalidRegion(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class GPUUsage:
-    """What a container says it used of one card: bytes, nanoseconds and counts since the region was created."""
+    """What a container says it used of one card: bytes, nanoseconds and counts since the region was created.
+
+    ``context`` and ``module`` are parts of ``used``; the rest of it is data.
+    """
 
     uuid: str
     limit: int
     cores: int
     used: int
     denials: int
+    context: int
+    module: int
     busy_ns: int
     launches: int
     throttled_ns: int
@@ -56,8 +61,8 @@ def parse_region(data: bytes) -> tuple[GPUUsage, ...]:
     magic, version, gpu_max, slot_max, gpu_bytes, slot_bytes, count, size, _ = _HEADER.unpack_from(data)
     if magic == bytes(8):
         return ()
-    if magic != MAGIC or version != 1:
-        raise InvalidRegion("not a usage region of version 1")
+    if magic != MAGIC or version != 2:
+        raise InvalidRegion("not a usage region of version 2")
     if (gpu_max, slot_max, gpu_bytes, slot_bytes, size) != (_GPU_MAX, _SLOT_MAX, _GPU_BYTES, _SLOT_BYTES, SIZE):
         raise InvalidRegion("unexpected geometry")
     if count > _GPU_MAX:
@@ -101,7 +106,7 @@ def _open(path: Path) -> int:
 
 
 def _record(data: bytes, offset: int) -> GPUUsage:
-    raw_uuid, limit, cores, used, denials = _SHARE.unpack_from(data, offset)
+    raw_uuid, limit, cores, used, denials, context, module = _SHARE.unpack_from(data, offset)
     busy, launches, throttled = _TIMES.unpack_from(data, offset + _TIMES_OFFSET)
     uuid = raw_uuid.rstrip(b"\0").decode("ascii", errors="replace")
     if not uuid.isascii() or not uuid.isprintable() or not uuid:
@@ -114,6 +119,8 @@ def _record(data: bytes, offset: int) -> GPUUsage:
         cores=cores,
         used=used & _USED_MASK,
         denials=denials,
+        context=context,
+        module=module,
         busy_ns=busy,
         launches=launches,
         throttled_ns=throttled,

@@ -91,7 +91,7 @@ async def test_a_force_deleted_pod_whose_process_computes_keeps_its_share(agent,
     given_ids = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
     await kubelet.pre_start(given_ids)
     process = os.open(agent.layout.region_file(slice_key(given_ids.ids)), os.O_RDWR)
-    lock = struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, region.SLOTS_OFFSET + 320, 1, 0)
+    lock = struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, region.SLOTS_OFFSET + 1024, 1, 0)
     fcntl.fcntl(process, F_OFD_SETLK, lock)
     kubelet.forget("uid-1")
     agent.cluster.delete(pod)

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from mica_device_plugin.region import MAGIC, SIZE, SLOTS_OFFSET, GPUUsage, InvalidRegion, is_live, parse_region, read_region
 
 
-def region(*, count: int = 1, cores: int = 20, uuid: bytes = b"GPU-1", version: int = 1) -> bytearray:
+def region(*, count: int = 1, cores: int = 20, uuid: bytes = b"GPU-1", version: int = 2) -> bytearray:
     data = bytearray(SLOTS_OFFSET)
-    struct.pack_into("<8sIIIIIIQQ", data, 0, MAGIC, version, 16, 1024, 256, 320, count, SIZE, 7)
-    struct.pack_into("<48sQI4xQQ", data, 256, uuid, 3 << 30, cores, (5 << 48) | (1 << 30), 2)
-    struct.pack_into("<QQQ", data, 256 + 192, 10, 11, 12)
+    struct.pack_into("<8sIIIIIIQQ", data, 0, MAGIC, version, 16, 1024, 1024, 1024, count, SIZE, 7)
+    struct.pack_into("<48sQI4xQQQQ", data, 4096, uuid, 3 << 30, cores, (5 << 48) | (1 << 30), 2, 8, 9)
+    struct.pack_into("<QQQ", data, 4096 + 192, 10, 11, 12)
     return data
 
 
 def test_a_good_region_is_read_with_the_change_tag_masked():
-    usage = GPUUsage("GPU-1", 3 << 30, 20, 1 << 30, 2, 10, 11, 12)
+    usage = GPUUsage("GPU-1", 3 << 30, 20, 1 << 30, 2, 8, 9, 10, 11, 12)
     assert parse_region(bytes(region())) == (usage,)
 
 
@@ -31,7 +31,7 @@ def test_an_untouched_region_has_no_usage():
     "data",
     [
         region(count=17),
-        region(version=2),
+        region(version=1),
         region(cores=101),
         region(uuid=b"\xff\xfe"),
         region(uuid=b""),
@@ -44,7 +44,7 @@ def test_what_makes_no_sense_is_refused(data):
         parse_region(bytes(data))
 
 
-@given(st.binary(max_size=600), st.integers(0, 600))
+@given(st.binary(max_size=600), st.integers(0, 600) | st.integers(4000, 6200))
 def test_no_content_does_more_than_be_refused(noise, offset):
     data = region(count=2)
     data[offset : offset + len(noise)] = noise

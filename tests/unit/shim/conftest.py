@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(__file__).parent / "programs"
 GIB = 1 << 30
 MIB = 1 << 20
-REGION_BYTES = 335872
+REGION_BYTES = 1069056
 
 
 @dataclass(frozen=True)

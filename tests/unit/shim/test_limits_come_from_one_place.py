@@ -53,6 +53,11 @@ BROKEN = {
     "too many cores": ("version=1\ngpus=1\ngpu.0.uuid=GPU-1\ngpu.0.memory=1\ngpu.0.cores=101\n", "gpu.0.cores"),
     "seventeen GPUs": ("version=1\ngpus=17\n", "gpus"),
     "a mode nobody knows": ("version=1\nmode=off\ngpus=0\n", "mode"),
+    "no weight": ("version=1\ngpus=1\ngpu.0.weight=0\n", "gpu.0.weight"),
+    "a weight beyond reason": ("version=1\ngpus=1\ngpu.0.weight=10001\n", "gpu.0.weight"),
+    "a policy nobody knows": ("version=1\ngpus=1\ngpu.0.policy=kind\n", "gpu.0.policy"),
+    "a priority nobody knows": ("version=1\ngpus=1\ngpu.0.priority=7\n", "gpu.0.priority"),
+    "neither true nor false": ("version=1\noversubscribe=1\ngpus=0\n", "oversubscribe"),
     "no key": ("hello\n", "line 1"),
     "binary": ("\0\1\2" * 100, "not a limits file"),
     "endless": ("x" * 100000, "not a limits file"),
@@ -88,7 +93,7 @@ def test_amounts_in_the_environment(cards, value, size):
 
 def test_an_unknown_key_is_ignored_and_told_once(cards):
     path = cards.limits()
-    path.write_text(path.read_text() + "colour=blue\ngpu.0.weight=3\n")
+    path.write_text(path.read_text() + "colour=blue\n")
     done = cards.run(cards.shim.probe, env=cards.env(managed=True))
     assert done.returncode == 0
     assert done.stderr.count("unknown key colour is ignored") == 1
@@ -186,7 +191,7 @@ def test_a_region_of_the_wrong_size_is_no_gpu(cards, size):
     cards.limits()
     env = cards.env(managed=True)
     (cards.directory / "region").write_bytes(bytes(size))
-    assert "bytes, not 335872" in refused(cards, env)
+    assert "bytes, not 1069056" in refused(cards, env)
 
 
 def test_a_hostile_region_neither_crashes_nor_raises_the_limit(cards):
@@ -196,12 +201,12 @@ def test_a_hostile_region_neither_crashes_nor_raises_the_limit(cards):
     cards.probe(env=env)
     good = region.read_bytes()
     for name, data in {
-        "all ones": good[:256] + b"\xff" * (len(good) - 256),
-        "huge use": good[:256] + good[256:320] + b"\xff\xff\xff\xff\xff\xff\x00\x00" + good[328:],
+        "all ones": good[:4096] + b"\xff" * (len(good) - 4096),
+        "huge use": good[:4160] + b"\xff\xff\xff\xff\xff\xff\x00\x00" + good[4168:],
         "other magic": b"GARBAGE!" + good[8:],
         "other slots": good[:16] + b"\xff\xff\xff\xff" + good[20:],
-        "debt": good[:384] + b"\x00" * 7 + b"\x80" + good[392:],
-        "far future": good[:392] + b"\xff" * 7 + b"\x7f" + good[400:],
+        "debt": good[:4224] + b"\x00" * 7 + b"\x80" + good[4232:],
+        "far future": good[:4232] + b"\xff" * 7 + b"\x7f" + good[4240:],
     }.items():
         region.write_bytes(data)
         done = cards.run(cards.shim.probe, "--fill", "--spin", "0.2", env=env)
@@ -213,7 +218,7 @@ def test_a_standalone_region_that_is_damaged_is_made_anew(cards):
     env = cards.env(limited=True, MICA_MEMORY="1GiB")
     cards.probe(env=env)
     (region,) = cards.directory.glob("mica-*.region")
-    for data in (b"", b"short", b"\xff" * 335872):
+    for data in (b"", b"short", b"\xff" * 1069056):
         region.write_bytes(data)
         assert cards.probe("--fill", env=env)["accepted"] == GIB
 
@@ -227,7 +232,7 @@ import fcntl, struct, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 fd = os.open(os.environ["REGION"], os.O_RDWR)
 for slot in range(int(os.environ["SLOTS"])):
-    fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 8192 + 320 * slot, 1, 0))
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 20480 + 1024 * slot, 1, 0))
 answer("locked"); time.sleep(60)
 """
     plain = cards.env(REGION=str(cards.directory / "region"))

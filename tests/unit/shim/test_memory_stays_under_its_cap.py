@@ -194,7 +194,7 @@ def test_a_request_that_must_fail_does_not_lose_what_others_hold(cards):
     code = "init(); alloc(GIB); answer(*[alloc(2**n - 1)[0] for n in (40, 47, 48, 49, 63, 64)]); time.sleep(60)"
     holder = cards.start_python(code, env=cards.env(managed=True))
     assert json.loads(holder.stdout.readline()) == [2] * 6
-    used = int.from_bytes((cards.directory / "region").read_bytes()[320:326], "little")
+    used = int.from_bytes((cards.directory / "region").read_bytes()[4160:4166], "little")
     assert used == GIB
 
 
