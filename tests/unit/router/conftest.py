@@ -66,8 +66,8 @@ class ScriptedEngine:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def start(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._accept, host, port)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -205,8 +205,9 @@ class Bench:
     engines: list[ScriptedEngine] = field(default_factory=list)
     clients: list[RawClient] = field(default_factory=list)
 
-    async def engine(self) -> ScriptedEngine:
-        engine = ScriptedEngine()
+    async def engine(self, engine: ScriptedEngine | None = None) -> ScriptedEngine:
+        """Start an engine: a given one, or one that answers everything alike."""
+        engine = engine or ScriptedEngine()
         await engine.start()
         self.engines.append(engine)
         return engine
