@@ -1,0 +1,1 @@
+"""How fast the router is, beside others that install from a registry."""

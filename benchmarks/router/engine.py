@@ -1,0 +1,125 @@
+"""A pretended engine: answers at once, or streams events at a steady pace. It computes nothing and is not what is measured.
+
+``python -m benchmarks.router.engine PORT``. A request with ``"stream":true`` gets `EVENTS` events, `PACE_S` apart, with token ids
+where they were asked for (``return_token_ids``, as vLLM does); with ``"user":"idle"`` the first event and then nothing, until it
+leaves. Everything else gets one JSON body. ``GET`` is answered with 200, so that health checks of all routers are content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Final, cast
+
+import uvloop
+
+EVENTS: Final = 50
+PACE_S: Final = 0.004
+MODEL: Final = "bench"
+_MODELS: Final = b'{"object":"list","data":[{"id":"bench","object":"model","created":1,"owned_by":"bench","max_model_len":8192}]}'
+_TEXT: Final = "token " * 60
+_COMPLETION: Final = (
+    '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"bench","choices":[{"index":0,"message":{"role":"assistant",'
+    f'"content":"{_TEXT}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":50,"completion_tokens":60,"total_tokens":110}}}}'
+).encode()
+_STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+
+
+def plain(body: bytes) -> bytes:
+    """A whole response with this JSON body."""
+    head = b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-length: %d\r\ncontent-type: application/json\r\n\r\n" % len(body)
+    return head + body
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def event(delta: str, *, finish: str = "null", ids: str = "") -> bytes:
+    """One chunk that holds one event of a chat completion."""
+    return chunk(
+        (
+            'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[{"index":0,"delta":'
+            f'{delta},"logprobs":null,"finish_reason":{finish}{ids}}}]}}\n\n'
+        ).encode()
+    )
+
+
+_ANSWER: Final = plain(_COMPLETION)
+_MODELS_ANSWER: Final = plain(_MODELS)
+_FIRST: Final = event('{"role":"assistant","content":""}')
+_EVENT: Final = event('{"content":"token "}')
+_EVENT_WITH_IDS: Final = event('{"content":"token "}', ids=',"token_ids":[17]')
+_END: Final = event('{"content":""}', finish='"stop"') + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+class Engine(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A router connects."""
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It left: nothing is generated for nobody."""
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Requests, whole or in parts."""
+        self._buffer += data
+        while True:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self._buffer[:end].lower()
+            mark = head.find(b"content-length:")
+            length = int(head[mark + 15 :].split(b"\r\n", 1)[0]) if mark >= 0 else 0
+            if len(self._buffer) < end + 4 + length:
+                return
+            body, self._buffer = self._buffer[end + 4 : end + 4 + length], self._buffer[end + 4 + length :]
+            self._answer(head, body)
+
+    def _answer(self, head: bytes, body: bytes) -> None:
+        assert self._transport is not None
+        if head.startswith(b"get"):
+            self._transport.write(_MODELS_ANSWER)
+        elif b'"stream":true' in body or b'"stream": true' in body:
+            self._transport.write(_STREAM_HEAD + _FIRST)
+            if b'"idle"' not in body:
+                self._schedule(EVENTS - 1, _EVENT_WITH_IDS if b"return_token_ids" in body else _EVENT)
+        else:
+            self._transport.write(_ANSWER)
+
+    def _schedule(self, left: int, what: bytes) -> None:
+        self._timer = self._loop.call_later(PACE_S, self._next, left, what)
+
+    def _next(self, left: int, what: bytes) -> None:
+        if self._transport is None:
+            return
+        if left == 0:
+            self._transport.write(_END)
+            return
+        self._transport.write(what)
+        self._schedule(left - 1, what)
+
+
+async def _serve(port: int) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Engine(loop), "127.0.0.1", port, backlog=4096)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(int(sys.argv[1])))
