@@ -167,3 +167,40 @@ def test_an_endless_head_is_a_fault() -> None:
     reader = ResponseReader()
     reader.feed(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000)
     assert reader.broken
+
+
+@given(
+    names=st.lists(st.sampled_from(["accept", "user-agent", "x-request-id", "authorization", "Connection"]), max_size=4),
+    values=st.lists(st.sampled_from(["a", "b c", "keep-alive", "close", "x-request-id"]), min_size=4, max_size=4),
+    bodies=st.lists(st.binary(max_size=6), min_size=1, max_size=6),
+)
+def test_a_head_that_was_seen_before_means_what_it_meant(names, values, bodies):
+    headers = "".join(f"{name}: {value}\r\n" for name, value in zip(names, values, strict=False))
+
+    def message(body):
+        return f"POST /v1/x HTTP/1.1\r\nHost: h\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    at_once, split = RequestReader(RequestLimits()), RequestReader(RequestLimits())
+    for body in bodies:
+        told = at_once.feed(message(body))
+        parts = message(body)
+        assert told == [request for at in range(len(parts)) for request in split.feed(parts[at : at + 1])]
+        assert (at_once.failure, at_once.phase) == (split.failure, split.phase)
+
+
+def test_a_known_head_is_held_to_the_limits_of_each_connection():
+    message = b"POST /limits HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000
+    assert RequestReader(RequestLimits()).feed(message)
+    assert RequestReader(RequestLimits()).feed(message)
+    small = RequestReader(RequestLimits(body=1024))
+    assert small.feed(message) == []
+    assert small.failure.status == 413
+
+
+def test_a_known_head_does_not_hide_what_follows_its_body():
+    message = b"POST /more HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab"
+    reader = RequestReader(RequestLimits())
+    assert [request.body for request in reader.feed(message)] == [b"ab"]
+    assert [request.body for request in reader.feed(message + message)] == [b"ab", b"ab"]
+    assert [request.body for request in reader.feed(message + b"GARBAGE\r\n\r\n")] == [b"ab"]
+    assert reader.failure is not None

@@ -27,29 +27,28 @@ def _render(headers: Iterable[Header], *, dropped: frozenset[bytes]) -> list[byt
     return [b"%s: %s\r\n" % (name, value) for name, value in headers if name.lower() not in dropped]
 
 
+def render_forwarded(headers: list[Header]) -> bytes:
+    """The end-to-end headers of a request, as lines."""
+    return b"".join(_render(headers, dropped=_OWN_REQUEST | connection_tokens(headers)))
+
+
 def render_request_head(
     *,
     method: bytes,
     target: bytes,
     authority: str,
-    headers: list[Header],
+    forwarded: bytes,
     body_length: int,
     http10: bool = False,
 ) -> bytes:
-    """The head that an engine gets: same method and end-to-end headers, own Host and Content-Length.
+    """The head that an engine gets: same method and end-to-end headers (`forwarded`), own Host and Content-Length.
 
     `http10`: the client speaks HTTP/1.0 and cannot read chunks, so the engine must not send any.
     """
-    lines = [
-        b"%s %s HTTP/1.%d\r\nHost: %s\r\n" % (method, target, 0 if http10 else 1, authority.encode("ascii")),
-        *_render(headers, dropped=_OWN_REQUEST | connection_tokens(headers)),
-    ]
-    if body_length or method not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS"):
-        lines.append(b"Content-Length: %d\r\n" % body_length)
-    if http10:
-        lines.append(b"Connection: close\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    start = b"%s %s HTTP/1.%d\r\nHost: %s\r\n" % (method, target, 0 if http10 else 1, authority.encode("ascii"))
+    framed = body_length or method not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
+    length = b"Content-Length: %d\r\n" % body_length if framed else b""
+    return b"%s%s%s%s\r\n" % (start, forwarded, length, b"Connection: close\r\n" if http10 else b"")
 
 
 def render_response_head(*, status_line: bytes, headers: list[Header], close: bool) -> bytes:

@@ -7,15 +7,16 @@ top of that this module bounds head and body and refuses what a proxy must not p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 import httptools
 
 from mica_router.core import errors
 from mica_router.core.errors import ApiError
-from mica_router.core.headers import Header, connection_tokens
+from mica_router.core.headers import Header, connection_tokens, render_forwarded
+from mica_router.core.known_heads import KnownHead, KnownHeads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,21 +27,26 @@ class RequestLimits:
     body: int = 32 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request, whole. `body` is free of transfer coding; `size` counts head and body."""
+class Request(NamedTuple):
+    """One request, whole. `body` is free of transfer coding; `size` counts head and body.
+
+    `forwarded` is what engines get of the headers, as lines. `headers` may be shared between requests: it is never changed.
+    """
 
     method: bytes
     target: bytes
     headers: list[Header]
     body: bytes
+    forwarded: bytes
     keep_alive: bool
     http10: bool
     size: int
 
     def without_body(self) -> Request:
         """The same request for those who need only its head, so that the body lives no longer than it is needed."""
-        return replace(self, body=b"") if self.body else self
+        if not self.body:
+            return self
+        return Request(self.method, self.target, self.headers, b"", self.forwarded, self.keep_alive, self.http10, self.size)
 
 
 class Phase(Enum):
@@ -52,6 +58,7 @@ class Phase(Enum):
 
 
 _BODY_TOKENS: Final = (b"content-length", b"transfer-encoding")
+_KNOWN: Final = KnownHeads()
 
 
 class RequestReader:
@@ -91,6 +98,13 @@ class RequestReader:
         if self.failure is not None:
             return []
         between_messages = self.phase is Phase.IDLE
+        end = 0
+        if between_messages:
+            end = data.find(b"\r\n\r\n") + 4
+            known = _KNOWN.find(data[:end])
+            if known is not None and len(data) == end + known.length and self._allows(known):
+                size = known.size + known.length
+                return [Request(known.method, known.target, known.headers, data[end:], known.forwarded, True, False, size)]
         self._parse(data)
         if self.phase is Phase.HEAD:
             self._head_fed += 0 if self._began and not between_messages else len(data)
@@ -98,7 +112,22 @@ class RequestReader:
                 self._fail(errors.head_too_large(self._limits.head))
         self._began = False
         done, self._done = self._done, []
+        if len(done) == 1 and between_messages and self.phase is Phase.IDLE:
+            self._remember(data[:end], done[0], whole=len(data) - end == len(done[0].body))
         return done
+
+    def _allows(self, known: KnownHead) -> bool:
+        """Whether this connection goes on, and whether its limits, which may be others than those it was read with, allow it."""
+        return self._keep_alive and known.size <= self._limits.head and known.length <= self._limits.body
+
+    def _remember(self, head: bytes, request: Request, *, whole: bool) -> None:
+        """Keep the head of a request that came at once, if a repetition can be told by its bytes alone."""
+        names = {name.lower() for name, _ in request.headers}
+        framed = b"content-length" in names and not names & {b"transfer-encoding", b"upgrade", b"expect"}
+        if whole and framed and request.keep_alive and not request.http10 and self.failure is None:
+            length = len(request.body)
+            meaning = KnownHead(request.method, request.target, request.headers, request.forwarded, request.size - length, length)
+            _KNOWN.keep(head, meaning)
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -200,6 +229,7 @@ class RequestReader:
                 target=b"".join(self._target),
                 headers=self._headers,
                 body=bytes(self._body),
+                forwarded=render_forwarded(self._headers),
                 keep_alive=self._keep_alive,
                 http10=self._http10,
                 size=self._head_size + len(self._body),

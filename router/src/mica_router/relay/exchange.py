@@ -171,7 +171,7 @@ class Exchange:
             method=request.method,
             target=self._target,
             authority=connection.endpoint.authority,
-            headers=request.headers,
+            forwarded=request.forwarded,
             body_length=len(self._body),
             http10=request.http10,
         )
