@@ -16,10 +16,10 @@ from typing import Final, Protocol
 
 import httptools
 
+from mica_router.core.choice import EngineGauges
 from mica_router.core.engine_metrics import MAX_BYTES, MetricsError, Reading, gauges, learn, parse_metrics
+from mica_router.core.engines import Endpoint
 from mica_router.core.rates import Rates
-from mica_router.core.routes import Endpoint
-from mica_router.core.tiers import Gauges
 from mica_router.ports import Clock
 from mica_runtime.logging import get_logger
 
@@ -43,7 +43,7 @@ class Look:
 
     at: float
     reading: Reading
-    gauges: Gauges
+    gauges: EngineGauges
 
 
 class EngineMetrics:
@@ -69,9 +69,10 @@ class EngineMetrics:
         self._running = False
         self.failures = 0
 
-    def look(self, endpoint: Endpoint) -> Look | None:
-        """The latest answer, however old; None when there was none."""
-        return self._looks.get(endpoint)
+    def gauges(self, endpoint: Endpoint) -> EngineGauges | None:
+        """The latest answer with its age, however old; None when there was none."""
+        look = self._looks.get(endpoint)
+        return None if look is None else look.gauges._replace(age=self._clock() - look.at)
 
     def rates(self, group: Hashable) -> Rates:
         """What was learned of a group; empty at first."""

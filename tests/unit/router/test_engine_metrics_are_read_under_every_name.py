@@ -53,20 +53,20 @@ llamacpp:requests_deferred 5
 
 def test_current_vllm_is_understood() -> None:
     reading = parse_metrics(VLLM_NOW)
-    assert (reading.running, reading.waiting, reading.kv_used, reading.kv_tokens) == (3, 2, 0.42, 32000)
+    assert (reading.running, reading.waiting, reading.kv_used) == (3, 2, 0.42)
     assert reading.answers_total == 50
     assert reading.swapped is None and reading.generation_tps is None
 
 
 def test_old_vllm_is_understood() -> None:
     found = gauges(parse_metrics(VLLM_OLD), None, seconds=0)
-    assert (found.running, found.waiting, found.swapped, found.kv_used) == (7, 0, 1, 0.93)
-    assert (found.prompt_tps, found.generation_tps) == (120.5, 33.0)
+    assert (found.running, found.waiting, found.swapped, found.kv_percent) == (7, 0, 1, 93)
+    assert (found.prompt_rate, found.generation_rate) == (120.5, 33.0)
 
 
 def test_llamacpp_is_understood_and_its_unknown_cache_is_not_empty() -> None:
     found = gauges(parse_metrics(LLAMACPP), None, seconds=0)
-    assert (found.running, found.waiting, found.kv_used) == (2, 5, None)
+    assert (found.running, found.waiting, found.kv_percent) == (2, 5, None)
 
 
 @pytest.mark.parametrize("field", sorted(ALIASES))
@@ -87,9 +87,9 @@ def test_ranks_are_summed_and_fractions_averaged() -> None:
 def test_speeds_follow_from_totals() -> None:
     before, now = Reading(generated_total=100, prompt_total=10), Reading(generated_total=180, prompt_total=30)
     found = gauges(now, before, seconds=2)
-    assert (found.generation_tps, found.prompt_tps) == (40, 10)
-    assert gauges(before, now, seconds=2).generation_tps is None, "the engine was restarted"
-    assert gauges(now, None, seconds=0).generation_tps is None
+    assert (found.generation_rate, found.prompt_rate) == (40, 10)
+    assert gauges(before, now, seconds=2).generation_rate is None, "the engine was restarted"
+    assert gauges(now, None, seconds=0).generation_rate is None
 
 
 def test_rates_are_learned_from_what_happened_in_between() -> None:
@@ -154,5 +154,5 @@ def test_damaged_text_is_read_or_refused_but_never_fails(noise: bytes, text: byt
         found = gauges(parse_metrics(damaged), Reading(), seconds=1)
     except MetricsError:
         return
-    assert found.kv_used is None or 0 <= found.kv_used <= 1
+    assert found.kv_percent is None or 0 <= found.kv_percent <= 100
     assert found.running is None or found.running >= 0

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from mica_router.core.engine_metrics import MetricsError
-from mica_router.core.routes import Endpoint
+from mica_router.core.engines import Endpoint
 from mica_router.scraping import EngineMetrics, HttpMetricsPort
 
 ONE, TWO = Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2)
@@ -54,15 +54,15 @@ async def test_the_latest_answer_is_kept_with_its_time() -> None:
     script = Script()
     metrics = script.metrics()
     metrics.follow({ONE: "a"})
-    assert metrics.look(ONE) is None
+    assert metrics.gauges(ONE) is None
     script.answers[ONE] = running(3, generated=100)
     script.now = 10.0
     assert await metrics.ask(ONE)
     script.answers[ONE] = running(4, generated=150)
     script.now = 12.0
     assert await metrics.ask(ONE)
-    look = metrics.look(ONE)
-    assert look is not None and (look.at, look.gauges.running, look.gauges.generation_tps) == (12.0, 4, 25.0)
+    look = metrics.gauges(ONE)
+    assert look is not None and (look.age, look.running, look.generation_rate) == (0.0, 4, 25.0)
 
 
 @pytest.mark.parametrize("failure", [OSError("refused"), TimeoutError(), MetricsError("404"), b"nothing known 1\n"])
@@ -74,8 +74,8 @@ async def test_a_failed_look_is_not_zero(failure: bytes | Exception) -> None:
     await metrics.ask(ONE)
     script.answers[ONE], script.now = failure, 60.0
     assert not await metrics.ask(ONE)
-    look = metrics.look(ONE)
-    assert look is not None and (look.at, look.gauges.running) == (0.0, 3)
+    look = metrics.gauges(ONE)
+    assert look is not None and (look.age, look.running) == (60.0, 3)
     assert metrics.failures == 1
 
 
@@ -85,10 +85,10 @@ async def test_engines_are_asked_for_as_long_as_they_are_followed() -> None:
     metrics = script.metrics()
     metrics.follow({ONE: "a"})
     task = asyncio.create_task(metrics.run())
-    await until(lambda: metrics.look(ONE) is not None)
+    await until(lambda: metrics.gauges(ONE) is not None)
     metrics.follow({TWO: "a"})
-    await until(lambda: metrics.look(TWO) is not None)
-    assert metrics.look(ONE) is None
+    await until(lambda: metrics.gauges(TWO) is not None)
+    assert metrics.gauges(ONE) is None
     script.asked.clear()
     script.rounds.release()
     await until(lambda: bool(script.asked))
@@ -113,7 +113,7 @@ async def test_an_answer_that_arrives_after_its_engine_has_gone_is_dropped() -> 
     metrics = script.metrics()
     script.answers[ONE] = running(1)
     assert not await metrics.ask(ONE)
-    assert metrics.look(ONE) is None
+    assert metrics.gauges(ONE) is None
 
 
 Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_router.core.facts import RequestFacts
-from mica_router.core.rules import RuleError, parse_rules
-from mica_router.core.tiers import Tier
+from mica_router.core.rules import RuleError, first_match, parse_rules
 
 Json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -30,7 +29,7 @@ def rule(conditions: dict[str, Any], *, device: str = "CPU", priority: int = 0, 
 
 
 def matches(conditions: dict[str, Any], body: dict[str, Any], **headers: str) -> bool:
-    return parse_rules([rule(conditions)]).match(facts(body, **headers).field) is not None
+    return first_match(parse_rules([rule(conditions)]), facts(body, **headers).field) is not None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_reading_any_body_never_fails(body: dict[str, Any]) -> None:
     found = facts(body)
     for operator, value in {"gte": 1, "eq": 1, "in": [1], "min_count": 1, "exists": True}.items():
         for field in (*body, "max_tokens", "messages"):
-            parse_rules([rule({field or "x": {operator: value}})]).match(found.field)
+            first_match(parse_rules([rule({field or "x": {operator: value}})]), found.field)
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"max_tokens": "\xff"}', b"[" * 5000])
@@ -96,8 +95,15 @@ def test_max_tokens_is_found_under_every_name_that_it_has(name: str) -> None:
     assert matches({"max_tokens": {"eq": 7}}, {name: 7})
 
 
+def test_a_field_inside_another_is_written_with_a_dot() -> None:
+    assert matches({"response_format.type": {"eq": "json_schema"}}, {"response_format": {"type": "json_schema"}})
+    assert matches({"a.b": {"eq": 1}}, {"a.b": 1, "a": {"b": 2}})
+    for body in ({"a": {}}, {"a": 1}, {}, {"a": [1]}):
+        assert matches({"a.b.c": {"exists": False}}, body)
+
+
 def test_path_headers_and_the_length_of_the_prompt_are_fields() -> None:
-    assert parse_rules([rule({"path": {"eq": "/v1/embeddings"}})]).match(facts({}, path="/v1/embeddings").field)
+    assert first_match(parse_rules([rule({"path": {"eq": "/v1/embeddings"}})]), facts({}, path="/v1/embeddings").field)
     assert matches({"header:X-Class": {"eq": "batch"}}, {}, **{"x-CLASS": "batch"})
     assert matches({"header:x-weight": {"gte": 2}}, {}, **{"X-Weight": "2.5"})
     assert not matches({"header:x-class": {"exists": True}}, {})
@@ -114,8 +120,8 @@ def test_the_highest_priority_wins_and_the_first_among_equals() -> None:
             rule({"y": {"exists": True}}, name="elsewhere", priority=9),
         ]
     )
-    found = rules.match(facts({"x": 1}).field)
-    assert found is not None and found.name == "first" and found.tier is Tier.GPU
+    found = first_match(rules, facts({"x": 1}).field)
+    assert found is not None and found.name == "first" and found.tier == "gpu"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from mica_router.core.choice import EngineGauges
 from mica_router.core.facts import RequestFacts
 from mica_router.core.rates import Rates
+from mica_router.core.routing import Routing
 from mica_router.core.rules import parse_rules
 from mica_router.core.syshax import Decider, ThresholdDecider, ThroughputDecider
-from mica_router.core.tiers import EngineView, Gauges, Tier, tier_view
-from mica_router.core.tiers_decide import Reason, TierPolicy, Tiers
+from mica_router.core.tiers import EngineView, tier_view
+from mica_router.core.tiers_decide import Reason, Tiers
 
 BUSY = "busy"
 
@@ -20,14 +22,16 @@ def both(gpu: EngineView | None, cpu: EngineView | None) -> Tiers:
 
 
 def engine(running: int = 0, *, waiting: int = 0, cache: float | None = None, tps: float | None = None) -> EngineView:
-    gauges = Gauges(running=running, waiting=waiting, kv_used=cache, generation_tps=tps)
+    gauges = EngineGauges(
+        age=0, running=running, waiting=waiting, kv_percent=None if cache is None else cache * 100, generation_rate=tps
+    )
     return EngineView(name="e", in_flight=running + waiting, capacity=256, gauges=gauges)
 
 
 def first(decider: Decider, tiers: Tiers) -> str:
-    placed = decider.place(TierPolicy(), RequestFacts(path="/v1/completions", body=b"{}"), tiers)
+    placed = decider.place(Routing(), RequestFacts(path="/v1/completions", body=b"{}"), tiers)
     assert placed.tiers or placed.reason in (Reason.BUSY, Reason.NONE_READY)
-    return placed.tiers[0].value if placed.tiers else BUSY
+    return placed.tiers[0] if placed.tiers else BUSY
 
 
 @pytest.mark.parametrize(
@@ -84,12 +88,12 @@ def test_the_batch_of_the_cpu_can_be_set() -> None:
 def test_rules_and_missing_tiers_come_first(decider: Decider) -> None:
     facts = RequestFacts(path="/v1/completions", body=b'{"stream":true}')
     rules = parse_rules([{"name": "r", "conditions": {"stream": {"eq": True}}, "action": {"device": "CPU"}}])
-    placed = decider.place(TierPolicy(rules=rules), facts, both(engine(0), engine(3)))
-    assert placed.tiers[0] is Tier.CPU and placed.rule == "r"
+    placed = decider.place(Routing(rules=rules), facts, both(engine(0), engine(3)))
+    assert placed.tiers[0] == "cpu" and placed.rule == "r"
     full = EngineView(name="e", in_flight=256, capacity=256)
-    assert decider.place(TierPolicy(rules=rules), facts, both(engine(0), full)).tiers[0] is Tier.GPU
-    assert decider.place(TierPolicy(), facts, both(None, engine(1))).tiers == (Tier.CPU,)
-    assert decider.place(TierPolicy(), facts, both(None, None)).tiers == ()
+    assert decider.place(Routing(rules=rules), facts, both(engine(0), full)).tiers[0] == "gpu"
+    assert decider.place(Routing(), facts, both(None, engine(1))).tiers == ("cpu",)
+    assert decider.place(Routing(), facts, both(None, None)).tiers == ()
 
 
 def test_what_was_learned_stands_in_for_a_throughput_that_engines_no_longer_tell() -> None:
@@ -97,7 +101,7 @@ def test_what_was_learned_stands_in_for_a_throughput_that_engines_no_longer_tell
     slow.saw_tokens(concurrency=1, seconds_per_token=0.5)
     tiers = both(engine(1, cache=0.95), engine(1))
     placed = ThresholdDecider().place(
-        TierPolicy(),
+        Routing(),
         RequestFacts(path="/v1/completions", body=b"{}"),
         Tiers(gpu=tiers.gpu, cpu=tiers.cpu, gpu_rates=Rates(), cpu_rates=slow),
     )

@@ -39,6 +39,7 @@ class EngineGauges(NamedTuple):
     age: float
     running: float | None = None
     waiting: float | None = None
+    swapped: float | None = None
     kv_percent: float | None = None
     generation_rate: float | None = None
     prompt_rate: float | None = None

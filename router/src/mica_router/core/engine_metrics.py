@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
+from mica_router.core.choice import EngineGauges
 from mica_router.core.rates import Rates
-from mica_router.core.tiers import Gauges
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 _MAX_SERIES: Final = 4096
@@ -30,7 +30,6 @@ class Reading:
     waiting: float | None = None
     swapped: float | None = None
     kv_used: float | None = None
-    kv_tokens: float | None = None
     generation_tps: float | None = None
     prompt_tps: float | None = None
     generated_total: float | None = None
@@ -75,47 +74,40 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 """Names of each number, the current one first; the first that an engine has is used."""
 
 _AVERAGED: Final = frozenset({"kv_used"})
-_CACHE_INFO: Final = "vllm:cache_config_info"
-_WANTED: Final = sorted({name for names in ALIASES.values() for name in names} | {_CACHE_INFO})
+_WANTED: Final = sorted({name for names in ALIASES.values() for name in names})
 _LINE: Final = re.compile(
     rb"^(" + b"|".join(re.escape(name.encode()) for name in _WANTED) + rb")"
-    rb"(\{(?:[^\"}\n]|\"(?:[^\"\\\n]|\\[^\n])*\")*\})?[ \t]+([^ \t\r\n]+)",
+    rb"(?:\{(?:[^\"}\n]|\"(?:[^\"\\\n]|\\[^\n])*\")*\})?[ \t]+([^ \t\r\n]+)",
     re.MULTILINE,
 )
-_CACHE_LABEL: Final = re.compile(rb'(block_size|num_gpu_blocks)="(\d{1,12})"')
 
 
 def parse_metrics(text: bytes) -> Reading:
     """Numbers of one engine. A value that is no number or is not finite is as good as absent. Raises MetricsError."""
     series: dict[str, list[float]] = {}
-    kv_tokens = 0.0
     for index, found in enumerate(_LINE.finditer(text)):
         if index >= _MAX_SERIES:
             raise MetricsError(f"more than {_MAX_SERIES} series: this is no single engine")
         name = found[1].decode()
-        value = _number(found[3])
-        if name == _CACHE_INFO:
-            kv_tokens += _cache_size(found[2] or b"")
-        elif value is not None:
+        value = _number(found[2])
+        if value is not None:
             series.setdefault(name, []).append(value)
     if not series:
         raise MetricsError("no number of a known engine: neither vllm:, llamacpp: nor sglang: metrics")
-    numbers = {field: _combine(field, series) for field in ALIASES}
-    return Reading(**numbers, kv_tokens=kv_tokens or None)
+    return Reading(**{field: _combine(field, series) for field in ALIASES})
 
 
-def gauges(reading: Reading, previous: Reading | None, *, seconds: float) -> Gauges:
+def gauges(reading: Reading, previous: Reading | None, *, seconds: float) -> EngineGauges:
     """State of the engine. Speeds that it does not tell follow from its totals and the `seconds` since the previous look."""
-    return Gauges(
-        running=_whole(reading.running),
-        waiting=_whole(reading.waiting),
-        swapped=_whole(reading.swapped),
-        kv_used=None if reading.kv_used is None else min(max(reading.kv_used, 0.0), 1.0),
-        kv_tokens=_whole(reading.kv_tokens),
-        generation_tps=reading.generation_tps
-        if reading.generation_tps is not None
-        else _speed(reading, previous, "generated_total", seconds),
-        prompt_tps=reading.prompt_tps if reading.prompt_tps is not None else _speed(reading, previous, "prompt_total", seconds),
+    kv, speed, prompts = reading.kv_used, reading.generation_tps, reading.prompt_tps
+    return EngineGauges(
+        age=0.0,
+        running=_count(reading.running),
+        waiting=_count(reading.waiting),
+        swapped=_count(reading.swapped),
+        kv_percent=None if kv is None else min(max(kv, 0.0), 1.0) * 100,
+        generation_rate=_speed(reading, previous, "generated_total", seconds) if speed is None else speed,
+        prompt_rate=_speed(reading, previous, "prompt_total", seconds) if prompts is None else prompts,
     )
 
 
@@ -144,11 +136,6 @@ def _combine(field: str, series: Mapping[str, list[float]]) -> float | None:
     return None
 
 
-def _cache_size(labels: bytes) -> float:
-    found = {name: int(value) for name, value in _CACHE_LABEL.findall(labels)}
-    return float(found.get(b"block_size", 0) * found.get(b"num_gpu_blocks", 0))
-
-
 def _number(raw: bytes) -> float | None:
     try:
         value = float(raw)
@@ -157,8 +144,8 @@ def _number(raw: bytes) -> float | None:
     return value if abs(value) < 1e300 else None
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else max(int(value), 0)
+def _count(value: float | None) -> float | None:
+    return None if value is None else max(value, 0.0)
 
 
 def _rise(reading: Reading, previous: Reading, name: str) -> float | None:

@@ -65,8 +65,16 @@ class RequestFacts:
     def _value(self, name: str) -> Any:
         if name not in self._values:
             raw = self._split().get(name)
-            self._values[name] = None if raw is None else _decode(raw)
+            self._values[name] = self._inside(name) if raw is None else _decode(raw)
         return self._values[name]
+
+    def _inside(self, name: str) -> Any:
+        """`a.b` is the field `b` of the object `a`, unless a field is called so itself."""
+        outer, dot, inner = name.partition(".")
+        found = self._value(outer) if dot else None
+        for part in inner.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
 
     def _split(self) -> Mapping[str, msgspec.Raw]:
         if self._fields is None:

@@ -37,7 +37,7 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One test of a request field. `field` is a dotted path into the JSON body."""
+    """One test of a request field, named as `core.rules` says."""
 
     field: str
     operator: Operator
@@ -46,7 +46,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRule:
-    """Requests that meet every condition prefer `tier`. Higher `priority` is looked at first."""
+    """Requests that meet every condition prefer `tier`. `core.rules` puts rules in the order in which they are tried."""
 
     name: str
     priority: int = 0
@@ -56,13 +56,17 @@ class FieldRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuUse:
-    """When the CPU tier takes requests. `max_output_tokens` keeps longer answers off it; 0 does not."""
+    """When the CPU tier takes requests. `max_output_tokens` keeps longer answers off it; 0 does not.
+
+    `relay_after`: in mode relay, tokens that the GPU tier produces before the CPU tier continues.
+    """
 
     mode: CpuMode = "overflow"
     gpu_kv_percent: float = 90.0
     gpu_waiting: int = 1
     no_gpu_ready: bool = True
     max_output_tokens: int = 0
+    relay_after: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

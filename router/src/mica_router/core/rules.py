@@ -5,8 +5,8 @@ A rule has a name, a priority, conditions that must all hold, and the tier it se
     {"name": "long answers", "priority": 100, "conditions": {"max_tokens": {"gte": 1024}}, "action": {"device": "CPU"}}
 
 The highest priority wins, the first written among equals. A rule is a preference: where its tier cannot take the request, the
-decision falls to `tiers_decide`. Fields are the top-level fields of the JSON body (`model`, `temperature`, `stream`, `messages`,
-`tools`, ...), and:
+decision falls to `tiers_decide`. Fields are those of the JSON body (`model`, `temperature`, `stream`, `messages`, `tools`, ...;
+`response_format.type` is one inside another), and:
 
 - `max_tokens`: the body's `max_tokens`, else its `max_completion_tokens` or `max_output_tokens`;
 - `prompt_tokens`: an estimate from the size of the body (see `facts`); a body's own field of that name is not looked at;
@@ -20,86 +20,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from mica_router.core.tiers import Tier
+from mica_router.core.engines import Tier
+from mica_router.core.routing import Condition, FieldRule, Operator
 
 HEADER_PREFIX: Final = "header:"
 _MAX_RULES: Final = 64
+_DEVICES: Final[Mapping[str, Tier]] = {"gpu": "gpu", "cpu": "cpu"}
 
 
 class RuleError(ValueError):
     """A rule that cannot be applied, with words for who wrote it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One comparison. `operator` is a key of `OPERATORS`; `value` is a JSON value."""
-
-    field: str
-    operator: str
-    value: Any
-
-    def holds(self, actual: Any) -> bool:
-        """`actual`: the field's JSON value, None when absent."""
-        return OPERATORS[self.operator](actual, self.value)
-
-    def __str__(self) -> str:
-        return f"{self.field} {self.operator} {self.value!r}"
+def holds(condition: Condition, actual: Any) -> bool:
+    """Whether a field's JSON value (None when absent) meets a condition."""
+    return OPERATORS[condition.operator](actual, condition.value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """All of `conditions` send a request to `tier`."""
-
-    name: str
-    tier: Tier
-    conditions: tuple[Condition, ...]
-    priority: int = 0
+def describe(condition: Condition) -> str:
+    """A condition in words."""
+    return f"{condition.field} {condition.operator} {condition.value!r}"
 
 
-@dataclass(frozen=True, slots=True)
-class RuleSet:
-    """Rules in the order in which they are tried. Build it with `rule_set`."""
-
-    rules: tuple[Rule, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.rules)
-
-    def match(self, read: Callable[[str], Any]) -> Rule | None:
-        """The first rule whose conditions all hold; `read` gives the JSON value of a field, None when absent."""
-        for rule in self.rules:
-            if all(condition.holds(read(condition.field)) for condition in rule.conditions):
-                return rule
-        return None
-
-    def fields(self) -> frozenset[str]:
-        """Fields that any rule looks at."""
-        return frozenset(condition.field for rule in self.rules for condition in rule.conditions)
+def first_match(rules: Iterable[FieldRule], read: Callable[[str], Any]) -> FieldRule | None:
+    """The first rule whose conditions all hold; `read` gives the JSON value of a field, None when absent."""
+    for rule in rules:
+        if all(holds(condition, read(condition.field)) for condition in rule.conditions):
+            return rule
+    return None
 
 
-def rule_set(rules: Iterable[Rule]) -> RuleSet:
+def in_order(rules: Iterable[FieldRule]) -> tuple[FieldRule, ...]:
     """By descending priority; equal ones stay in the order given."""
-    return RuleSet(tuple(sorted(rules, key=lambda rule: -rule.priority)))
+    return tuple(sorted(rules, key=lambda rule: -rule.priority))
 
 
-NO_RULES: Final = RuleSet()
+def parse_rules(raw: Any) -> tuple[FieldRule, ...]:
+    """Rules from decoded JSON or YAML, in sysHAX's form, in the order in which they are tried.
 
-
-def parse_rules(raw: Any) -> RuleSet:
-    """Rules from decoded JSON or YAML, in sysHAX's form. Raises RuleError with the place and what to write instead."""
+    Raises RuleError with the place and what to write instead.
+    """
     if raw is None:
-        return NO_RULES
+        return ()
     if not isinstance(raw, list):
         raise RuleError(f"routing.rules must be a list of rules, not {_kind(raw)}")
     if len(raw) > _MAX_RULES:
         raise RuleError(f"routing.rules has {len(raw)} rules; at most {_MAX_RULES} are possible")
-    return rule_set(_parse_rule(entry, where=f"routing.rules[{index}]") for index, entry in enumerate(raw))
+    return in_order(_parse_rule(entry, where=f"routing.rules[{index}]") for index, entry in enumerate(raw))
 
 
-def _parse_rule(raw: Any, *, where: str) -> Rule:
+def _parse_rule(raw: Any, *, where: str) -> FieldRule:
     entry = _mapping(raw, where=where, known={"name", "priority", "conditions", "action"})
     name = entry.get("name", where)
     if not isinstance(name, str) or not name:
@@ -112,11 +84,11 @@ def _parse_rule(raw: Any, *, where: str) -> Rule:
         raise RuleError(f"{where}.conditions is empty: name at least one field")
     action = _mapping(entry.get("action"), where=f"{where}.action", known={"device"})
     device = action.get("device")
-    if not isinstance(device, str) or device.lower() not in ("gpu", "cpu"):
+    if not isinstance(device, str) or device.lower() not in _DEVICES:
         raise RuleError(f"{where}.action.device must be GPU or CPU")
-    return Rule(
+    return FieldRule(
         name=name,
-        tier=Tier(device.lower()),
+        tier=_DEVICES[device.lower()],
         priority=priority,
         conditions=tuple(
             condition
@@ -149,7 +121,7 @@ def _parse_comparison(field: str, operator: str, value: Any, *, where: str) -> C
         raise RuleError(f"{place} must be a list of values, not {_kind(value)}")
     if operator == "eq" and value is None:
         raise RuleError(f"{place} must not be null: write exists: false")
-    return Condition(field, operator, value)
+    return Condition(field=field, operator=cast(Operator, operator), value=value)
 
 
 def _mapping(raw: Any, *, where: str, known: set[str] | None = None) -> Mapping[str, Any]:

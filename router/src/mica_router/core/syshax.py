@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mica_router.core.facts import RequestFacts
-from mica_router.core.tiers import Tier, TierView
-from mica_router.core.tiers_decide import Placement, Reason, TierPolicy, Tiers, matching_rule
+from mica_router.core.routing import Routing
+from mica_router.core.tiers import CPU, GPU, TIERS, TierView, other
+from mica_router.core.tiers_decide import Placement, Reason, Tiers, matching_rule
 
 _TOO_SLOW_TPS: Final = 0.1
 
@@ -29,9 +30,9 @@ class ThresholdDecider:
     token_limit_min: int = 10
     token_limit_max: int = 100
 
-    def place(self, policy: TierPolicy, facts: RequestFacts, tiers: Tiers) -> Placement:
-        """Place one request; only the rules of `policy` are used."""
-        return _by_rule_or_side(policy, facts, tiers) or self._by_metrics(tiers)
+    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
+        """Place one request; only the rules of `routing` are used."""
+        return _by_rule_or_side(routing, facts, tiers) or self._by_metrics(tiers)
 
     def token_limit(self, cpu_tps: float) -> int:
         """Tokens that the CPU tier produces before the request is decided again."""
@@ -40,7 +41,7 @@ class ThresholdDecider:
 
     def _by_metrics(self, tiers: Tiers) -> Placement:
         if not self._gpu_busy(tiers.gpu):
-            return Placement(tiers=(Tier.GPU, Tier.CPU), reason=Reason.GPU_FREE)
+            return Placement(tiers=(GPU, CPU), reason=Reason.GPU_FREE)
         # Current engines do not say their throughput; what was learned of the tier stands in for it.
         cpu_tps = throughput(tiers.cpu, tiers)
         slow = cpu_tps is not None and cpu_tps < self.cpu_throughput_threshold
@@ -48,11 +49,11 @@ class ThresholdDecider:
             return Placement(tiers=(), reason=Reason.BUSY)
         if self.max_num_seqs is not None and tiers.cpu.busy >= self.max_num_seqs:
             return Placement(tiers=(), reason=Reason.BUSY)
-        return Placement(tiers=(Tier.CPU, Tier.GPU), reason=Reason.GPU_SATURATED)
+        return Placement(tiers=(CPU, GPU), reason=Reason.GPU_SATURATED)
 
     def _gpu_busy(self, gpu: TierView) -> bool:
         running = gpu.busy - gpu.waiting
-        if gpu.kv_used is not None and gpu.kv_used * 100 > self.gpu_cache_threshold:
+        if gpu.kv_percent is not None and gpu.kv_percent > self.gpu_cache_threshold:
             return True
         if self.max_num_seqs is not None:
             return running >= self.max_num_seqs
@@ -65,23 +66,23 @@ class ThroughputDecider:
 
     cpu_max_batch_size: int = 20
 
-    def place(self, policy: TierPolicy, facts: RequestFacts, tiers: Tiers) -> Placement:
-        """Place one request; only the rules of `policy` are used."""
-        return _by_rule_or_side(policy, facts, tiers) or self._by_speed(tiers)
+    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
+        """Place one request; only the rules of `routing` are used."""
+        return _by_rule_or_side(routing, facts, tiers) or self._by_speed(tiers)
 
     def _by_speed(self, tiers: Tiers) -> Placement:
         gpu, cpu = tiers.gpu, tiers.cpu
         if gpu.in_flight == 0:
-            return Placement(tiers=(Tier.GPU, Tier.CPU), reason=Reason.GPU_FREE)
+            return Placement(tiers=(GPU, CPU), reason=Reason.GPU_FREE)
         if cpu.in_flight == 0:
-            return Placement(tiers=(Tier.CPU, Tier.GPU), reason=Reason.BALANCE)
+            return Placement(tiers=(CPU, GPU), reason=Reason.BALANCE)
         if cpu.in_flight >= self.cpu_max_batch_size:
-            return Placement(tiers=(Tier.GPU, Tier.CPU), reason=Reason.CPU_FULL)
+            return Placement(tiers=(GPU, CPU), reason=Reason.CPU_FULL)
         gpu_each, cpu_each = per_request(gpu, tiers), per_request(cpu, tiers)
         nothing_known = gpu_each < _TOO_SLOW_TPS and cpu_each < _TOO_SLOW_TPS
         to_gpu = gpu.in_flight <= cpu.in_flight if nothing_known else gpu_each >= cpu_each
-        first = Tier.GPU if to_gpu else Tier.CPU
-        return Placement(tiers=(first, first.other), reason=Reason.BALANCE)
+        first = GPU if to_gpu else CPU
+        return Placement(tiers=(first, other(first)), reason=Reason.BALANCE)
 
 
 Decider = ThresholdDecider | ThroughputDecider
@@ -89,8 +90,8 @@ Decider = ThresholdDecider | ThroughputDecider
 
 def throughput(view: TierView, tiers: Tiers) -> float | None:
     """Tokens per second that a tier produces: what its engines say, else what was learned at its present load."""
-    if view.generation_tps is not None:
-        return view.generation_tps
+    if view.generation_rate is not None:
+        return view.generation_rate
     rates = tiers.gpu_rates if view is tiers.gpu else tiers.cpu_rates
     running = max(view.busy, 1)
     step = rates.decode.at(running / max(view.engines, 1))
@@ -102,14 +103,14 @@ def per_request(view: TierView, tiers: Tiers) -> float:
     return (throughput(view, tiers) or 0.0) / max(view.in_flight, 1)
 
 
-def _by_rule_or_side(policy: TierPolicy, facts: RequestFacts, tiers: Tiers) -> Placement | None:
+def _by_rule_or_side(routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement | None:
     """What precedes both generations: a tier that is not there, and field rules whose tier has room."""
-    sides = [tier for tier in Tier if tiers.view(tier).ready]
+    sides = [tier for tier in TIERS if tiers.view(tier).ready]
     if not sides:
         return Placement(tiers=(), reason=Reason.NONE_READY)
     if len(sides) == 1:
         return Placement(tiers=(sides[0],), reason=Reason.ONLY_TIER)
-    rule = matching_rule(policy, facts)
+    rule = matching_rule(routing, facts)
     if rule is None or tiers.view(rule.tier).full:
         return None
-    return Placement(tiers=(rule.tier, rule.tier.other), reason=Reason.RULE, rule=rule.name)
+    return Placement(tiers=(rule.tier, other(rule.tier)), reason=Reason.RULE, rule=rule.name)

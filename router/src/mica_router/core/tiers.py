@@ -1,43 +1,27 @@
 """GPU and CPU tiers of one model as values: engines as they are right now, and what they are together.
 
-An engine's own numbers (`Gauges`) are a snapshot of some moment and are left out of everything once they are too old: a missing
-number is unknown, not zero. What the router itself counts is always current. Sums are weighted by what an engine can work on at
-once, so a small engine that is full does not make a large tier look half full. Pure.
+An engine's own numbers (`EngineGauges`) are a snapshot of some moment and are left out of everything once they are too old: a
+missing number is unknown, not zero. What the router itself counts is always current. Sums are weighted by what an engine can work
+on at once, so a small engine that is full does not make a large tier look half full. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Final
+
+from mica_router.core.choice import EngineGauges
+from mica_router.core.engines import Tier
+
+GPU: Final[Tier] = "gpu"
+CPU: Final[Tier] = "cpu"
+TIERS: Final = (GPU, CPU)
 
 
-class Tier(StrEnum):
-    """What engines of a model run on."""
-
-    GPU = "gpu"
-    CPU = "cpu"
-
-    @property
-    def other(self) -> Tier:
-        """The opposite tier."""
-        return Tier.CPU if self is Tier.GPU else Tier.GPU
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gauges:
-    """What an engine said of itself. `kv_used` is a fraction of 0 to 1; None where the engine has no such number.
-
-    `generation_tps` and `prompt_tps` are tokens per second of the whole engine.
-    """
-
-    running: int | None = None
-    waiting: int | None = None
-    swapped: int | None = None
-    kv_used: float | None = None
-    kv_tokens: int | None = None
-    generation_tps: float | None = None
-    prompt_tps: float | None = None
+def other(tier: Tier) -> Tier:
+    """The opposite tier."""
+    return CPU if tier == GPU else GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +33,11 @@ class EngineView:
 
     name: str
     in_flight: int
-    capacity: int
-    gauges: Gauges | None = None
+    capacity: float
+    gauges: EngineGauges | None = None
 
     @property
-    def busy(self) -> int:
+    def busy(self) -> float:
         """Requests there: what the router counts, or more when the engine says so (other clients, other routers)."""
         gauges = self.gauges
         if gauges is None:
@@ -61,29 +45,30 @@ class EngineView:
         return max(self.in_flight, (gauges.running or 0) + (gauges.waiting or 0))
 
     @property
-    def waiting(self) -> int:
+    def waiting(self) -> float:
         """Requests that the engine has not begun: those beyond its capacity, or more when it says so."""
         said = self.gauges.waiting if self.gauges is not None else None
         return max(self.in_flight - self.capacity, said or 0, 0)
 
     @property
-    def free(self) -> int:
+    def free(self) -> float:
         """Requests that it could begin at once; none while others wait there, whatever its capacity is said to be."""
         return 0 if self.waiting else max(self.capacity - self.busy, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierView:
-    """A tier in sums. `saturation` is busy requests by capacity (above 1: some wait); `kv_used` a fraction, None when unknown."""
+    """A tier in sums. `saturation` is busy requests by capacity (above 1: some wait); `kv_percent` is 0 to 100,
+    `generation_rate` tokens per second; None when unknown."""
 
     engines: int = 0
     in_flight: int = 0
-    busy: int = 0
-    waiting: int = 0
-    capacity: int = 0
-    free: int = 0
-    kv_used: float | None = None
-    generation_tps: float | None = None
+    busy: float = 0
+    waiting: float = 0
+    capacity: float = 0
+    free: float = 0
+    kv_percent: float | None = None
+    generation_rate: float | None = None
 
     @property
     def ready(self) -> bool:
@@ -106,9 +91,9 @@ def tier_view(engines: Iterable[EngineView]) -> TierView:
     found = tuple(engines)
     if not found:
         return _EMPTY
-    kv = [(engine.gauges.kv_used, _kv_weight(engine)) for engine in found if engine.gauges is not None]
-    known = [(used, weight) for used, weight in kv if used is not None]
-    speeds = [engine.gauges.generation_tps for engine in found if engine.gauges is not None]
+    kv = [(gauges.kv_percent, engine.capacity) for engine in found if (gauges := engine.gauges) is not None]
+    known = [(percent, weight) for percent, weight in kv if percent is not None]
+    speeds = [gauges.generation_rate for engine in found if (gauges := engine.gauges) is not None]
     said = [speed for speed in speeds if speed is not None]
     return TierView(
         engines=len(found),
@@ -117,15 +102,9 @@ def tier_view(engines: Iterable[EngineView]) -> TierView:
         waiting=sum(engine.waiting for engine in found),
         capacity=sum(engine.capacity for engine in found),
         free=sum(engine.free for engine in found),
-        kv_used=sum(used * weight for used, weight in known) / sum(weight for _, weight in known) if known else None,
-        generation_tps=sum(said) if said else None,
+        kv_percent=sum(percent * weight for percent, weight in known) / sum(weight for _, weight in known) if known else None,
+        generation_rate=sum(said) if said else None,
     )
-
-
-def _kv_weight(engine: EngineView) -> int:
-    """Tokens that the engine's cache holds, else its capacity."""
-    tokens = engine.gauges.kv_tokens if engine.gauges is not None else None
-    return max(tokens or engine.capacity, 1)
 
 
 _EMPTY = TierView()

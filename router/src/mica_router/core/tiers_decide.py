@@ -18,34 +18,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from mica_router.core.engines import Tier
 from mica_router.core.facts import RequestFacts
 from mica_router.core.rates import Rates
-from mica_router.core.rules import NO_RULES, Rule, RuleSet
-from mica_router.core.tiers import Tier, TierView
-
-
-class Mode(StrEnum):
-    """What the CPU tier is for."""
-
-    OVERFLOW = "overflow"
-    RELAY = "relay"
-    STANDBY = "standby"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierPolicy:
-    """How requests of a model are divided. `max_output_tokens`: the longest answer that overflows, None for any.
-
-    `relay_after`: tokens of the GPU tier in mode relay. `no_gpu_ready`: the CPU tier answers while no GPU engine is ready.
-    """
-
-    mode: Mode = Mode.OVERFLOW
-    gpu_kv_percent: float = 90.0
-    gpu_waiting: int = 1
-    no_gpu_ready: bool = True
-    max_output_tokens: int | None = 256
-    relay_after: int = 16
-    rules: RuleSet = NO_RULES
+from mica_router.core.routing import CpuUse, FieldRule, Routing
+from mica_router.core.rules import first_match
+from mica_router.core.tiers import CPU, GPU, TierView, other
 
 
 class Reason(StrEnum):
@@ -97,42 +75,43 @@ class Tiers:
 
     def view(self, tier: Tier) -> TierView:
         """One tier in sums."""
-        return self.gpu if tier is Tier.GPU else self.cpu
+        return self.gpu if tier == GPU else self.cpu
 
     def forecast(self, tier: Tier, facts: RequestFacts) -> Forecast | None:
         """When one more request would be done there; None when nothing was learned or no engine is ready."""
-        return forecast(self.view(tier), self.gpu_rates if tier is Tier.GPU else self.cpu_rates, facts)
+        return forecast(self.view(tier), self.gpu_rates if tier == GPU else self.cpu_rates, facts)
 
 
-_GPU_FIRST: Final = (Tier.GPU, Tier.CPU)
-_CPU_FIRST: Final = (Tier.CPU, Tier.GPU)
+_GPU_FIRST: Final[tuple[Tier, ...]] = (GPU, CPU)
+_CPU_FIRST: Final[tuple[Tier, ...]] = (CPU, GPU)
 
 
-def decide(policy: TierPolicy, facts: RequestFacts, tiers: Tiers, *, continuable: bool = False) -> Placement:
+def decide(routing: Routing, facts: RequestFacts, tiers: Tiers, *, continuable: bool = False) -> Placement:
     """Place one request. `continuable`: whether it could be continued from its tokens on another engine."""
+    cpu = routing.cpu
     if not tiers.gpu.ready or not tiers.cpu.ready:
-        return _one_sided(policy, tiers)
-    rule = matching_rule(policy, facts)
+        return _one_sided(cpu, tiers)
+    rule = matching_rule(routing, facts)
     if rule is not None and not tiers.view(rule.tier).full:
-        return Placement(tiers=(rule.tier, rule.tier.other), reason=Reason.RULE, rule=rule.name)
-    if policy.mode is Mode.STANDBY:
-        return Placement(tiers=_gpu_then(policy), reason=Reason.STANDBY_IDLE)
-    if not saturated(policy, tiers.gpu):
-        return Placement(tiers=_gpu_then(policy), reason=Reason.GPU_FREE)
-    return _overflow(policy, facts, tiers, continuable=continuable)
+        return Placement(tiers=(rule.tier, other(rule.tier)), reason=Reason.RULE, rule=rule.name)
+    if cpu.mode == "standby":
+        return Placement(tiers=_gpu_then(cpu), reason=Reason.STANDBY_IDLE)
+    if not saturated(cpu, tiers.gpu):
+        return Placement(tiers=_gpu_then(cpu), reason=Reason.GPU_FREE)
+    return _overflow(cpu, facts, tiers, continuable=continuable)
 
 
-def matching_rule(policy: TierPolicy, facts: RequestFacts) -> Rule | None:
+def matching_rule(routing: Routing, facts: RequestFacts) -> FieldRule | None:
     """The rule that a request meets, whether or not its tier has room."""
-    return policy.rules.match(facts.field) if policy.rules else None
+    return first_match(routing.rules, facts.field) if routing.rules else None
 
 
-def saturated(policy: TierPolicy, gpu: TierView) -> bool:
+def saturated(cpu: CpuUse, gpu: TierView) -> bool:
     """Whether the GPU tier is under pressure by the policy's thresholds."""
-    if gpu.kv_used is not None and gpu.kv_used * 100 > policy.gpu_kv_percent:
+    if gpu.kv_percent is not None and gpu.kv_percent > cpu.gpu_kv_percent:
         return True
     # One more request in a full tier would be one more that waits.
-    return gpu.full and gpu.waiting + 1 >= policy.gpu_waiting
+    return gpu.full and gpu.waiting + 1 >= cpu.gpu_waiting
 
 
 def forecast(view: TierView, rates: Rates, facts: RequestFacts) -> Forecast | None:
@@ -149,32 +128,32 @@ def forecast(view: TierView, rates: Rates, facts: RequestFacts) -> Forecast | No
     return Forecast(wait, wait + service)
 
 
-def _one_sided(policy: TierPolicy, tiers: Tiers) -> Placement:
+def _one_sided(cpu: CpuUse, tiers: Tiers) -> Placement:
     if tiers.gpu.ready:
-        return Placement(tiers=(Tier.GPU,), reason=Reason.ONLY_TIER)
-    if tiers.cpu.ready and policy.no_gpu_ready:
-        return Placement(tiers=(Tier.CPU,), reason=Reason.NO_GPU)
+        return Placement(tiers=(GPU,), reason=Reason.ONLY_TIER)
+    if tiers.cpu.ready and cpu.no_gpu_ready:
+        return Placement(tiers=(CPU,), reason=Reason.NO_GPU)
     return Placement(tiers=(), reason=Reason.NONE_READY)
 
 
-def _overflow(policy: TierPolicy, facts: RequestFacts, tiers: Tiers, *, continuable: bool) -> Placement:
+def _overflow(cpu: CpuUse, facts: RequestFacts, tiers: Tiers, *, continuable: bool) -> Placement:
     """The GPU tier is saturated: is the CPU tier better?"""
-    stay = _gpu_then(policy)
+    stay = _gpu_then(cpu)
     if tiers.cpu.full:
         return Placement(tiers=stay, reason=Reason.CPU_FULL)
-    if policy.mode is Mode.RELAY:
+    if cpu.mode == "relay":
         if not continuable:
             return Placement(tiers=stay, reason=Reason.NOT_CONTINUABLE)
-        return Placement(tiers=stay, reason=Reason.GPU_SATURATED, relay_after=policy.relay_after)
-    limit, cap = facts.max_tokens, policy.max_output_tokens
-    if cap is not None and (limit is None or limit > cap):
+        return Placement(tiers=stay, reason=Reason.GPU_SATURATED, relay_after=cpu.relay_after)
+    limit, longest = facts.max_tokens, cpu.max_output_tokens
+    if longest and (limit is None or limit > longest):
         return Placement(tiers=stay, reason=Reason.ANSWER_TOO_LONG)
-    gpu, cpu = tiers.forecast(Tier.GPU, facts), tiers.forecast(Tier.CPU, facts)
-    if gpu is not None and cpu is not None and cpu.finish >= gpu.finish:
+    here, there = tiers.forecast(GPU, facts), tiers.forecast(CPU, facts)
+    if here is not None and there is not None and there.finish >= here.finish:
         return Placement(tiers=stay, reason=Reason.GPU_SOONER)
     return Placement(tiers=_CPU_FIRST, reason=Reason.GPU_SATURATED)
 
 
-def _gpu_then(policy: TierPolicy) -> tuple[Tier, ...]:
+def _gpu_then(cpu: CpuUse) -> tuple[Tier, ...]:
     """The CPU tier takes what every GPU engine failed at, if it may stand in at all."""
-    return _GPU_FIRST if policy.no_gpu_ready else (Tier.GPU,)
+    return _GPU_FIRST if cpu.no_gpu_ready else (GPU,)

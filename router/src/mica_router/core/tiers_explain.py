@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mica_router.core.engines import Tier
 from mica_router.core.facts import RequestFacts
-from mica_router.core.rules import Rule
-from mica_router.core.tiers import Tier
-from mica_router.core.tiers_decide import Placement, Reason, TierPolicy, Tiers, saturated
+from mica_router.core.routing import FieldRule, Routing
+from mica_router.core.rules import describe, holds
+from mica_router.core.tiers import CPU, GPU
+from mica_router.core.tiers_decide import Placement, Reason, Tiers, saturated
 
 _WORDS = {
     Reason.ONLY_TIER: "only this tier has a ready engine",
@@ -31,10 +33,10 @@ def words(placement: Placement) -> str:
     return _WORDS[placement.reason]
 
 
-def explain_placement(policy: TierPolicy, facts: RequestFacts, tiers: Tiers, placement: Placement) -> dict[str, Any]:
+def explain_placement(routing: Routing, facts: RequestFacts, tiers: Tiers, placement: Placement) -> dict[str, Any]:
     """JSON-able account of a placement."""
     return {
-        "tiers": [tier.value for tier in placement.tiers],
+        "tiers": list(placement.tiers),
         "reason": placement.reason.value,
         "words": words(placement),
         "rule": placement.rule or None,
@@ -44,19 +46,19 @@ def explain_placement(policy: TierPolicy, facts: RequestFacts, tiers: Tiers, pla
             "promptTokensEstimated": facts.prompt_tokens,
             "maxTokens": facts.max_tokens,
         },
-        "rules": [_rule(rule, facts, tiers) for rule in policy.rules.rules],
-        "saturated": saturated(policy, tiers.gpu) if tiers.gpu.ready else None,
-        "gpu": _tier(Tier.GPU, facts, tiers),
-        "cpu": _tier(Tier.CPU, facts, tiers),
+        "rules": [_rule(rule, facts, tiers) for rule in routing.rules],
+        "saturated": saturated(routing.cpu, tiers.gpu) if tiers.gpu.ready else None,
+        "gpu": _tier(GPU, facts, tiers),
+        "cpu": _tier(CPU, facts, tiers),
     }
 
 
-def _rule(rule: Rule, facts: RequestFacts, tiers: Tiers) -> dict[str, Any]:
-    unmet = [str(condition) for condition in rule.conditions if not condition.holds(facts.field(condition.field))]
+def _rule(rule: FieldRule, facts: RequestFacts, tiers: Tiers) -> dict[str, Any]:
+    unmet = [describe(one) for one in rule.conditions if not holds(one, facts.field(one.field))]
     return {
         "name": rule.name,
         "priority": rule.priority,
-        "tier": rule.tier.value,
+        "tier": rule.tier,
         "matches": not unmet,
         "unmet": unmet,
         "tierFull": tiers.view(rule.tier).full,
@@ -73,7 +75,7 @@ def _tier(tier: Tier, facts: RequestFacts, tiers: Tiers) -> dict[str, Any]:
         "capacity": view.capacity,
         "free": view.free,
         "saturation": round(view.saturation, 3),
-        "kvUsed": None if view.kv_used is None else round(view.kv_used, 3),
+        "kvPercent": None if view.kv_percent is None else round(view.kv_percent, 1),
         "predictedWaitSeconds": None if forecast is None else round(forecast.wait, 3),
         "predictedFinishSeconds": None if forecast is None else round(forecast.finish, 3),
     }
