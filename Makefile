@@ -12,7 +12,7 @@ BOX    := $(PY) -m mica_box
 DEMO   := $(PY) -m mica_demo
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: help venv format check lint types layers drift unit kernel test test-long integration e2e chart shim generate binaries images demo demo-down clean
+.PHONY: help venv format check lint types layers drift unit exhaustive sanitize kernel test test-long integration e2e chart shim generate binaries images demo demo-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ unit: venv shim kernel
 exhaustive: venv shim kernel ## unit tests that take minutes of CPU: 10,000 interleavings, mutants, fuzz
 	@$(PYTEST) -n auto -m exhaustive tests/unit
 
+sanitize: venv ## the limiter's and the simulator's tests under ASan, UBSan and TSan
+	@$(PY) -c 'from mica_box.host import install; install(["cc", "/usr/include/stdio.h"])'
+	@MICA_SHIM_SANITIZE=address,undefined $(PYTEST) -n auto -m "not exhaustive" tests/unit/shim
+	@MICA_SHIM_SANITIZE=thread $(PYTEST) tests/unit/shim/test_threads_do_everything_at_once.py
+
 check: lint types layers drift unit ## the fast loop: format, lint, types, layers, generated files, unit tests
 
 shim: venv ## the C parts: limiter, monitor, simulated driver, test programs (build/shim)
@@ -78,6 +83,7 @@ chart: venv binaries ## tests of the Helm chart
 test: ## everything that CI runs
 	@$(MAKE) check
 	@$(MAKE) exhaustive
+	@$(MAKE) sanitize
 	@$(MAKE) chart
 	@$(MAKE) integration
 	@$(MAKE) e2e

@@ -196,7 +196,9 @@ CUresult sim_capture_wait(struct mica_stream *stream, CUevent event)
         if (seen == count)
             both[count++] = event->tips[i];
     }
+    pthread_mutex_lock(&sim.mutex); /* the end of any capture looks at all streams */
     stream->capture = event->capture;
+    pthread_mutex_unlock(&sim.mutex);
     bool ok = set_tips(stream, both, count);
     free(both);
     return ok ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
@@ -229,7 +231,9 @@ static CUresult begin(CUstream handle, int mode, CUgraph graph, const CUgraphNod
     captures = capture;
     active++;
     pthread_mutex_unlock(&mutex);
+    pthread_mutex_lock(&sim.mutex); /* the end of any capture looks at all streams */
     stream->capture = capture;
+    pthread_mutex_unlock(&sim.mutex);
     return MICA_CUDA_SUCCESS;
 }
 

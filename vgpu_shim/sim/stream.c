@@ -28,6 +28,7 @@ struct sim_queue *sim_queue_of(int q)
 static int least_used(struct sim_device *device)
 {
     int found = device->default_queue, fewest = 1 << 30;
+    sim_state_lock(device->gpu);
     for (int q = 0; q < SIM_QUEUES; q++) {
         int users = q == device->default_queue;
         for (const struct mica_stream *at = all; at; at = at->next)
@@ -39,6 +40,7 @@ static int least_used(struct sim_device *device)
         }
     }
     sim_queue_of(found)->gpu = device->gpu;
+    sim_state_unlock(device->gpu);
     return found;
 }
 
@@ -142,12 +144,19 @@ CUresult cuStreamDestroy(CUstream stream)
     return cuStreamDestroy_v2(stream);
 }
 
+static struct mica_stream *stream_of(const struct mica_ctx *ctx)
+{
+    pthread_mutex_lock(&sim.mutex);
+    struct mica_stream *at = all;
+    while (at && at->ctx != ctx)
+        at = at->next;
+    pthread_mutex_unlock(&sim.mutex);
+    return at;
+}
+
 void sim_streams_drop(struct mica_ctx *ctx)
 {
-    for (struct mica_stream *at = all, *next; at; at = next) {
-        next = at->next;
-        if (at->ctx != ctx)
-            continue;
+    for (struct mica_stream *at; (at = stream_of(ctx));) {
         if (per_thread[ctx->device] == at)
             per_thread[ctx->device] = NULL;
         unlink_stream(at);

@@ -61,9 +61,13 @@ void sim_wait(struct sim_device *device, int q, uint64_t until)
 
 CUresult sim_drain(struct sim_device *device)
 {
-    for (int q = 0; q < SIM_QUEUES; q++)
-        if (sim_queue_of(q)->gpu == device->gpu)
-            sim_wait(device, q, sim_queue_of(q)->tail);
+    for (int q = 0; q < SIM_QUEUES; q++) {
+        sim_state_lock(device->gpu);
+        uint64_t until = sim_queue_of(q)->gpu == device->gpu ? sim_queue_of(q)->tail : 0;
+        sim_state_unlock(device->gpu);
+        if (until)
+            sim_wait(device, q, until);
+    }
     sim_pools_settle(device);
     return MICA_CUDA_SUCCESS;
 }

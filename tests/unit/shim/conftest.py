@@ -21,6 +21,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 GIB = 1 << 30
 MIB = 1 << 20
 REGION_BYTES = 1069056
+SANITIZE = os.environ.get("MICA_SHIM_SANITIZE", "")
+"""``address,undefined``: the tests run on binaries built with these sanitizers (``make sanitize``)."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,39 @@ class Shim:
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     """Build what is not built; several test processes may ask at once."""
-    build = ROOT / "build" / "shim"
+    return Shim(root=built(SANITIZE), scratch=tmp_path_factory.mktemp("programs"))
+
+
+def built(sanitize: str) -> Path:
+    """Build the binaries, plain or with gcc's sanitizers, and return their folder."""
+    build = ROOT / "build" / "-".join(["shim", *sanitize.split(",")] if sanitize else ["shim"])
     build.mkdir(parents=True, exist_ok=True)
     with (build / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = ["make", "-s", "-C", str(ROOT / "vgpu_shim"), f"BUILD={build}", f"PYTHON={sys.executable}"]
+        command += [f"SANITIZE={sanitize}"] if sanitize else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Shim(root=build, scratch=tmp_path_factory.mktemp("programs"))
+    return build
+
+
+def sanitized(env: dict[str, str]) -> dict[str, str]:
+    """Return the environment with the sanitizers' libraries in front, where there are any. Python leaks: ignored."""
+    if not SANITIZE:
+        return env
+    preload = ":".join([*runtimes(SANITIZE), *filter(None, [env.get("LD_PRELOAD")])])
+    return env | {
+        "LD_PRELOAD": preload,
+        "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+def runtimes(sanitize: str) -> list[str]:
+    """Libraries that have to come before all others in a program with these sanitizers."""
+    names = {"address": "asan", "undefined": "ubsan", "thread": "tsan"}
+    files = [["gcc", f"-print-file-name=lib{names[kind]}.so"] for kind in sanitize.split(",") if kind]
+    return [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in files]
 
 
 # What Python programs on a card start with: the driver through ctypes, in the context of device 0.
@@ -154,15 +181,15 @@ class Cards:
             env["LD_PRELOAD"] = str(self.shim.library)
         if managed:
             env |= {"MICA_LIMITS_FILE": str(self.directory / "limits"), "MICA_REGION_FILE": str(self.region())}
-        return env | extra
+        return sanitized(env) | extra
 
     def member(
         self, number: int = 0, *, join: int = 1, run: str = "clock", limited: bool = False, **extra: str
     ) -> dict[str, str]:
         """Return the environment of member `number` of a group of `join` processes whose time is virtual."""
         env = self.env(limited=limited)
-        clock = str(self.shim.root / "sim" / "libsimclock.so")
-        env["LD_PRELOAD"] = ":".join([clock, *filter(None, [env.get("LD_PRELOAD")])])
+        clock, after = str(self.shim.root / "sim" / "libsimclock.so"), str(self.shim.library) if limited else ""
+        env["LD_PRELOAD"] = ":".join(filter(None, [clock, *runtimes(SANITIZE), after]))
         env |= {"MICA_SIM_CLOCK": str(self.directory / run), "MICA_SIM_CLOCK_JOIN": str(join), "MICA_SIM_CLOCK_ID": str(number)}
         return env | extra
 
@@ -212,8 +239,18 @@ def cards(shim: Shim, tmp_path: Path) -> Iterator[Cards]:
         process.communicate()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test may have to build everything with a cold compiler cache."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The first test may have to build everything with a cold compiler cache. Sanitizers are for what programs do."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(300))
+    dropped = [item for item in items if SANITIZE and not sanitizable(item)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+def sanitizable(item: pytest.Item) -> bool:
+    """Whether a test means something with sanitizers, whose runtimes refuse RTLD_DEEPBIND and dlmopen."""
+    words = ("deepbind", "dlmopen", "test_the_binaries_can_be_loaded_anywhere", "test_programs_without_a_gpu", "mutant", "fuzz")
+    return not any(word in item.nodeid for word in words)
