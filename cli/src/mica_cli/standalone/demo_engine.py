@@ -1,7 +1,7 @@
 """A very small engine for `mica run --demo`: words from a chain over a few sentences, served as vLLM serves tokens.
 
-It exists so that the router has something to route to on a machine with nothing but this package. It is no language model: what it
-says is a walk through `TEXT`. Its answers are a function of the token ids alone, and it takes and gives token ids, so a stream
+It exists so that the router has something to route to on a machine with nothing but this package. It is no language model: what
+it says is a walk through `TEXT`. Its answers are a function of the token ids alone, and it takes and gives token ids, so a stream
 whose engine is killed goes on elsewhere, word for word. ``python -m mica_cli.standalone.demo_engine PORT PACE_MS``.
 """
 
