@@ -146,7 +146,11 @@ async def test_stop_strings_are_held_back_and_cut(started: Started) -> None:
 async def test_llamacpp_events_and_answers_have_its_fields(started: Started) -> None:
     engine = await started(llamacpp_engine())
     role, piece, *_, last, usage = events(
-        await ask(engine, "/v1/chat/completions", CHAT | {"max_tokens": 9, "stream_options": {"include_usage": True}})
+        await ask(
+            engine,
+            "/v1/chat/completions",
+            CHAT | {"max_tokens": 9, "ignore_eos": True, "stream_options": {"include_usage": True}},
+        )
     )
     assert list(role) == ["choices", "created", "model", "system_fingerprint", "object", "id"]
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": None}

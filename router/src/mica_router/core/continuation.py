@@ -101,12 +101,13 @@ class Recording(Protocol):
 
 
 class Handling(NamedTuple):
-    """What one attempt does. None: as it is."""
+    """What one attempt does. None: as it is. `reason` is a word for the metric: why a stream is not recorded."""
 
     target: bytes | None = None
     body: bytes | None = None
     recording: Recording | None = None
     translator: Translator | None = None
+    reason: str = "not_recorded"
 
 
 PLAIN = Handling()

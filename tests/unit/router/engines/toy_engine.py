@@ -260,12 +260,12 @@ class Dialect:
 
     def __init__(self, state: EngineState) -> None:
         self.state = state
-        self._answers = 0
+        self.answers = 0
 
     def number(self) -> int:
         """Counts answers of this engine, for ids and for sampling."""
-        self._answers += 1
-        return self._answers
+        self.answers += 1
+        return self.answers
 
     def get(self, path: str) -> bytes:
         raise NotImplementedError

@@ -7,7 +7,7 @@ many end in the middle of a character, some start there, and some bytes are no U
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -156,20 +156,19 @@ class ToyModel:
     def next_id(self, prompt: Sequence[int], output: Sequence[int], sampling: Sampling, *, banned: Collection[int] = ()) -> int:
         """The token after `prompt` and `output`."""
         forbidden = sampling.banned | set(banned) | _completing(sampling.bad_words, output)
-        ids = [*prompt, *output]
-        key: list[object] = [self.seed, sampling.nonce, sampling.constants, ids]
+        ids = array("H", [*prompt, *output])
+        key = f"{self.seed}|{sampling.nonce}|{sampling.constants}|".encode() + ids.tobytes()
         if sampling.depends_on_output:
-            key.append([sampling.depends_on_output, list(output)])
-        if sampling.variant and _number([key, "tie"]) % 12 == 0:
-            key.append([sampling.variant, len(prompt)])
+            key += sampling.depends_on_output.encode() + array("H", output).tobytes()
+        if sampling.variant and _number(key, "tie") % 12 == 0:
+            key += f"{sampling.variant}|{len(prompt)}".encode()
         for attempt in range(1000):
-            token = self._draw([*key, attempt], ids)
+            token = self._draw(_number(key, attempt), ids)
             if token not in forbidden:
                 return token
         raise AssertionError("everything is forbidden")
 
-    def _draw(self, key: list[object], ids: Sequence[int]) -> int:
-        number = _number(key)
+    def _draw(self, number: int, ids: Sequence[int]) -> int:
         share, number = number % 100, number // 100
         if number % self.lifetime == 0:
             return EOS
@@ -182,8 +181,8 @@ class ToyModel:
         raise AssertionError("unreachable")
 
 
-def _number(key: object) -> int:
-    return int.from_bytes(blake2b(json.dumps(key).encode(), digest_size=8).digest(), "big")
+def _number(key: bytes, attempt: object) -> int:
+    return int.from_bytes(blake2b(key, digest_size=8, salt=str(attempt).encode()).digest(), "big")
 
 
 def _inside_a_character(ids: Sequence[int]) -> bool:

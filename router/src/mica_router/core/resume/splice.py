@@ -1,0 +1,67 @@
+"""Events of an engine that goes on with a broken answer, made into those that the client still lacks. See `story`."""
+
+from __future__ import annotations
+
+from mica_router.core.continuation import TranslatedHead, TranslationFailed
+from mica_router.core.headers import Header
+from mica_router.core.resume.story import Diverged, Story
+from mica_router.core.resume.transcript import DONE, GAVE_UP, Event, Unreadable, read_event, split_events
+
+
+class Splice:
+    """Translator of a continuation. `opening` goes out before its first event."""
+
+    def __init__(self, story: Story, *, opening: bytes = b"") -> None:
+        self._story = story
+        self._opening = opening
+        self._rest = b""
+
+    def head(self, status: int, headers: list[Header]) -> TranslatedHead | None:
+        """The client has its head."""
+        return None
+
+    def late_head(self) -> TranslatedHead | None:
+        """The client has its head."""
+        return None
+
+    def feed(self, body: bytes) -> bytes:
+        """Events that the client lacks. Raises TranslationFailed, after which nothing of this engine may be used."""
+        whole, self._rest = split_events(self._rest + body)
+        out = b"".join(self._event(data) for data in whole)
+        if not out:
+            return b""
+        opening, self._opening = self._opening, b""
+        return opening + out
+
+    def finish(self) -> bytes:
+        """The end. Raises TranslationFailed when the answer itself had not ended."""
+        if self._story.finished is None:
+            raise TranslationFailed("the stream ended without a finish reason")
+        return self._story.closing()
+
+    def _event(self, data: bytes) -> bytes:
+        if data == DONE:
+            return self.finish()
+        try:
+            event = read_event(data)
+        except Unreadable as error:
+            raise TranslationFailed(f"an event cannot be read: {error}") from error
+        if event.error is not None:
+            raise TranslationFailed(f"the engine gave up: {event.error!r:.200}")
+        try:
+            return self._told(event)
+        except Diverged as error:
+            raise TranslationFailed(str(error)) from error
+
+    def _told(self, event: Event) -> bytes:
+        story = self._story
+        if story.style == "llamacpp" and event.usage is not None:
+            story.tokens_before += event.usage.completion_tokens or 0
+        if not event.choices or story.finished is not None:
+            return b""
+        choice = event.choices[0]
+        if choice.finish_reason in GAVE_UP:
+            raise TranslationFailed("the engine gave up")
+        if story.style == "vllm" and choice.said and choice.token_ids is None:
+            raise TranslationFailed("the engine sends no token ids")
+        return story.say(choice.said, choice.token_ids, finish=choice.finish_reason, stop_reason=choice.stop_reason)
