@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -16,8 +17,8 @@ def build_admin(*, registry: CollectorRegistry, ready: ReadyChecks, demand: Call
     app = admin_app(component="router", registry=registry, ready=ready)
 
     @app.get("/demand")
-    async def get_demand() -> dict[str, dict[str, dict[str, int]]]:
-        """Per public model name: requests that engines work on, and requests not yet handed to one."""
-        return {"models": {model: {"in_flight": entry.in_flight, "queued": entry.queued} for model, entry in demand().items()}}
+    async def get_demand() -> dict[str, dict[str, dict[str, float]]]:
+        """Per public model name: requests that engines work on, requests not yet handed to one, seconds the oldest is held."""
+        return {"models": {model: asdict(entry) for model, entry in demand().items()}}
 
     return app

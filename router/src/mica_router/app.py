@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from mica_router.admin import build_admin
 from mica_router.core.routes import RouteTable
-from mica_router.metrics import MetricsCollector, RouterMetrics
+from mica_router.exposition import RouterCollector, take_snapshot
+from mica_router.metrics import RouterMetrics
 from mica_router.ports import RouteSource, RouteSourceError
 from mica_router.relay.budget import Budget
 from mica_router.relay.context import RelayContext
@@ -70,14 +71,7 @@ class Router:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         context = self.context
-        registry.register(
-            MetricsCollector(
-                context.metrics,
-                demand=lambda: context.load.demand(context.table),
-                connections=lambda: len(context.connections),
-                buffered=lambda: context.budget.held,
-            )
-        )
+        registry.register(RouterCollector(lambda: take_snapshot(context)))
         app = build_admin(
             registry=registry,
             ready={"routes": lambda: self._synced, "accepting": lambda: not context.draining},

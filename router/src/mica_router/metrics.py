@@ -1,44 +1,80 @@
-"""Counters of the data path as plain integers; Prometheus objects exist only while a scrape is answered.
+"""Counters of the data path as plain integers. How they are shown is in `exposition`.
 
-A counter object per event would cost more than the relay itself. One event loop owns the numbers, so there are no locks.
+A counter object per event would cost more than the relay itself. One event loop owns the numbers, so there are no locks; several
+workers' numbers are added when somebody asks.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 TTFB_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+GAP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 5.0)
 NO_MODEL: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDemand:
-    """What is asked of a model right now. `queued`: accepted and not yet handed to an engine."""
+    """What is asked of a model right now.
+
+    `queued`: accepted and not yet handed to an engine. `oldest_wait`: seconds that the first of those who are held waits.
+    """
 
     in_flight: int
     queued: int
+    oldest_wait: float = 0.0
+
+    def plus(self, other: ModelDemand) -> ModelDemand:
+        """The demand at two workers."""
+        return ModelDemand(
+            self.in_flight + other.in_flight, self.queued + other.queued, max(self.oldest_wait, other.oldest_wait)
+        )
 
 
 @dataclass(slots=True)
-class _Histogram:
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(TTFB_BUCKETS) + 1))
+class Histogram:
+    """Counts per bucket (the last one is above all bounds) and the sum, in seconds."""
+
+    bounds: tuple[float, ...] = TTFB_BUCKETS
+    buckets: list[int] = field(default_factory=list)
     total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.buckets = self.buckets or [0] * (len(self.bounds) + 1)
+
+    def observe(self, seconds: float) -> None:
+        """Record one value."""
+        self.buckets[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class Series:
+    """What is timed per model and tier: the wait for an engine, the first event of a stream, and the gaps between its reads."""
+
+    __slots__ = ("first_token", "gap", "queue")
+
+    def __init__(self) -> None:
+        self.queue = Histogram()
+        self.first_token = Histogram()
+        self.gap = Histogram(GAP_BUCKETS)
 
 
 class RouterMetrics:
-    """Written by the relay, read by `MetricsCollector`. Models appear under the public names that they are served by."""
+    """Written by the relay. Models appear under the public names that they are served by."""
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], int] = {}
         self.upstream_errors: dict[tuple[str, str], int] = {}
         self.retries: dict[tuple[str, str], int] = {}
-        self.ttfb: dict[str, _Histogram] = {}
+        self.decisions: dict[tuple[str, str, str], int] = {}
+        self.holds: dict[tuple[str, str], int] = {}
+        self.resumes: dict[str, int] = {}
+        self.resume_refusals: dict[tuple[str, str], int] = {}
+        self.ttfb: dict[str, Histogram] = {}
+        self.timings: dict[tuple[str, str], Series] = {}
 
     def request_done(self, model: str, code: int) -> None:
         """Count one answer. 499 stands for a client that left before the end, 599 for an answer that was cut."""
@@ -55,88 +91,48 @@ class RouterMetrics:
         key = (model, reason)
         self.retries[key] = self.retries.get(key, 0) + 1
 
-    def keep_only(self, models: Set[str]) -> None:
-        """Forget models that are no longer served; a request that is still under way brings its model back for a while."""
-        kept = models | {NO_MODEL}
-        self.requests = {key: count for key, count in self.requests.items() if key[0] in kept}
-        self.upstream_errors = {key: count for key, count in self.upstream_errors.items() if key[0] in kept}
-        self.retries = {key: count for key, count in self.retries.items() if key[0] in kept}
-        self.ttfb = {model: histogram for model, histogram in self.ttfb.items() if model in kept}
+    def decided(self, model: str, tier: str, reason: str) -> None:
+        """Count one choice of an engine."""
+        key = (model, tier, reason)
+        self.decisions[key] = self.decisions.get(key, 0) + 1
+
+    def held(self, model: str, reason: str) -> None:
+        """Count one request that had to wait for an engine."""
+        key = (model, reason)
+        self.holds[key] = self.holds.get(key, 0) + 1
+
+    def resumed(self, model: str) -> None:
+        """Count one stream that went on at another engine."""
+        self.resumes[model] = self.resumes.get(model, 0) + 1
+
+    def not_resumed(self, model: str, reason: str) -> None:
+        """Count one stream that broke and could not go on."""
+        key = (model, reason)
+        self.resume_refusals[key] = self.resume_refusals.get(key, 0) + 1
 
     def first_byte(self, model: str, seconds: float) -> None:
         """Record one time to first byte."""
         histogram = self.ttfb.get(model)
         if histogram is None:
-            histogram = self.ttfb[model] = _Histogram()
-        histogram.buckets[bisect_left(TTFB_BUCKETS, seconds)] += 1
-        histogram.total += seconds
+            histogram = self.ttfb[model] = Histogram()
+        histogram.observe(seconds)
+
+    def series(self, model: str, tier: str) -> Series:
+        """The timings of this model at this tier."""
+        key = (model, tier)
+        series = self.timings.get(key)
+        if series is None:
+            series = self.timings[key] = Series()
+        return series
+
+    def keep_only(self, models: Set[str]) -> None:
+        """Forget models that are no longer served; a request that is still under way brings its model back for a while."""
+        kept = models | {NO_MODEL}
+        for name in _BY_MODEL_FIRST:
+            counts = getattr(self, name)
+            setattr(self, name, {key: value for key, value in counts.items() if key[0] in kept})
+        self.resumes = {model: count for model, count in self.resumes.items() if model in kept}
+        self.ttfb = {model: histogram for model, histogram in self.ttfb.items() if model in kept}
 
 
-class MetricsCollector(Collector):
-    """Renders the numbers at scrape time."""
-
-    def __init__(
-        self,
-        metrics: RouterMetrics,
-        *,
-        demand: Callable[[], Mapping[str, ModelDemand]],
-        connections: Callable[[], int],
-        buffered: Callable[[], int],
-    ) -> None:
-        self._metrics = metrics
-        self._demand = demand
-        self._connections = connections
-        self._buffered = buffered
-
-    def collect(self) -> Iterator[Metric]:
-        """Every family, built from the numbers of this moment."""
-        yield from self._counters()
-        yield from self._gauges()
-        yield self._ttfb()
-
-    def _counters(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "mica_router_requests", "Requests answered, by model and status code.", labels=["model", "code"]
-        )
-        for (model, code), count in self._metrics.requests.items():
-            requests.add_metric([model, str(code)], count)
-        yield requests
-        errors = CounterMetricFamily(
-            "mica_router_upstream_errors", "Failures of engines, by model and kind.", labels=["model", "reason"]
-        )
-        for (model, reason), count in self._metrics.upstream_errors.items():
-            errors.add_metric([model, reason], count)
-        yield errors
-        retries = CounterMetricFamily(
-            "mica_router_retries", "Requests sent once more, by model and cause.", labels=["model", "reason"]
-        )
-        for (model, reason), count in self._metrics.retries.items():
-            retries.add_metric([model, reason], count)
-        yield retries
-
-    def _gauges(self) -> Iterator[Metric]:
-        in_flight = GaugeMetricFamily(
-            "mica_router_in_flight_requests", "Requests that an engine is working on.", labels=["model"]
-        )
-        queued = GaugeMetricFamily("mica_router_queued_requests", "Requests not yet handed to an engine.", labels=["model"])
-        for model, demand in self._demand().items():
-            in_flight.add_metric([model], demand.in_flight)
-            queued.add_metric([model], demand.queued)
-        yield in_flight
-        yield queued
-        yield GaugeMetricFamily("mica_router_client_connections", "Open client connections.", value=self._connections())
-        yield GaugeMetricFamily("mica_router_buffered_request_bytes", "Bytes of requests that are held.", value=self._buffered())
-
-    def _ttfb(self) -> Metric:
-        family = HistogramMetricFamily(
-            "mica_router_time_to_first_byte_seconds",
-            "From the whole request read to the engine's first byte.",
-            labels=["model"],
-        )
-        for model, histogram in self._metrics.ttfb.items():
-            running, rows = 0, []
-            for bound, count in zip((*map(str, TTFB_BUCKETS), "+Inf"), histogram.buckets, strict=True):
-                running += count
-                rows.append((bound, running))
-            family.add_metric([model], rows, sum_value=histogram.total)
-        return family
+_BY_MODEL_FIRST: Final = ("requests", "upstream_errors", "retries", "decisions", "holds", "resume_refusals", "timings")

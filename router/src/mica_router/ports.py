@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from mica_router.core.engines import Endpoint
 from mica_router.core.routes import RouteTable
 
 Clock = Callable[[], float]
@@ -16,6 +17,16 @@ class RouteSource(Protocol):
 
     async def run(self, publish: Publish) -> None:
         """Raises `RouteSourceError` when it cannot ever publish; the process then ends."""
+
+
+class Counts(Protocol):
+    """Requests per engine, of all workers of this router."""
+
+    def add(self, endpoint: Endpoint, by: int) -> None:
+        """One more or one less, of this worker's."""
+
+    def get(self, endpoint: Endpoint) -> int:
+        """How many, of all workers."""
 
 
 class RouteSourceError(Exception):

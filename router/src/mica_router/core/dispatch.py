@@ -9,21 +9,23 @@ import msgspec
 
 from mica_router.core import errors
 from mica_router.core.errors import ApiError
+from mica_router.core.features import Features
+from mica_router.core.keys import may_use
+from mica_router.core.multipart import model_of_form
 from mica_router.core.request import Request
 from mica_router.core.routes import Route, RouteTable
-from mica_router.core.target import Target, is_forwarded, model_of, parse_target, rename_model
+from mica_router.core.target import (
+    BodyFields,
+    Target,
+    allowed_method,
+    is_forwarded,
+    parse_target,
+    read_body,
+    rename_model,
+)
 
 _READS = frozenset({b"GET", b"HEAD"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
-    """Send it to an engine of `route`. `target` and `body` are what the engine gets."""
-
-    route: Route
-    path: str
-    target: bytes
-    body: bytes
+_NO_FIELDS = BodyFields()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,70 +35,112 @@ class Answer:
     body: bytes
 
 
-def dispatch(request: Request, table: RouteTable) -> Forward | Answer | ApiError:
+def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiError:
     """Decide one request. Path beats body; `/v1/models` is answered from the table, engines or not."""
     target = parse_target(request.target)
     if isinstance(target, ApiError):
         return target
+    allowed = allowed_method(request.method, target.path)
+    if allowed is not None:
+        return errors.method_not_allowed(request.method.decode("latin-1"), target.path, allowed=allowed)
     if target.namespace is not None and target.name is not None:
         return _by_path(request, target, table)
     if request.method in _READS:
-        return _models(target.path, table.listed, table) or errors.path_not_found(target.path)
+        return _models(request, target.path, table.listed, table) or errors.path_not_found(target.path)
     return _by_body(request, target, table)
 
 
-def _by_path(request: Request, target: Target, table: RouteTable) -> Forward | Answer | ApiError:
+def _by_path(request: Request, target: Target, table: RouteTable) -> Features | Answer | ApiError:
     route = table.for_path(namespace=target.namespace or "", name=target.name or "")
     if route is None:
         return errors.model_not_found(f"{target.namespace}/{target.name}")
     if not is_forwarded(target.path):
         return errors.path_not_forwarded(target.path)
     if request.method in _READS:
-        answer = _models(target.path, (route,), table)
+        listed = tuple(entry for entry in table.listed if entry.service.key == route.service.key)
+        answer = _models(request, target.path, listed, table)
         if answer is not None:
             return answer
-    model = model_of(request.body) if request.body.startswith(b"{") else None
-    named = table.for_model(model) if isinstance(model, str) else None
-    same_service = named is not None and named.service.key == route.service.key
-    return _forward(request, target, route, used_name=model if same_service and isinstance(model, str) else None)
+    if not request.body.startswith(b"{"):
+        return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+    fields = read_body(request.body)
+    if isinstance(fields, ApiError):
+        return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+    named = table.for_model(fields.model) if isinstance(fields.model, str) else None
+    if named is None or named.service.key != route.service.key:
+        return _forward(request, target, route, fields=fields, used_name=None)
+    return _forward(request, target, named, fields=fields, used_name=fields.model or None)
 
 
-def _by_body(request: Request, target: Target, table: RouteTable) -> Forward | ApiError:
+def _by_body(request: Request, target: Target, table: RouteTable) -> Features | ApiError:
     if not is_forwarded(target.path):
         return errors.path_not_forwarded(target.path)
-    model = model_of(request.body)
-    if isinstance(model, ApiError):
-        return model
-    route = table.for_model(model)
+    form = model_of_form(request)
+    if form is not None:
+        return _by_form(request, target, table, model=form)
+    fields = read_body(request.body)
+    if isinstance(fields, ApiError):
+        return fields
+    if not fields.model:
+        return errors.model_missing()
+    route = table.for_model(fields.model)
     if route is None:
-        return errors.model_not_found(model)
-    return _forward(request, target, route, used_name=model)
+        return errors.model_not_found(fields.model)
+    return _forward(request, target, route, fields=fields, used_name=fields.model)
 
 
-def _forward(request: Request, target: Target, route: Route, *, used_name: str | None) -> Forward:
+def _by_form(request: Request, target: Target, table: RouteTable, *, model: str) -> Features | ApiError:
+    """An upload names its model in a form. It is forwarded as it is, so the name must be the one that engines know."""
+    route = table.for_model(model) if model else None
+    if route is None:
+        return errors.model_not_found(model) if model else errors.model_missing()
+    if model != route.engine_model:
+        return errors.form_model_alias(model, route.engine_model)
+    return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+
+
+def _forward(
+    request: Request, target: Target, route: Route, *, fields: BodyFields, used_name: str | msgspec.UnsetType | None
+) -> Features | ApiError:
     """`used_name`: the name in the body that led here; one that engines do not know is replaced by theirs."""
+    keys = route.service.routing.api_keys
+    if keys and not may_use(keys, request):
+        return errors.invalid_api_key(route.public_name)
     body = request.body
-    if used_name is not None and used_name != route.service.model:
-        body = rename_model(body, model=route.service.model)
-    return Forward(route=route, path=target.path, target=target.forward, body=body)
+    if used_name and used_name != route.engine_model:
+        body = rename_model(body, model=route.engine_model)
+    return Features(
+        route, request.method, target.path, target.forward, request.headers, body, fields.streams, fields.token_limit
+    )
 
 
-def _models(path: str, routes: tuple[Route, ...], table: RouteTable) -> Answer | ApiError | None:
+def _models(request: Request, path: str, routes: tuple[Route, ...], table: RouteTable) -> Answer | ApiError | None:
+    """Models that the caller may use; those that ask for a key are hidden from who does not have it."""
     if path == "/v1/models":
-        return Answer(msgspec.json.encode({"object": "list", "data": [_model_entry(route) for route in routes]}))
+        shown = [route for route in routes if _may_see(request, route)]
+        return Answer(msgspec.json.encode({"object": "list", "data": [_model_entry(route) for route in shown]}))
     if not path.startswith("/v1/models/"):
         return None
     name = unquote(path.removeprefix("/v1/models/"))
     route = table.for_model(name)
-    if route is None or route not in routes:
+    if route is None or route.service.key not in {entry.service.key for entry in routes} or not _may_see(request, route):
         return errors.model_not_found(name)
     return Answer(msgspec.json.encode(_model_entry(route)))
 
 
-def _model_entry(route: Route) -> dict[str, str | int]:
-    return {
+def _may_see(request: Request, route: Route) -> bool:
+    keys = route.service.routing.api_keys
+    return not keys or may_use(keys, request)
+
+
+def _model_entry(route: Route) -> dict[str, str | int | None]:
+    entry: dict[str, str | int | None] = {
         "id": route.public_name,
         "object": "model",
         "created": route.service.created,
         "owned_by": route.service.key.namespace,
     }
+    if route.engine_model != route.service.model:
+        entry["root"] = route.engine_model
+        entry["parent"] = route.service.model
+    return entry

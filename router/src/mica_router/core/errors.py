@@ -13,7 +13,10 @@ import msgspec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiError:
-    """One refusal. `retry_after` is in whole seconds; `close` says that the connection cannot be used again."""
+    """One refusal.
+
+    `retry_after` is in whole seconds; `close` says that the connection cannot be used again; `allow` names the methods of a 405.
+    """
 
     status: int
     type: str
@@ -22,6 +25,7 @@ class ApiError:
     param: str | None = None
     retry_after: int | None = None
     close: bool = False
+    allow: str | None = None
 
 
 def _bad_request(code: str, message: str, *, param: str | None = None, close: bool = False) -> ApiError:
@@ -48,6 +52,12 @@ def model_missing() -> ApiError:
 
 def model_invalid() -> ApiError:
     return _bad_request("model_invalid", "The field 'model' must be a string.", param="model")
+
+
+def form_model_alias(model: str, engine_model: str) -> ApiError:
+    return _bad_request(
+        "model_invalid", f"A form is forwarded as it is: name the model '{engine_model}' instead of '{model[:200]}'.", param="model"
+    )
 
 
 def model_not_found(model: str) -> ApiError:
@@ -150,6 +160,64 @@ def engine_timeout(model: str, seconds: float) -> ApiError:
     )
 
 
+def engine_lost(model: str, reason: str) -> ApiError:
+    """Told inside a stream whose engine died."""
+    return ApiError(
+        status=502,
+        type="server_error",
+        code="engine_lost",
+        message=f"The engine of the model '{model}' was lost in the middle of the answer ({reason}). Send the request again.",
+    )
+
+
+def queue_full(model: str, limit: int, *, retry_after: int) -> ApiError:
+    return ApiError(
+        status=429,
+        type="rate_limit_error",
+        code="queue_full",
+        message=f"{limit} requests wait for an engine of the model '{model}' already. Try again in {retry_after} s.",
+        retry_after=retry_after,
+    )
+
+
+def queue_timeout(model: str, seconds: float, *, retry_after: int) -> ApiError:
+    return ApiError(
+        status=503,
+        type="server_error",
+        code="queue_timeout",
+        message=f"No engine of the model '{model}' could take the request within {seconds:g} s. Try again in {retry_after} s.",
+        retry_after=retry_after,
+    )
+
+
+def total_timeout(model: str, seconds: float) -> ApiError:
+    return ApiError(
+        status=504,
+        type="server_error",
+        code="total_timeout",
+        message=f"The answer of the model '{model}' was not complete within {seconds:g} seconds.",
+    )
+
+
+def method_not_allowed(method: str, path: str, *, allowed: str) -> ApiError:
+    return ApiError(
+        status=405,
+        type="invalid_request_error",
+        code="method_not_allowed",
+        message=f"{method[:32]} is not allowed at '{path[:200]}'; use {allowed}.",
+        allow=allowed,
+    )
+
+
+def invalid_api_key(model: str) -> ApiError:
+    return ApiError(
+        status=401,
+        type="invalid_request_error",
+        code="invalid_api_key",
+        message=f"The model '{model}' needs an API key that is not the one given. Send it as 'Authorization: Bearer KEY'.",
+    )
+
+
 def engine_protocol_error(model: str) -> ApiError:
     return ApiError(
         status=502,
@@ -159,19 +227,25 @@ def engine_protocol_error(model: str) -> ApiError:
     )
 
 
+def _content(error: ApiError) -> bytes:
+    return msgspec.json.encode(
+        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    )
+
+
+def render_event(error: ApiError) -> bytes:
+    """The error as one server-sent event, which OpenAI's clients raise."""
+    return b"data: %b\n\n" % _content(error)
+
+
 def render_error(error: ApiError, *, close: bool, head_only: bool = False) -> bytes:
     """The whole HTTP response, head and JSON body (no body in answer to HEAD)."""
-    body = msgspec.json.encode(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
+    body = _content(error)
     extra = b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after
+    if error.allow is not None:
+        extra += b"Allow: %b\r\n" % error.allow.encode()
+    if error.status == 401:
+        extra += b"WWW-Authenticate: Bearer\r\n"
     return render_json(error.status, body, close=close or error.close, extra=extra, head_only=head_only)
 
 

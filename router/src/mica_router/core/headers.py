@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final
 
 Header = tuple[bytes, bytes]
@@ -51,13 +52,34 @@ def render_request_head(
     return b"%s%s%s%s\r\n" % (start, forwarded, length, b"Connection: close\r\n" if http10 else b"")
 
 
-def render_response_head(*, status_line: bytes, headers: list[Header], close: bool) -> bytes:
-    """The head that a client gets: the engine's, less what belongs to the engine's connection."""
+def render_response_head(*, status_line: bytes, headers: list[Header], close: bool, chunked: bool = False) -> bytes:
+    """The head that a client gets: the engine's, less what belongs to the engine's connection.
+
+    `chunked`: the engine's body ends with its connection, the client's will be of chunks.
+    """
     lines = [
         status_line,
         b"\r\n",
         *_render(headers, dropped=_HOP_BY_HOP | (connection_tokens(headers) - _FRAMING)),
     ]
+    if chunked:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    if close:
+        lines.append(b"Connection: close\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def render_own_head(status: int, headers: Iterable[Header], *, length: int | None, chunked: bool, close: bool) -> bytes:
+    """The head of an answer whose body the router makes: framed by `length`, by chunks, or by the end of the connection."""
+    lines = [
+        b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()),
+        *_render(headers, dropped=_HOP_BY_HOP | _FRAMING),
+    ]
+    if length is not None:
+        lines.append(b"Content-Length: %d\r\n" % length)
+    elif chunked:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
     if close:
         lines.append(b"Connection: close\r\n")
     lines.append(b"\r\n")

@@ -7,6 +7,7 @@ the end of a response is a fault of the engine: the connection is not used again
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 import httptools
 
@@ -18,7 +19,7 @@ _NO_BODY = frozenset({204, 304})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """What the engine said before the body. `until_eof`: only the end of the connection ends the body."""
+    """What the engine said before the body. `until_eof`: only the end of the connection ends the body. `events`: it is SSE."""
 
     status: int
     status_line: bytes
@@ -26,6 +27,7 @@ class ResponseHead:
     chunked: bool
     until_eof: bool
     reusable: bool
+    events: bool = False
 
 
 class ResponseReader:
@@ -33,6 +35,9 @@ class ResponseReader:
 
     def __init__(self, *, head_request: bool = False) -> None:
         self._head_request = head_request
+        # llhttp calls these at every chunk: bound to C functions, they cost next to nothing. See `between_chunks`.
+        self._opened, self._closed = count(), count()
+        self.on_chunk_header, self.on_chunk_complete = self._opened.__next__, self._closed.__next__
         self._parser = httptools.HttpResponseParser(self)
         self._buffer = b""
         self._headers: list[Header] = []
@@ -55,6 +60,10 @@ class ResponseReader:
         if not self.broken:
             self._parse(data)
         return b"" if self.broken else data
+
+    def between_chunks(self) -> bool:
+        """Whether every chunk that began has ended. Asking advances both counters, which keeps their difference."""
+        return next(self._opened) == next(self._closed)
 
     def finish(self) -> bool:
         """The connection ended. True when that is a proper end of the response."""
@@ -97,6 +106,12 @@ class ResponseReader:
             chunked=bool(coding),
             until_eof=until_eof,
             reusable=self._keep_alive and not until_eof and not self._head_request,
+            events=(
+                lowered.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+                and coding in (b"", b"chunked")
+                and b"," not in lowered.get(b"transfer-encoding", b"")
+                and b"content-encoding" not in lowered
+            ),
         )
 
     def _parse(self, data: bytes) -> int | None:

@@ -6,18 +6,44 @@ Pure. The body is decoded once and only as far as `model`; everything else in it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import httptools
 import msgspec
 
-from mica_router.core.errors import ApiError, malformed_http, malformed_json, model_invalid, model_missing
+from mica_router.core.errors import ApiError, malformed_http, malformed_json, model_invalid
 
 # What engines serve beside /v1/ and does nothing but inference, or tells that the model is up.
-_FORWARDED_BESIDE_V1: Final = frozenset({"/tokenize", "/detokenize", "/health"})
+_FORWARDED_BESIDE_V1: Final = frozenset(
+    {"/tokenize", "/detokenize", "/health", "/rerank", "/v2/rerank", "/score", "/classify", "/pooling", "/version"}
+)
 # Administration that an engine keeps under /v1/: it changes the model for everybody.
 _ADMINISTRATION: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+_POST_ONLY: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/score",
+        "/v1/classify",
+        "/v1/pooling",
+        "/v1/moderations",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/v1/audio/speech",
+        "/rerank",
+        "/v2/rerank",
+        "/score",
+        "/classify",
+        "/pooling",
+        "/tokenize",
+        "/detokenize",
+    }
+)
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Stateless inference: running it twice costs time and changes nothing, so it may be repeated on another engine.
 _STATELESS_PATHS: Final = frozenset(
@@ -27,6 +53,16 @@ _STATELESS_PATHS: Final = frozenset(
         "/v1/embeddings",
         "/v1/rerank",
         "/v1/score",
+        "/v1/classify",
+        "/v1/pooling",
+        "/v1/moderations",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/rerank",
+        "/v2/rerank",
+        "/score",
+        "/classify",
+        "/pooling",
         "/v1/models",
         "/tokenize",
         "/detokenize",
@@ -48,11 +84,27 @@ class Target:
     name: str | None = None
 
 
-class _ModelField(msgspec.Struct):
+class BodyFields(msgspec.Struct, gc=False):
+    """What routing reads of a JSON body. Only `model` has to be of its type; the rest is the engine's to refuse."""
+
     model: str | msgspec.UnsetType = msgspec.UNSET
+    stream: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether a stream is asked for."""
+        return self.stream is True
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens that are asked for."""
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return limit if type(limit) is int else None
 
 
-_MODEL_DECODER: Final = msgspec.json.Decoder(_ModelField)
+_FIELDS_DECODER: Final = msgspec.json.Decoder(BodyFields)
 _OBJECT_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -82,17 +134,25 @@ def parse_target(raw: bytes) -> Target | ApiError:
     )
 
 
-def model_of(body: bytes) -> str | ApiError:
-    """The value of `model` in a JSON object."""
+def read_body(body: bytes) -> BodyFields | ApiError:
+    """What a JSON object says to the router. `model` may be unset; one that is empty counts as unset."""
     try:
-        model = _MODEL_DECODER.decode(body).model
+        return _FIELDS_DECODER.decode(body)
     except msgspec.ValidationError:
         return model_invalid() if body.lstrip()[:1] == b"{" else malformed_json("it must be an object")
     except RecursionError:
         return malformed_json("it is nested too deeply")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return malformed_json(str(error))
-    return model_missing() if model is msgspec.UNSET or not model else model
+
+
+def allowed_method(method: bytes, path: str) -> str | None:
+    """The method that this path of OpenAI's API takes, if it is another one."""
+    if path in _POST_ONLY:
+        return None if method in (b"POST", b"OPTIONS") else "POST"
+    if path == "/v1/models" or path.startswith("/v1/models/"):
+        return None if method in _IDEMPOTENT else "GET"
+    return None
 
 
 def rename_model(body: bytes, *, model: str) -> bytes:

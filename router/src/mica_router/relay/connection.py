@@ -9,8 +9,9 @@ from collections import deque
 from typing import cast
 
 from mica_router.core import errors
-from mica_router.core.dispatch import Answer, Forward, dispatch
+from mica_router.core.dispatch import Answer, dispatch
 from mica_router.core.errors import ApiError, render_error, render_json
+from mica_router.core.features import Features
 from mica_router.core.request import Phase, Request, RequestReader
 from mica_router.metrics import NO_MODEL
 from mica_router.relay.budget import Share
@@ -126,10 +127,10 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self, request: Request) -> None:
         decision = dispatch(request, self._context.table)
         request = self._current = request.without_body()
-        if isinstance(decision, Forward) and self._context.budget.exceeded:
+        if isinstance(decision, Features) and self._context.budget.exceeded:
             self._refuse(self._overloaded(close=False), model=decision.route.public_name)
-        elif isinstance(decision, Forward):
-            self._exchange = Exchange(self._context, self, request=request, forward=decision)
+        elif isinstance(decision, Features):
+            self._exchange = Exchange(self._context, self, request=request, features=decision)
             self._exchange.start()
         elif isinstance(decision, Answer):
             self._context.metrics.request_done(NO_MODEL, 200)

@@ -6,16 +6,20 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from mica_router.core.choice import Chooser
+from mica_router.core.continuation import NoBook, ResumeBook
+from mica_router.core.policies import PolicyChooser
 from mica_router.core.request import RequestLimits
 from mica_router.core.routes import EMPTY_TABLE, RouteTable
 from mica_router.metrics import RouterMetrics
 from mica_router.ports import Clock
 from mica_router.relay.budget import Budget
 from mica_router.relay.load import Load
+from mica_router.relay.pool import Pool
+from mica_router.relay.side_call import SideCalls
 
 if TYPE_CHECKING:
     from mica_router.relay.connection import ClientConnection
-    from mica_router.relay.pool import Pool
 
 DEFAULT_BUDGET: Final = 128 * 1024 * 1024
 
@@ -39,7 +43,11 @@ class Timeouts:
 
 @dataclass(slots=True, kw_only=True)
 class RelayContext:
-    """Shared state of the data path. `table` is replaced as a whole by the route source."""
+    """Shared state of the data path.
+
+    `table` is replaced as a whole by the route source. `workers`: how many processes share this router's port; a bound on the
+    whole router is divided by it. `access_log_sample`: the share of requests that are logged, 0…1.
+    """
 
     clock: Clock
     load: Load
@@ -48,11 +56,20 @@ class RelayContext:
     limits: RequestLimits = field(default_factory=RequestLimits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     budget: Budget = field(default_factory=lambda: Budget(DEFAULT_BUDGET))
+    chooser: Chooser = field(default_factory=PolicyChooser)
+    book: ResumeBook = field(default_factory=NoBook)
     retry_after: int = 2
+    workers: int = 1
+    access_log_sample: float = 0.0
     table: RouteTable = EMPTY_TABLE
     draining: bool = False
     connections: set[ClientConnection] = field(default_factory=set)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def side_calls(self) -> SideCalls:
+        """Small requests to engines beside the relay."""
+        return SideCalls(self.pool)
 
     def note_connections(self) -> None:
         """Call when a connection ended: says when a drain is over."""

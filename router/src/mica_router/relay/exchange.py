@@ -1,291 +1,464 @@
-"""One request on its way: pick an engine, send, relay the answer, and try again where nothing was answered yet.
+"""One request on its way: find an engine or wait for one, send, deliver the answer, and put right what can be put right.
 
-What is retried: a connection that could not be made (elsewhere); a reused connection that died before the first byte (fresh, same
-engine: keep-alive connections may be closed by the engine at any time); a fresh one that died before the first byte, when the
-request may be repeated (elsewhere). After the first byte nothing is retried and nothing is hidden: the client's connection is
-cut, so that half an answer never looks like a whole one.
+Before the first byte a failure costs a retry elsewhere. After it, a recorded stream goes on at another engine, any other stream ends
+with an error event, and an answer that cannot say so is cut, so that half of it never looks like the whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol
 
 from mica_router.core import errors
-from mica_router.core.dispatch import Forward
-from mica_router.core.engines import Endpoint
+from mica_router.core.choice import Hold, Pick, Refusal
+from mica_router.core.continuation import PLAIN, Continuation, Ended, Handling, NotResumed, TranslationFailed
+from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
-from mica_router.core.headers import render_request_head, render_response_head
+from mica_router.core.features import Features
+from mica_router.core.headers import render_request_head
 from mica_router.core.request import Request
-from mica_router.core.response import ResponseHead, ResponseReader
-from mica_router.core.target import is_repeatable
+from mica_router.core.response import ResponseHead
+from mica_router.metrics import Series
+from mica_router.relay.access_log import log_access
+from mica_router.relay.attempt import Attempt, Deadlines, Parcel
 from mica_router.relay.context import RelayContext
-from mica_router.relay.upstream import UpstreamConnection
+from mica_router.relay.delivery import Delivery, ResponseSink
+from mica_router.relay.search import Search
 from mica_runtime.logging import get_logger
 
 CLIENT_GONE = 499
 CUT = 599
 _log = get_logger(__name__)
-_MAX_TRIES = 3
-
-
-class ResponseSink(Protocol):
-    """The client's side of an exchange."""
-
-    def write(self, data: bytes) -> None:
-        """Response bytes, in order."""
-
-    def exchange_answered(self) -> None:
-        """The engine answers: the request will not be sent again and is no longer kept."""
-
-    def exchange_done(self, *, keep_alive: bool) -> None:
-        """The response is complete."""
-
-    def exchange_failed(self, error: ApiError) -> None:
-        """Nothing was written; answer with this."""
-
-    def exchange_broken(self) -> None:
-        """Part of a response was written and the rest will not come."""
 
 
 class Exchange:
     """Owned by the client connection: `start` once, then `pause`, `resume`, `check`, `cancel` from there."""
 
-    def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, forward: Forward) -> None:
+    def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, features: Features) -> None:
+        service = features.route.service
+        own = service.routing.deadlines
+        process = context.timeouts
         self._context = context
         self._client = client
         self._request = request
-        self._path = forward.path
-        self._target = forward.target
-        self._body = forward.body
-        self._route = forward.route
-        self._model = forward.route.public_name
-        self._tried: frozenset[Endpoint] = frozenset()
-        self._occupied: Endpoint | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._connection: UpstreamConnection | None = None
-        self._reused = False
-        self._reader = ResponseReader()
-        self._heard = False
-        self._head: ResponseHead | None = None
-        self._keep_alive = False
+        self._features = features
+        self._key = service.key
+        self._model = features.route.public_name
+        self._search = Search(context, features)
+        self._deadlines = Deadlines(
+            process.connect if own.connect is None else own.connect,
+            process.first_byte if own.first_byte is None else own.first_byte,
+            process.idle if own.idle is None else own.idle,
+        )
+        self._delivery = Delivery(client, request, keep_alive=not context.draining)
+        self._handling: Handling = PLAIN
+        self._continuation: Continuation | None = None
+        self._attempt: Attempt | None = None
+        self._hedge: Attempt | None = None
+        self._resuming: asyncio.Task[None] | None = None
+        self._series: Series | None = None
+        self._status = 0
         self._stalled = False
         self._in_engine = False
-        self._started = 0.0
-        self._deadline = math.inf
+        self._heard_at = 0.0
+        self.waiting_since = 0.0
+        self._next_beat = math.inf
+        self._wait_until = math.inf
+        self._started = context.clock()
+        self._over = False
+        total = own.total
+        self._total = self._started + total if total else math.inf
 
     def start(self) -> None:
-        """Pick an engine and send."""
-        self._started = self._context.clock()
-        self._context.load.enter_queue(self._route.service.key)
-        self._attempt()
+        """Look for an engine."""
+        self._context.load.enter_queue(self._key)
+        self._seek()
+
+    # Finding an engine.
+
+    def _seek(self) -> None:
+        if self._context.load.waiting.length(self._key):
+            self._hold(Hold("queue"))
+            return
+        self._follow(self._search.choose())
+
+    def _follow(self, found: Pick | Hold | Refusal) -> None:
+        if isinstance(found, Pick):
+            self._go(found)
+        elif isinstance(found, Hold):
+            self._hold(found)
+        else:
+            self._fail(found.error)
+
+    def _hold(self, hold: Hold) -> None:
+        context, limits = self._context, self._features.route.service.routing.queue
+        room = limits.max_requests
+        waiting = context.load.waiting
+        if not room:
+            self._fail(errors.no_ready_engine(self._model, retry_after=context.retry_after))
+        elif waiting.length(self._key) * context.workers >= room:
+            self._fail(errors.queue_full(self._model, room, retry_after=context.retry_after))
+        else:
+            context.metrics.held(self._model, hold.reason)
+            now = self.waiting_since = context.clock()
+            self._wait_until = now + limits.max_wait
+            if self._features.streams and limits.heartbeat:
+                self._next_beat = now + limits.heartbeat
+            waiting.join(self._key, self)
+
+    def try_again(self) -> bool:
+        """Called by the line this waits in. False: nothing has changed for this request."""
+        found = self._search.choose()
+        if isinstance(found, Hold):
+            return False
+        self._stop_waiting()
+        self._follow(found)
+        return True
+
+    def _stop_waiting(self) -> None:
+        if self.waiting_since:
+            self._context.load.waiting.leave(self._key, self)
+            self.waiting_since = 0.0
+            self._wait_until = self._next_beat = math.inf
+
+    # Trying one.
+
+    def _go(self, pick: Pick) -> None:
+        engine = pick.engine
+        self._context.metrics.decided(self._model, engine.tier, pick.reason)
+        self._series = self._context.metrics.series(self._model, engine.tier)
+        self._handling = self._context.book.open(self._features, engine)
+        target, body = self._handling.target, self._handling.body
+        self._attempt = self._make(
+            engine,
+            target=self._features.target if target is None else target,
+            body=self._features.body if body is None else body,
+        )
+        self._attempt.start()
+
+    def _make(self, engine: Engine, *, target: bytes, body: bytes) -> Attempt:
+        request = self._request
+        head = render_request_head(
+            method=request.method,
+            target=target,
+            authority=engine.endpoint.authority,
+            headers=self._features.headers,
+            body_length=len(body),
+            http10=request.http10,
+        )
+        parcel = Parcel(head, body, request.method == b"HEAD")
+        return Attempt(self._context, self, engine, parcel=parcel, deadlines=self._deadlines)
+
+    def attempt_sent(self, attempt: Attempt) -> None:
+        """The engine has the request."""
+        if self._stalled:
+            attempt.pause()
+        if self._in_engine:
+            return
+        self._in_engine = True
+        load = self._context.load
+        load.leave_queue(self._key)
+        load.enter_engine(self._key)
+        if self._series is not None:
+            self._series.queue.observe(self._context.clock() - self._started)
+
+    def attempt_reconnects(self, attempt: Attempt) -> None:
+        """Engines close idle connections at any time."""
+        self._context.metrics.retried(self._model, "stale_connection")
+
+    # What an engine says.
+
+    def attempt_answered(self, attempt: Attempt, head: ResponseHead) -> None:
+        """Take this answer, or look for a better one."""
+        context, endpoint = self._context, attempt.engine.endpoint
+        if self._request.http10 and head.chunked:
+            self._fail(errors.engine_protocol_error(self._model))
+            return
+        if self._continuation is not None:
+            self._continue_with(attempt, head, self._continuation)
+            return
+        if head.status >= 500:
+            context.load.health.fault(endpoint, "status")
+        elif context.load.health.watched:
+            context.load.health.sound(endpoint)
+        if self._hedge is not None and head.status >= 500:
+            attempt.end()
+            self._drop(attempt)
+            return
+        if self._search.prefers_another(head.status):
+            attempt.end()
+            context.metrics.upstream_error(self._model, f"status_{head.status}")
+            self._try_elsewhere(attempt, f"status_{head.status}", refused=False)
+            return
+        self._accept(attempt, head)
+
+    def _accept(self, attempt: Attempt, head: ResponseHead) -> None:
+        self._keep_only(attempt)
+        self._status = head.status
+        self._features = self._features._replace(body=b"")
+        self._client.exchange_answered()
+        self._context.metrics.first_byte(self._model, self._context.clock() - self._started)
+        self._delivery.accept(head, self._handling.translator)
+
+    def _keep_only(self, attempt: Attempt) -> None:
+        """Of two hedged attempts, this one is used."""
+        other = self._hedge if attempt is self._attempt else self._attempt
+        self._attempt, self._hedge = attempt, None
+        if other is not None and other is not attempt:
+            other.end()
+
+    def attempt_said(self, attempt: Attempt, data: bytes) -> None:
+        """Deliver body bytes."""
+        now = self._context.clock()
+        series = self._series
+        if self._delivery.events and series is not None:
+            if self._heard_at:
+                series.gap.observe(now - self._heard_at)
+            else:
+                series.first_token.observe(now - self._started)
+            self._heard_at = now
+        recording = self._handling.recording
+        if recording is not None and self._continuation is None:
+            recording.heard(data)
+        try:
+            self._delivery.feed(data, attempt.reader)
+        except TranslationFailed as error:
+            self._untranslatable(attempt, error)
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        """The answer is whole."""
+        try:
+            self._delivery.finish(attempt.reader)
+        except TranslationFailed as error:
+            self._untranslatable(attempt, error)
+            return
+        self._done(self._status)
+        self._client.exchange_done(keep_alive=self._delivery.keep_alive)
+
+    def _untranslatable(self, attempt: Attempt, error: TranslationFailed) -> None:
+        _log.warning("answer cannot be translated", model=self._model, error=str(error))
+        attempt.end()
+        self._broken(attempt, "protocol")
+
+    # What goes wrong.
+
+    def attempt_failed(self, attempt: Attempt, reason: str) -> None:
+        """Retry before the answer has begun, mend or end it after."""
+        context = self._context
+        context.metrics.upstream_error(self._model, reason)
+        if reason != "idle_timeout" or not self._stalled:
+            context.load.health.fault(attempt.engine.endpoint, reason)
+        if self._hedge is not None:
+            self._drop(attempt)
+        elif self._continuation is not None and not attempt.answered:
+            self._search.failed(attempt.engine.endpoint, refused=True)
+            self._continue(self._continuation)
+        elif attempt.answered:
+            self._broken(attempt, reason)
+        else:
+            self._failed_unanswered(attempt, reason)
+
+    def _drop(self, attempt: Attempt) -> None:
+        """One of two hedged attempts failed; the other goes on."""
+        self._attempt = self._hedge if attempt is self._attempt else self._attempt
+        self._hedge = None
+        self._search.failed(attempt.engine.endpoint, refused=False)
+
+    def _failed_unanswered(self, attempt: Attempt, reason: str) -> None:
+        refused = reason == "connect"
+        retry_after = self._context.retry_after
+        if refused or self._search.repeatable:
+            self._try_elsewhere(attempt, reason, refused=refused)
+        elif reason == "first_byte_timeout":
+            self._fail(errors.engine_timeout(self._model, self._deadlines.first_byte))
+        elif reason == "protocol":
+            self._fail(errors.engine_protocol_error(self._model))
+        else:
+            self._fail(errors.engine_unreachable(self._model, retry_after=retry_after))
+
+    def _try_elsewhere(self, attempt: Attempt, reason: str, *, refused: bool) -> None:
+        search = self._search
+        search.failed(attempt.engine.endpoint, refused=refused)
+        self._attempt = None
+        if search.others and (refused or search.may_repeat()):
+            self._context.metrics.retried(self._model, reason)
+            self._follow(search.choose())
+        elif reason == "first_byte_timeout":
+            self._fail(errors.engine_timeout(self._model, self._deadlines.first_byte))
+        elif reason == "protocol":
+            self._fail(errors.engine_protocol_error(self._model))
+        else:
+            self._fail(errors.engine_unreachable(self._model, retry_after=self._context.retry_after))
+
+    def _broken(self, attempt: Attempt, reason: str) -> None:
+        _log.warning("answer broken off", model=self._model, engine=attempt.engine.endpoint.authority, reason=reason)
+        recording = self._handling.recording
+        self._search.failed(attempt.engine.endpoint, refused=True)
+        self._attempt = None
+        if recording is None or not self._delivery.can_tell() or self._stalled_out(reason):
+            self._context.metrics.not_resumed(self._model, self._handling.reason if recording is None else "not_whole")
+            self._end_broken(reason)
+        else:
+            self._resuming = asyncio.get_running_loop().create_task(self._resume(attempt.engine, reason))
+
+    def _stalled_out(self, reason: str) -> bool:
+        return self._stalled and reason == "idle_timeout"
+
+    async def _resume(self, engine: Engine, reason: str) -> None:
+        recording = self._handling.recording
+        assert recording is not None, "asked for by _broken"
+        try:
+            outcome = await recording.resume(engine, self._context.side_calls.call)
+        except Exception:
+            _log.exception("resume failed", model=self._model)
+            outcome = NotResumed("error")
+        self._resuming = None
+        if isinstance(outcome, Continuation):
+            self._continue(outcome)
+        elif isinstance(outcome, Ended):
+            self._context.metrics.resumed(self._model)
+            self._delivery.end_with(outcome.body)
+            self._done(self._status)
+            self._client.exchange_done(keep_alive=self._delivery.keep_alive)
+        else:
+            self._give_up(outcome, reason)
+
+    def _give_up(self, outcome: NotResumed, reason: str) -> None:
+        self._context.metrics.not_resumed(self._model, outcome.reason)
+        self._end_broken(reason)
+
+    def _continue(self, continuation: Continuation) -> None:
+        self._continuation = continuation
+        found = self._search.choose_for(continuation.accepts)
+        if not isinstance(found, Pick):
+            self._give_up(NotResumed("no_engine"), "no other engine")
+            return
+        self._context.metrics.decided(self._model, found.engine.tier, "resume")
+        self._attempt = self._make(found.engine, target=continuation.target, body=continuation.body)
+        self._attempt.start()
+
+    def _continue_with(self, attempt: Attempt, head: ResponseHead, continuation: Continuation) -> None:
+        if head.status == 200:
+            self._context.metrics.resumed(self._model)
+            self._delivery.continue_with(head, continuation.translator)
+            return
+        attempt.end()
+        self._context.metrics.upstream_error(self._model, f"status_{head.status}")
+        self._search.failed(attempt.engine.endpoint, refused=True)
+        self._continue(continuation)
+
+    # Called by the client's connection.
 
     def pause(self) -> None:
         """The client does not keep up."""
         self._stalled = True
-        if self._connection is not None:
-            self._connection.pause()
+        if self._attempt is not None:
+            self._attempt.pause()
 
     def resume(self) -> None:
         """The client reads again."""
         self._stalled = False
-        self._deadline = self._context.clock() + self._context.timeouts.idle
-        if self._connection is not None:
-            self._connection.resume()
-
-    def check(self, now: float) -> None:
-        """End the exchange if its deadline has passed."""
-        if now < self._deadline:
-            return
-        if self._head is None:
-            _log.warning("engine sent nothing in time", model=self._model, engine=self._engine())
-            self._context.metrics.upstream_error(self._model, "first_byte_timeout")
-            self._fail(errors.engine_timeout(self._model, self._context.timeouts.first_byte))
-        else:
-            self._break("client_stalled" if self._stalled else "idle_timeout")
+        if self._attempt is not None:
+            self._attempt.resume()
 
     def cancel(self) -> None:
         """The client is gone: the engine must notice."""
-        self._release()
-        self._context.metrics.request_done(self._model, CLIENT_GONE)
+        self._done(CLIENT_GONE)
 
-    # Finding an engine.
+    def check(self, now: float) -> None:
+        """Act on deadlines that have passed at `now`."""
+        if now >= self._total:
+            self._total = math.inf
+            self._out_of_time()
+        elif self.waiting_since:
+            self._check_waiting(now)
+        elif self._attempt is not None:
+            self._attempt.check(now)
+            self._check_engine(now)
 
-    def _attempt(self) -> None:
-        context = self._context
-        route = context.table.current(self._route)
-        endpoint = None
-        if route is not None and len(self._tried) < _MAX_TRIES:
-            endpoint = context.load.pick(route, tried=self._tried)
-        if endpoint is None:
-            refusal = errors.engine_unreachable if self._tried else errors.no_ready_engine
-            self._fail(refusal(self._model, retry_after=context.retry_after))
+    def _check_waiting(self, now: float) -> None:
+        if now >= self._wait_until:
+            seconds = self._features.route.service.routing.queue.max_wait
+            self._fail(errors.queue_timeout(self._model, seconds, retry_after=self._context.retry_after))
+        elif now >= self._next_beat:
+            self._next_beat = now + self._features.route.service.routing.queue.heartbeat
+            self._delivery.heartbeat()
+
+    def _check_engine(self, now: float) -> None:
+        """While an engine is silent: leave one that was ejected meanwhile, or ask a second one."""
+        attempt, hedge = self._attempt, self._hedge
+        if attempt is None or attempt.answered or self._continuation is not None or not self._search.repeatable:
             return
-        self._occupied = endpoint
-        context.load.occupy(endpoint)
-        connection = context.pool.take(endpoint)
-        if connection is None:
-            self._connect(endpoint)
+        if hedge is not None:
+            hedge.check(now)
+            return
+        health = self._context.load.health
+        if health.ejected_since(attempt.engine.endpoint, attempt.started) and self._search.prefers_another(503):
+            attempt.end()
+            self._try_elsewhere(attempt, "ejected", refused=False)
+            return
+        after = self._features.route.service.routing.hedge_after
+        if after and not self._features.streams and now >= attempt.started + after:
+            self._start_hedge(attempt)
+
+    def _start_hedge(self, attempt: Attempt) -> None:
+        found = self._search.choose_for(lambda engine: engine.endpoint != attempt.engine.endpoint)
+        if isinstance(found, Pick) and self._context.book.open(self._features, found.engine) == PLAIN == self._handling:
+            self._context.metrics.decided(self._model, found.engine.tier, "hedge")
+            self._hedge = self._make(found.engine, target=self._features.target, body=self._features.body)
+            self._hedge.start()
+
+    def _out_of_time(self) -> None:
+        error = errors.total_timeout(self._model, self._features.route.service.routing.deadlines.total)
+        if not self._delivery.opened or self._delivery.can_tell():
+            self._fail(error)
         else:
-            self._send(connection, reused=True)
+            self._cut("total_timeout")
 
-    def _connect(self, endpoint: Endpoint) -> None:
-        self._deadline = math.inf
-        self._connecting = asyncio.get_running_loop().create_task(self._connect_and_send(endpoint))
-
-    async def _connect_and_send(self, endpoint: Endpoint) -> None:
-        context = self._context
-        try:
-            connection = await context.pool.connect(endpoint, deadline=context.timeouts.connect)
-        except (OSError, TimeoutError, UnicodeError) as error:
-            self._connecting = None
-            context.load.suspect(endpoint)
-            _log.warning("engine cannot be reached", model=self._model, engine=endpoint.authority, error=repr(error))
-            context.metrics.upstream_error(self._model, "connect")
-            self._try_elsewhere(endpoint, "connect")
-            return
-        self._connecting = None
-        context.load.sound(endpoint)
-        self._send(connection, reused=False)
-
-    def _try_elsewhere(self, endpoint: Endpoint, reason: str) -> None:
-        self._tried |= {endpoint}
-        self._vacate()
-        route = self._context.table.current(self._route)
-        if route is not None and any(other not in self._tried for other in route.service.endpoints):
-            self._context.metrics.retried(self._model, reason)
-        self._attempt()
-
-    def _send(self, connection: UpstreamConnection, *, reused: bool) -> None:
-        request = self._request
-        connection.user = self
-        self._connection = connection
-        self._reused = reused
-        self._reader = ResponseReader(head_request=request.method == b"HEAD")
-        if not self._in_engine:
-            self._in_engine = True
-            self._context.load.leave_queue(self._route.service.key)
-            self._context.load.enter_engine(self._route.service.key)
-        head = render_request_head(
-            method=request.method,
-            target=self._target,
-            authority=connection.endpoint.authority,
-            forwarded=request.forwarded,
-            body_length=len(self._body),
-            http10=request.http10,
-        )
-        self._deadline = self._context.clock() + self._context.timeouts.first_byte
-        connection.send(head, self._body)
-
-    # What the engine says.
-
-    def upstream_data(self, data: bytes) -> None:
-        """Relay what the engine sent."""
-        self._heard = True
-        reader = self._reader
-        out = reader.feed(data)
-        if reader.broken:
-            self._engine_misbehaved()
-            return
-        if self._head is None:
-            if reader.head is None:
-                return
-            if self._request.http10 and reader.head.chunked:
-                self._engine_misbehaved()
-                return
-            out = self._accept_head(reader.head) + out
-        self._deadline = self._context.clock() + self._context.timeouts.idle
-        if out:
-            self._client.write(out)
-        if reader.complete:
-            self._finish()
-
-    def _accept_head(self, head: ResponseHead) -> bytes:
-        context = self._context
-        self._head = head
-        self._body = b""
-        self._client.exchange_answered()
-        context.metrics.first_byte(self._model, context.clock() - self._started)
-        self._keep_alive = self._request.keep_alive and not self._request.http10 and not head.until_eof and not context.draining
-        return render_response_head(status_line=head.status_line, headers=head.headers, close=not self._keep_alive)
-
-    def _finish(self) -> None:
-        connection, head = self._connection, self._head
-        self._connection = None
-        if connection is not None:
-            if head is not None and head.reusable:
-                self._context.pool.give(connection)
-            else:
-                connection.abort()
-        self._release()
-        self._context.metrics.request_done(self._model, head.status if head is not None else 502)
-        self._client.exchange_done(keep_alive=self._keep_alive)
-
-    def upstream_lost(self, error: Exception | None) -> None:
-        """The engine's connection ended: a proper end, a retry, or an error. A reset ends nothing properly."""
-        connection, self._connection = self._connection, None
-        if error is None and self._reader.finish():
-            self._finish()
-        elif self._head is not None:
-            self._break("truncated" if error is None else "reset")
-        elif self._heard or connection is None:
-            self._engine_misbehaved()
-        elif self._reused:
-            self._context.metrics.retried(self._model, "stale_connection")
-            self._connect(connection.endpoint)
-        else:
-            self._context.metrics.upstream_error(self._model, "disconnected")
-            self._lost_before_answer(connection.endpoint)
-
-    def _lost_before_answer(self, endpoint: Endpoint) -> None:
-        if is_repeatable(self._request.method, self._path):
-            self._try_elsewhere(endpoint, "disconnected")
-        else:
-            self._fail(errors.engine_unreachable(self._model, retry_after=self._context.retry_after))
-
-    # Ends.
-
-    def _engine_misbehaved(self) -> None:
-        if self._head is not None:
-            self._break("protocol")
-            return
-        _log.warning("engine answered with something that is not HTTP", model=self._model, engine=self._engine())
-        self._context.metrics.upstream_error(self._model, "protocol")
-        self._fail(errors.engine_protocol_error(self._model))
-
-    def _break(self, reason: str) -> None:
-        _log.warning("response cut", model=self._model, engine=self._engine(), reason=reason)
-        self._context.metrics.upstream_error(self._model, reason)
-        self._context.metrics.request_done(self._model, CUT)
-        self._release()
-        self._client.exchange_broken()
+    # Ends. Every way out passes `_done` once.
 
     def _fail(self, error: ApiError) -> None:
-        self._release()
-        self._context.metrics.request_done(self._model, error.status)
-        self._client.exchange_failed(error)
-
-    def _engine(self) -> str | None:
-        return self._occupied.authority if self._occupied is not None else None
-
-    def _vacate(self) -> None:
-        if self._occupied is not None:
-            self._context.load.vacate(self._occupied)
-            self._occupied = None
-
-    def _release(self) -> None:
-        """Give back whatever is held. Every way out passes here once."""
-        self._deadline = math.inf
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
-        self._vacate()
-        key = self._route.service.key
-        if self._in_engine:
-            self._context.load.leave_engine(key)
+        if self._delivery.opened:
+            self._delivery.tell(error)
+            self._done(error.status)
+            self._client.exchange_done(keep_alive=self._delivery.keep_alive)
         else:
-            self._context.load.leave_queue(key)
+            self._done(error.status)
+            self._client.exchange_failed(error)
+
+    def _end_broken(self, reason: str) -> None:
+        if not self._delivery.opened:
+            self._fail(errors.engine_protocol_error(self._model))
+        elif self._delivery.can_tell() and not self._stalled_out(reason):
+            self._fail(errors.engine_lost(self._model, reason))
+        else:
+            self._cut(reason)
+
+    def _cut(self, reason: str) -> None:
+        _log.warning("response cut", model=self._model, reason=reason)
+        self._done(CUT)
+        self._client.exchange_broken()
+
+    def _done(self, status: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        context, attempt = self._context, self._attempt
+        log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
+        context.metrics.request_done(self._model, status)
+        self._stop_waiting()
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+        if attempt is not None:
+            attempt.end()
+        if self._hedge is not None:
+            self._hedge.end()
+        if self._handling.recording is not None:
+            self._handling.recording.close()
+        if self._in_engine:
+            context.load.leave_engine(self._key)
+        else:
+            context.load.leave_queue(self._key)
+        if context.load.waiting:
+            context.load.waiting.release_one(self._key)

@@ -1,55 +1,87 @@
-"""What is in flight where: the numbers that picking, `/demand` and the gauges read. One event loop owns them."""
+"""What is in flight where: the numbers that choosing, `/demand` and the gauges read. One event loop owns them.
+
+Counts per engine are shared by all workers of this router through `Counts`; the rest is this worker's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from random import Random
 from typing import TypeVar
 
+from mica_router.core.choice import EngineGauges
 from mica_router.core.engines import Endpoint
-from mica_router.core.pick import pick_endpoint
-from mica_router.core.routes import Route, RouteTable, ServiceKey
+from mica_router.core.routes import RouteTable, ServiceKey
 from mica_router.metrics import ModelDemand
-from mica_router.ports import Clock
+from mica_router.ports import Clock, Counts
+from mica_router.relay.health import Health, HealthRules
+from mica_router.relay.waiting import WaitingRoom
 
-_SUSPECT_SECONDS = 2.0
 _Key = TypeVar("_Key", bound=Hashable)
 
 
-class Load:
-    """Counts per endpoint and per service, turns for ties, and endpoints whose last connection attempt failed."""
+class LocalCounts:
+    """Requests per engine, of this process alone."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self) -> None:
+        self._counts: dict[Endpoint, int] = {}
+
+    def add(self, endpoint: Endpoint, by: int) -> None:
+        """One more or one less."""
+        _add(self._counts, endpoint, by)
+
+    def get(self, endpoint: Endpoint) -> int:
+        """How many."""
+        return self._counts.get(endpoint, 0)
+
+
+class Load:
+    """`LoadView` of the choosers, and its writers."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        counts: Counts | None = None,
+        rules: HealthRules | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> None:
         self._clock = clock
-        self._endpoints: dict[Endpoint, int] = {}
+        self._counts = counts or LocalCounts()
+        self.health = Health(clock, rules)
+        self.waiting = WaitingRoom()
+        self.random = random or Random().random
         self._in_flight: dict[ServiceKey, int] = {}
         self._queued: dict[ServiceKey, int] = {}
-        self._turns: dict[ServiceKey, int] = {}
-        self._suspects: dict[Endpoint, float] = {}
+        self._gauges: dict[Endpoint, tuple[float, EngineGauges]] = {}
+        self._turn = -1
 
-    def pick(self, route: Route, *, tried: frozenset[Endpoint]) -> Endpoint | None:
-        """An engine for one request of this service, or None when none is left."""
-        key = route.service.key
-        turn = self._turns[key] = self._turns.get(key, -1) + 1
-        return pick_endpoint(
-            route.service.endpoints,
-            in_flight=self._endpoints,
-            turn=turn,
-            tried=tried,
-            suspects=self._current_suspects() if self._suspects else (),
-        )
+    # What choosers see.
 
-    def _current_suspects(self) -> frozenset[Endpoint]:
-        now = self._clock()
-        self._suspects = {endpoint: until for endpoint, until in self._suspects.items() if until > now}
-        return frozenset(self._suspects)
+    @property
+    def fitness(self) -> Mapping[Endpoint, float]:
+        """Engines that are not wholly sound."""
+        return self.health.fitness
 
-    def suspect(self, endpoint: Endpoint) -> None:
-        """It refused a connection: prefer others for a moment."""
-        self._suspects[endpoint] = self._clock() + _SUSPECT_SECONDS
+    def in_flight(self, endpoint: Endpoint) -> int:
+        """Requests of all workers at this engine."""
+        return self._counts.get(endpoint)
 
-    def sound(self, endpoint: Endpoint) -> None:
-        """It accepted a connection."""
-        self._suspects.pop(endpoint, None)
+    def turn(self) -> int:
+        """A number that rises with every call."""
+        self._turn += 1
+        return self._turn
+
+    def gauges(self, endpoint: Endpoint) -> EngineGauges | None:
+        """The last scrape with its age of now."""
+        kept = self._gauges.get(endpoint)
+        return kept[1]._replace(age=self._clock() - kept[0]) if kept is not None else None
+
+    def scraped(self, endpoint: Endpoint, gauges: EngineGauges) -> None:
+        """What an engine said of itself, `gauges.age` seconds ago."""
+        self._gauges[endpoint] = (self._clock() - gauges.age, gauges)
+
+    # Counting.
 
     def enter_queue(self, key: ServiceKey) -> None:
         """A request was accepted."""
@@ -68,32 +100,34 @@ class Load:
         _add(self._in_flight, key, -1)
 
     def occupy(self, endpoint: Endpoint) -> None:
-        """A request is on its way to this endpoint."""
-        _add(self._endpoints, endpoint, 1)
+        """A request is on its way to this engine."""
+        self._counts.add(endpoint, 1)
 
     def vacate(self, endpoint: Endpoint) -> None:
         """It is no longer there."""
-        _add(self._endpoints, endpoint, -1)
+        self._counts.add(endpoint, -1)
 
     def keep_only(self, table: RouteTable) -> None:
-        """Forget the turns of services and the faults of engines that are gone. Counts end with the requests they count."""
-        self._turns = {key: turn for key, turn in self._turns.items() if key in table.by_key}
+        """Forget the faults and gauges of engines that are gone. Counts end with the requests they count."""
         endpoints = table.endpoints()
-        self._suspects = {endpoint: until for endpoint, until in self._suspects.items() if endpoint in endpoints}
+        self.health.keep_only(endpoints)
+        self._gauges = {endpoint: kept for endpoint, kept in self._gauges.items() if endpoint in endpoints}
 
     def demand(self, table: RouteTable) -> Mapping[str, ModelDemand]:
-        """Per public model name, every listed model included."""
-        return {
-            route.public_name: ModelDemand(
-                in_flight=self._in_flight.get(route.service.key, 0),
-                queued=self._queued.get(route.service.key, 0),
-            )
-            for route in table.listed
-        }
+        """Per public name of a service, every listed one included."""
+        return {route.public_name: self._demand_of(route.service.key) for route in table.by_key.values()}
+
+    def _demand_of(self, key: ServiceKey) -> ModelDemand:
+        oldest = self.waiting.oldest(key)
+        return ModelDemand(
+            in_flight=self._in_flight.get(key, 0),
+            queued=self._queued.get(key, 0),
+            oldest_wait=0.0 if oldest is None else max(0.0, self._clock() - oldest),
+        )
 
 
 def _add(counts: dict[_Key, int], key: _Key, by: int) -> None:
-    """Counts at zero are removed, so that endpoints which are gone leave nothing behind."""
+    """Counts at zero are removed, so that engines which are gone leave nothing behind."""
     count = counts.get(key, 0) + by
     if count:
         counts[key] = count

@@ -40,10 +40,16 @@ class RelayServer:
         context.pool.keep_only(table.endpoints())
         context.load.keep_only(table)
         context.metrics.keep_only({route.public_name for route in table.listed})
+        if context.load.waiting:
+            context.load.waiting.release_step()
 
     def sweep(self) -> None:
         """Check every deadline once."""
         now = self._context.clock()
+        load = self._context.load
+        load.health.refresh()
+        if load.waiting:
+            load.waiting.release_step()
         for connection in list(self._context.connections):
             connection.check(now)
         self._context.pool.sweep()

@@ -1,0 +1,81 @@
+"""The search of one request for an engine: what it tried, what is left, and whether it may be tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from mica_router.core import errors
+from mica_router.core.choice import Hold, Pick, Refusal
+from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.features import Features
+from mica_router.core.routes import Service
+from mica_router.core.target import is_repeatable
+from mica_router.relay.context import RelayContext
+
+# The engine says that it did not take the request.
+_NOT_TAKEN: Final = frozenset({429, 503})
+_SERVER_ERRORS: Final = frozenset({500, 502, 504})
+
+
+class Search:
+    """`retries` bounds how often a request is sent again; a connection that is refused costs nothing and counts for nothing."""
+
+    def __init__(self, context: RelayContext, features: Features) -> None:
+        self._context = context
+        self._features = features
+        self._tried: frozenset[Endpoint] = frozenset()
+        self._failures = 0
+        self._retries = features.route.service.routing.retries
+        self.repeatable = is_repeatable(features.method, features.path)
+
+    def choose(self) -> Pick | Hold | Refusal:
+        """Ask the chooser for one of those that were not tried."""
+        context, features = self._context, self._features
+        model = features.route.public_name
+        service = self._service()
+        candidates = self._candidates(service)
+        if service is None:
+            return Refusal("gone", errors.no_ready_engine(model, retry_after=context.retry_after))
+        if self._tried and not candidates:
+            return Refusal("unreachable", errors.engine_unreachable(model, retry_after=context.retry_after))
+        return context.chooser.choose(features, candidates=candidates, load=context.load)
+
+    def choose_for(self, accepts: Callable[[Engine], bool]) -> Pick | Hold | Refusal | None:
+        """The same among engines that may go on with a broken stream; None when there is none."""
+        candidates = [engine for engine in self._candidates(self._service()) if accepts(engine)]
+        if not candidates:
+            return None
+        return self._context.chooser.choose(self._features, candidates=candidates, load=self._context.load)
+
+    def _service(self) -> Service | None:
+        route = self._context.table.current(self._features.route)
+        return route.service if route is not None else None
+
+    def _candidates(self, service: Service | None) -> Sequence[Engine]:
+        if service is None:
+            return ()
+        if not self._tried:
+            return service.engines
+        return [engine for engine in service.engines if engine.endpoint not in self._tried]
+
+    def failed(self, endpoint: Endpoint, *, refused: bool) -> None:
+        """It was tried there. `refused`: no connection could be made, so nothing was sent."""
+        self._tried |= {endpoint}
+        if not refused:
+            self._failures += 1
+
+    def may_repeat(self) -> bool:
+        """Whether a request that was sent may be sent once more."""
+        return self.repeatable and self._failures <= self._retries
+
+    def prefers_another(self, status: int) -> bool:
+        """Whether an answer with this status should be left unread because another engine may do better."""
+        if status not in _NOT_TAKEN and not (status in _SERVER_ERRORS and self.repeatable):
+            return False
+        return self._failures < self._retries and len(self._candidates(self._service())) > 1
+
+    @property
+    def others(self) -> bool:
+        """Whether an engine is left that was not tried."""
+        return bool(self._candidates(self._service()))
