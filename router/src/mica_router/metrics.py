@@ -29,9 +29,7 @@ class ModelDemand:
 
     def plus(self, other: ModelDemand) -> ModelDemand:
         """The demand at two workers."""
-        return ModelDemand(
-            self.in_flight + other.in_flight, self.queued + other.queued, max(self.oldest_wait, other.oldest_wait)
-        )
+        return ModelDemand(self.in_flight + other.in_flight, self.queued + other.queued, max(self.oldest_wait, other.oldest_wait))
 
 
 @dataclass(slots=True)

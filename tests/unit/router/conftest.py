@@ -13,6 +13,7 @@ import uvloop
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.request import RequestLimits
 from mica_router.core.routes import Service, ServiceKey, build_table
+from mica_router.core.routing import DEFAULT_ROUTING, Routing
 from mica_router.metrics import RouterMetrics
 from mica_router.relay.context import RelayContext, Timeouts
 from mica_router.relay.load import Load
@@ -212,13 +213,20 @@ class Bench:
         self.engines.append(engine)
         return engine
 
-    def route(self, *engines: ScriptedEngine, model: str = "chat", namespace: str = "team-a") -> None:
+    def route(
+        self,
+        *engines: ScriptedEngine,
+        model: str = "chat",
+        namespace: str = "team-a",
+        routing: Routing = DEFAULT_ROUTING,
+    ) -> None:
         """Serve `model` by these engines, beside what is served already."""
         service = Service(
             key=ServiceKey(namespace, model),
             model=model,
             created=1,
             engines=tuple(Engine(endpoint=engine.endpoint) for engine in engines),
+            routing=routing,
         )
         others = [r.service for r in self.context.table.listed if r.service.key != service.key]
         self.server.publish(build_table([*others, service]))

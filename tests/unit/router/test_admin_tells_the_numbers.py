@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
 from mica_router.admin import build_admin
-from mica_router.metrics import MetricsCollector
+from mica_router.exposition import RouterCollector, take_snapshot
 
 from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, eventually, post, within
 
@@ -16,14 +16,7 @@ from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, eventually, post,
 def admin_of(bench: Bench, *, synced: bool = True) -> TestClient:
     context = bench.context
     registry = CollectorRegistry()
-    registry.register(
-        MetricsCollector(
-            context.metrics,
-            demand=lambda: context.load.demand(context.table),
-            connections=lambda: len(context.connections),
-            buffered=lambda: context.budget.held,
-        )
-    )
+    registry.register(RouterCollector(lambda: take_snapshot(context)))
     return TestClient(
         build_admin(registry=registry, ready={"routes": lambda: synced}, demand=lambda: context.load.demand(context.table))
     )
@@ -81,7 +74,7 @@ async def test_metrics_and_demand_are_served(bench: Bench) -> None:
         "mica_router_buffered_request_bytes 0.0",
     ):
         assert line in text.splitlines()
-    assert admin.get("/demand").json() == {"models": {"chat": {"in_flight": 0, "queued": 0}}}
+    assert admin.get("/demand").json() == {"models": {"chat": {"in_flight": 0, "queued": 0, "oldest_wait": 0.0}}}
 
 
 async def test_readiness_waits_for_the_routes(bench: Bench) -> None:

@@ -118,12 +118,13 @@ async def test_a_model_that_is_gone_leaves_no_numbers_behind(bench: Bench) -> No
         == set(metrics.ttfb)
         == {"chat"}
     )
-    assert context.load._turns
+    assert context.load.health.watched
     await bench.ask(post(b'{"model": "gpt-9"}'))
     bench.server.publish(EMPTY_TABLE)
     assert metrics.requests == {("", 404): 1}
     assert metrics.upstream_errors == metrics.retries == metrics.ttfb == {}
-    assert context.load._turns == context.load._suspects == {}
+    assert metrics.decisions == metrics.timings == {}
+    assert not context.load.health.watched
 
 
 def die_once_then_answer() -> Script:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from mica_router.core.routing import QueueLimits, Routing
+
 from .conftest import CHAT, Bench, RawResponse, post, settle
 
 
@@ -53,8 +55,8 @@ async def test_a_body_without_a_usable_model_is_400(bench: Bench, body: bytes, c
     assert (await client.response()).status == 200
 
 
-async def test_a_model_without_engines_is_503_with_retry_after(bench: Bench) -> None:
-    bench.route()
+async def test_a_model_without_engines_and_without_a_queue_is_503_with_retry_after(bench: Bench) -> None:
+    bench.route(routing=Routing(queue=QueueLimits(max_requests=0)))
     answer = await bench.ask(post(CHAT))
     assert answer.status == 503
     assert answer.header("retry-after") == "2"

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_router.core.engines import Endpoint
-from mica_router.core.pick import pick_endpoint
 from mica_router.core.routes import Service, ServiceKey, build_table
 
 
@@ -49,6 +48,19 @@ def test_a_younger_owner_takes_over_when_the_older_is_gone() -> None:
     assert route.public_name == "chat"
 
 
+def test_adapters_and_aliases_lead_to_their_service_and_take_nothing_from_a_model() -> None:
+    chat = Service(key=ServiceKey("a", "chat"), model="chat", created=1, aliases=("gpt", "other"), adapters=("sql", "chat"))
+    other = service("b", "other", created=2)
+    table = build_table([chat, other])
+    gpt, sql, taken = table.for_model("gpt"), table.for_model("sql"), table.for_model("a/chat/chat")
+    assert gpt is not None and sql is not None and taken is not None
+    assert (gpt.engine_model, sql.engine_model, taken.engine_model) == ("chat", "sql", "chat")
+    bare = table.for_model("other")
+    assert bare is not None
+    assert bare.service == other
+    assert [route.public_name for route in table.listed] == ["a/chat/chat", "chat", "other", "sql"]
+
+
 names = st.sampled_from(["a", "b", "c", "a/b", "b/c"])
 services = st.lists(
     st.builds(
@@ -77,31 +89,6 @@ def test_every_service_has_one_unique_public_name_that_leads_to_it(found: list[S
     for route in table.listed:
         assert table.for_model(route.public_name) == route
         assert table.for_model(route.service.key.qualified) == route
-
-
-ENDPOINTS = tuple(Endpoint("10.0.0.1", port) for port in range(1, 5))
-
-
-def test_the_least_loaded_engine_is_picked() -> None:
-    load = dict.fromkeys(ENDPOINTS, 5) | {ENDPOINTS[2]: 4}
-    assert pick_endpoint(ENDPOINTS, in_flight=load, turn=0) == ENDPOINTS[2]
-
-
-def test_equals_take_turns() -> None:
-    assert [pick_endpoint(ENDPOINTS, in_flight={}, turn=turn) for turn in range(8)] == [*ENDPOINTS, *ENDPOINTS]
-
-
-def test_a_suspect_is_the_last_resort() -> None:
-    two = ENDPOINTS[:2]
-    assert pick_endpoint(two, in_flight={two[1]: 9}, turn=0, suspects={two[0]}) == two[1]
-    assert pick_endpoint(two, in_flight={}, turn=0, suspects={two[0]}, tried={two[1]}) == two[0]
-
-
-@given(st.sets(st.sampled_from(ENDPOINTS)), st.dictionaries(st.sampled_from(ENDPOINTS), st.integers(0, 9)), st.integers(0, 99))
-def test_what_was_tried_is_never_picked_again(tried: set[Endpoint], load: dict[Endpoint, int], turn: int) -> None:
-    picked = pick_endpoint(ENDPOINTS, in_flight=load, turn=turn, tried=tried)
-    assert (picked is None) == (tried == set(ENDPOINTS))
-    assert picked not in tried
 
 
 def test_ipv6_hosts_are_bracketed_in_the_host_header() -> None:

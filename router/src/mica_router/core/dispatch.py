@@ -109,9 +109,7 @@ def _forward(
     body = request.body
     if used_name and used_name != route.engine_model:
         body = rename_model(body, model=route.engine_model)
-    return Features(
-        route, request.method, target.path, target.forward, request.headers, body, fields.streams, fields.token_limit
-    )
+    return Features(route, request.method, target.path, target.forward, request.headers, body, fields.streams, fields.token_limit)
 
 
 def _models(request: Request, path: str, routes: tuple[Route, ...], table: RouteTable) -> Answer | ApiError | None:

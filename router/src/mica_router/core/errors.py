@@ -56,7 +56,9 @@ def model_invalid() -> ApiError:
 
 def form_model_alias(model: str, engine_model: str) -> ApiError:
     return _bad_request(
-        "model_invalid", f"A form is forwarded as it is: name the model '{engine_model}' instead of '{model[:200]}'.", param="model"
+        "model_invalid",
+        f"A form is forwarded as it is: write '{engine_model}' instead of '{model[:200]}'.",
+        param="model",
     )
 
 

@@ -51,8 +51,8 @@ class Dechunker:
 class WholeEvents:
     """Follows one body of events.
 
-    `chunked`: as the engine frames it; `frames`: whether the client's body is of chunks. `torn` is set while part of an event that
-    is too long to wait for was given out: then nothing may follow but its rest.
+    `chunked`: as the engine frames it; `frames`: whether the client's body is of chunks. `torn` is set while part of an event
+    that is too long to wait for was given out: then nothing may follow but its rest.
     """
 
     def __init__(self, *, chunked: bool, frames: bool) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from mica_router.core.request import Request
 
-_FIELD: Final = re.compile(rb'\r\nContent-Disposition: *form-data; *name="model"(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]*)\r\n', re.IGNORECASE)
+_FIELD: Final = re.compile(
+    rb'\r\nContent-Disposition: *form-data; *name="model"(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]*)\r\n', re.IGNORECASE
+)
 
 
 def model_of_form(request: Request) -> str | None:

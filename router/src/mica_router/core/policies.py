@@ -57,6 +57,11 @@ def _pressure(engine: Engine, load: LoadView) -> float:
 
 
 def _round_robin(candidates: Sequence[Engine], features: Features, load: LoadView) -> Engine:
+    """In turn. One on its way back is passed over as often as it is unfit."""
+    for _ in candidates:
+        engine = candidates[load.turn() % len(candidates)]
+        if load.random() < load.fitness.get(engine.endpoint, 1.0):
+            return engine
     return candidates[load.turn() % len(candidates)]
 
 

@@ -93,9 +93,7 @@ class Delivery:
         if self.events:
             self._flow = WholeEvents(chunked=head.chunked, frames=self._frames)
         self._write(
-            render_response_head(
-                status_line=head.status_line, headers=head.headers, close=not self.keep_alive, chunked=reframed
-            )
+            render_response_head(status_line=head.status_line, headers=head.headers, close=not self.keep_alive, chunked=reframed)
         )
 
     def continue_with(self, head: ResponseHead, translator: Translator) -> None:

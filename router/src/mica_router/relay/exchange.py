@@ -1,7 +1,7 @@
 """One request on its way: find an engine or wait for one, send, deliver the answer, and put right what can be put right.
 
-Before the first byte a failure costs a retry elsewhere. After it, a recorded stream goes on at another engine, any other stream ends
-with an error event, and an answer that cannot say so is cut, so that half of it never looks like the whole.
+Before the first byte a failure costs a retry elsewhere. After it, a recorded stream goes on at another engine, any other stream
+ends with an error event, and an answer that cannot say so is cut, so that half of it never looks like the whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
 from mica_router.core.headers import render_request_head
+from mica_router.core.outgoing import forwarded_of
 from mica_router.core.request import Request
 from mica_router.core.response import ResponseHead
 from mica_router.metrics import Series
@@ -45,6 +46,7 @@ class Exchange:
         self._key = service.key
         self._model = features.route.public_name
         self._search = Search(context, features)
+        self._forwarded = forwarded_of(request, hides_keys=bool(service.routing.api_keys))
         self._deadlines = Deadlines(
             process.connect if own.connect is None else own.connect,
             process.first_byte if own.first_byte is None else own.first_byte,
@@ -142,7 +144,7 @@ class Exchange:
             method=request.method,
             target=target,
             authority=engine.endpoint.authority,
-            headers=self._features.headers,
+            forwarded=self._forwarded,
             body_length=len(body),
             http10=request.http10,
         )
@@ -188,7 +190,8 @@ class Exchange:
         if self._search.prefers_another(head.status):
             attempt.end()
             context.metrics.upstream_error(self._model, f"status_{head.status}")
-            self._try_elsewhere(attempt, f"status_{head.status}", refused=False)
+            self._search.failed(endpoint, refused=False)
+            self._try_elsewhere(attempt, f"status_{head.status}", refused=True)
             return
         self._accept(attempt, head)
 
@@ -198,6 +201,7 @@ class Exchange:
         self._features = self._features._replace(body=b"")
         self._client.exchange_answered()
         self._context.metrics.first_byte(self._model, self._context.clock() - self._started)
+        self._delivery.keep_alive &= not self._context.draining
         self._delivery.accept(head, self._handling.translator)
 
     def _keep_only(self, attempt: Attempt) -> None:
@@ -245,9 +249,11 @@ class Exchange:
     def attempt_failed(self, attempt: Attempt, reason: str) -> None:
         """Retry before the answer has begun, mend or end it after."""
         context = self._context
-        context.metrics.upstream_error(self._model, reason)
-        if reason != "idle_timeout" or not self._stalled:
+        if reason == "idle_timeout" and self._stalled:
+            reason = "client_stalled"
+        else:
             context.load.health.fault(attempt.engine.endpoint, reason)
+        context.metrics.upstream_error(self._model, reason)
         if self._hedge is not None:
             self._drop(attempt)
         elif self._continuation is not None and not attempt.answered:
@@ -295,14 +301,13 @@ class Exchange:
         recording = self._handling.recording
         self._search.failed(attempt.engine.endpoint, refused=True)
         self._attempt = None
-        if recording is None or not self._delivery.can_tell() or self._stalled_out(reason):
+        if reason == "client_stalled":
+            self._cut(reason)
+        elif recording is None or not self._delivery.can_tell():
             self._context.metrics.not_resumed(self._model, self._handling.reason if recording is None else "not_whole")
             self._end_broken(reason)
         else:
             self._resuming = asyncio.get_running_loop().create_task(self._resume(attempt.engine, reason))
-
-    def _stalled_out(self, reason: str) -> bool:
-        return self._stalled and reason == "idle_timeout"
 
     async def _resume(self, engine: Engine, reason: str) -> None:
         recording = self._handling.recording
@@ -429,7 +434,7 @@ class Exchange:
     def _end_broken(self, reason: str) -> None:
         if not self._delivery.opened:
             self._fail(errors.engine_protocol_error(self._model))
-        elif self._delivery.can_tell() and not self._stalled_out(reason):
+        elif self._delivery.can_tell():
             self._fail(errors.engine_lost(self._model, reason))
         else:
             self._cut(reason)

@@ -1,7 +1,7 @@
 """Which engines are fit: ejected after faults, back after a while or after a probe, and then with a growing share.
 
-Passive: one connection failure or one first-byte timeout ejects; so do several server errors in a row. Active: `probed` tells what
-a probe found. Where probes run, an ejected engine comes back only through one that succeeds; without them its time decides.
+Passive: one connection failure or one first-byte timeout ejects; so do several server errors in a row. Active: `probed` tells
+what a probe found. Where probes run, an ejected engine comes back only through one that succeeds; without them its time decides.
 The time doubles with every ejection in a row. An engine on its way back has a fitness that grows from a tenth to one.
 """
 

@@ -74,9 +74,9 @@ class SideCalls:
         return await self._request(endpoint, b"GET", path, b"", seconds=self._seconds if seconds is None else seconds)
 
     async def _request(self, endpoint: Endpoint, method: bytes, path: str, body: bytes, *, seconds: float) -> Reply:
-        headers = [(b"Content-Type", b"application/json")] if body else []
+        forwarded = b"Content-Type: application/json\r\n" if body else b""
         head = render_request_head(
-            method=method, target=path.encode(), authority=endpoint.authority, headers=headers, body_length=len(body)
+            method=method, target=path.encode(), authority=endpoint.authority, forwarded=forwarded, body_length=len(body)
         )
         async with asyncio.timeout(seconds):
             connection = self._pool.take(endpoint)

@@ -1,8 +1,8 @@
 """Requests that wait for an engine: one bounded line per service, let go in steps.
 
-After a cold start the line is let go in steps that double, so that the first engine does not get everybody at once. A request that
-leaves an engine lets one waiting request try. Waiting requests are looked at in order; one that still finds no engine keeps its
-place and does not keep those behind it from finding one.
+After a cold start the line is let go in steps that double, so that the first engine does not get everybody at once. A request
+that leaves an engine lets one waiting request try. Waiting requests are looked at in order; one that still finds no engine keeps
+its place and does not keep those behind it from finding one.
 """
 
 from __future__ import annotations
