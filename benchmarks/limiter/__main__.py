@@ -1,7 +1,7 @@
 """``python -m benchmarks.limiter [PART …] [--quick]``: measures, prints tables, writes ``build/bench/limiter.json``.
 
-A part is a module of this package with ``figures(options)``. Exit status 0 when everything was measured, whether goals are met or not;
-2 when something cannot be measured as asked, 130 when interrupted.
+A part is a module of this package with ``figures(options)``. Exit status 0 when everything was measured, whether goals are met or
+not; 2 when something cannot be measured as asked, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks._report import Figure, report
 from benchmarks.limiter.options import CannotMeasure, Options
 
 AREA: Final = "limiter"
-PARTS: Final = ("instructions", "preload")
+PARTS: Final = ("instructions", "memory", "preload")
 
 
 def read_arguments(words: Sequence[str]) -> tuple[tuple[str, ...], Options]:
