@@ -196,6 +196,8 @@ CUresult cuGraphAddMemAllocNode(CUgraphNode *node, CUgraph graph, const CUgraphN
 CUresult cuGraphAddMemFreeNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t count, CUdeviceptr pointer);
 CUresult cuGraphAddNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t count, CUgraphNodeParams *params);
 CUresult cuGraphAddNode_v2(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, const void *edges, size_t count, CUgraphNodeParams *params);
+CUresult cuGraphMemAllocNodeGetParams(CUgraphNode node, CUallocNodeParams *params);
+CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph *graph);
 CUresult cuGraphAddDependencies(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, size_t count);
 CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const void *edges, size_t count);
 CUresult cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNode *bad, char *log, size_t size);
@@ -217,6 +219,8 @@ CUresult cuDeviceGraphMemTrim(CUdevice device);
 /* more kinds of memory */
 CUresult cuArrayCreate_v2(CUarray *array, const CUarrayDesc *desc);
 CUresult cuArray3DCreate_v2(CUarray *array, const CUarray3dDesc *desc);
+CUresult cuArrayGetMemoryRequirements(CUarrayNeeds *needs, CUarray array, CUdevice device);
+CUresult cuMipmappedArrayGetMemoryRequirements(CUarrayNeeds *needs, CUmipmap mipmap, CUdevice device);
 CUresult cuArrayDestroy(CUarray array);
 CUresult cuMipmappedArrayCreate(CUmipmap *mipmap, const CUarray3dDesc *desc, unsigned levels);
 CUresult cuMipmappedArrayGetLevel(CUarray *array, CUmipmap mipmap, unsigned level);
@@ -234,6 +238,21 @@ CUresult cuMemImportFromShareableHandle(CUmemHandle *handle, void *shareable, in
 CUresult cuImportExternalMemory(CUexternal *memory, const CUexternalDesc *desc);
 CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr *pointer, CUexternal memory, const CUexternalBufferDesc *desc);
 CUresult cuDestroyExternalMemory(CUexternal memory);
+
+/* for the limiter alone: not simulated (gen_build.py lists them) */
+CUresult cuArrayCreate(CUarray *array, const CUarrayDescV1 *desc);
+CUresult cuArray3DCreate(CUarray *array, const CUarray3dDescV1 *desc);
+CUresult cuCtxSynchronize_v2(CUcontext context);
+CUresult cuGraphAddNode_v3(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, const void *edges, size_t count, CUgraphNodeParams *params);
+CUresult cuMemGetDefaultMemPool(CUmempool *pool, CUmemLocation *where, int kind);
+CUresult cuMemGetMemPool(CUmempool *pool, CUmemLocation *where, int kind);
+CUresult cuMemGetAllocationPropertiesFromHandle(CUmemProp *prop, CUmemHandle handle);
+CUresult cuLibraryLoadData(CUlibrary *library, const void *code, int *jit, void **jit_values, unsigned jit_count, int *options, void **values, unsigned count);
+CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *path, int *jit, void **jit_values, unsigned jit_count, int *options, void **values,
+                               unsigned count);
+CUresult cuLibraryUnload(CUlibrary library);
+CUresult cuCtxSetLimit(int limit, size_t value);
+CUresult cuGreenCtxCreate(CUgreen *green, CUresources resources, CUdevice device, unsigned flags);
 
 #pragma GCC visibility pop
 

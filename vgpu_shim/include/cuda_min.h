@@ -24,6 +24,8 @@ typedef struct mica_node *CUgraphNode;
 typedef struct mica_array *CUarray;
 typedef struct mica_mipmap *CUmipmap;
 typedef struct mica_external *CUexternal;
+typedef struct mica_library *CUlibrary;
+typedef struct mica_resources *CUresources;
 typedef void (*CUhostFn)(void *user);
 
 typedef struct { char bytes[16]; } CUuuid;
@@ -88,6 +90,10 @@ typedef struct { uint64_t flags; CUstream upload; CUgraphNode bad_node; int resu
 typedef struct { int result; CUgraphNode node, from; } CUupdateResult;
 typedef struct { size_t width, height; int format; unsigned channels; } CUarrayDesc;
 typedef struct { size_t width, height, depth; int format; unsigned channels, flags; } CUarray3dDesc;
+/* as the first versions had it */
+typedef struct { unsigned width, height; int format; unsigned channels; } CUarrayDescV1;
+typedef struct { unsigned width, height, depth; int format; unsigned channels, flags; } CUarray3dDescV1;
+typedef struct { size_t size, alignment; unsigned reserved[4]; } CUarrayNeeds;
 typedef struct { unsigned char bytes[64]; } CUipcHandle;
 typedef struct {
     int type;
@@ -126,7 +132,7 @@ enum {
     MICA_CUDA_UNKNOWN = 999
 };
 
-enum { MICA_LOCATION_DEVICE = 1 };
+enum { MICA_LOCATION_DEVICE = 1, MICA_LOCATION_DEVICE_PART = 6 }; /* a part: id is device + 256 * part */
 enum { MICA_EVENT_DISABLE_TIMING = 2 };
 enum { MICA_SYMBOL_FOUND = 0, MICA_SYMBOL_NOT_FOUND = 1, MICA_SYMBOL_VERSION_TOO_OLD = 2 };
 enum { MICA_LOOKUP_PER_THREAD = 2 };

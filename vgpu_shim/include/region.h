@@ -74,6 +74,13 @@ struct mica_region_slot {
     uint64_t reserved1[24];
 };
 
+/* Memory that a process of this container gave others a handle of: a hash of the handle, and who is charged for it (slot + 1 << 32 |
+ * generation; 0: nobody any more). A ring: the oldest is forgotten, and what is opened then counts as another container's. */
+struct mica_region_export {
+    _Atomic uint64_t handle, owner;
+};
+enum { MICA_EXPORTS = 252 };
+
 struct mica_region {
     _Atomic uint64_t magic; /* the bytes of MICA_REGION_MAGIC; stored last */
     uint32_t version;
@@ -84,7 +91,9 @@ struct mica_region {
     _Atomic uint32_t gpu_count;
     uint64_t size;
     _Atomic uint64_t generation;
-    uint64_t reserved0[506];
+    _Atomic uint64_t export_count;
+    uint64_t reserved0;
+    struct mica_region_export exports[MICA_EXPORTS];
     struct mica_region_gpu gpus[MICA_GPUS];
     struct mica_region_slot slots[MICA_SLOTS];
 };
@@ -127,6 +136,8 @@ MICA_AT(mica_region_slot, inflight, 576);
 MICA_AT(mica_region_slot, batches, 704);
 MICA_AT(mica_region, version, 8);
 MICA_AT(mica_region, gpu_count, 28);
+MICA_AT(mica_region, export_count, 48);
+MICA_AT(mica_region, exports, 64);
 MICA_AT(mica_region, size, 32);
 MICA_AT(mica_region, generation, 40);
 MICA_AT(mica_region, gpus, 4096);

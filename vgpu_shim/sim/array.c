@@ -3,20 +3,20 @@
 
 #include <stdlib.h>
 
-enum { ARRAY_MAGIC = 0x41525231, MIPMAP_MAGIC = 0x4d495031, LAYERED = 1, CUBEMAP = 4, MAX_LEVELS = 32 };
+enum { ARRAY_MAGIC = 0x41525231, MIPMAP_MAGIC = 0x4d495031, LAYERED = 1, CUBEMAP = 4, DEFERRED = 0x80, MAX_LEVELS = 32 };
 
 struct mica_array {
     unsigned magic;
     struct mica_mipmap *part_of;
     struct sim_device *device;
-    uint64_t bytes;
+    uint64_t bytes, needs; /* taken; and what it would take if it had memory */
     struct mica_ctx *ctx;
 };
 
 struct mica_mipmap {
     unsigned magic;
     unsigned levels;
-    uint64_t bytes;
+    uint64_t bytes, needs;
     struct sim_device *device;
     struct mica_array parts[MAX_LEVELS];
 };
@@ -69,7 +69,8 @@ CUresult cuArray3DCreate_v2(CUarray *array, const CUarray3dDesc *desc)
     struct mica_array *made = calloc(1, sizeof *made);
     if (!made)
         return MICA_CUDA_OUT_OF_MEMORY;
-    *made = (struct mica_array){.magic = ARRAY_MAGIC, .device = sim_device_of(ctx), .bytes = sim_round(bytes), .ctx = ctx};
+    *made = (struct mica_array){.magic = ARRAY_MAGIC, .device = sim_device_of(ctx), .needs = sim_round(bytes), .ctx = ctx};
+    made->bytes = desc->flags & DEFERRED ? 0 : made->needs;
     result = sim_take(made->device, made->bytes);
     if (result)
         free(made);
@@ -122,7 +123,8 @@ CUresult cuMipmappedArrayCreate(CUmipmap *mipmap, const CUarray3dDesc *desc, uns
         if (!(level.flags & (LAYERED | CUBEMAP))) /* layers and faces do not get fewer */
             level.depth = level.depth > 1 ? level.depth / 2 : level.depth;
     }
-    made->bytes = sim_round(made->bytes);
+    made->needs = sim_round(made->bytes);
+    made->bytes = desc->flags & DEFERRED ? 0 : made->needs;
     if (!result)
         result = sim_take(made->device, made->bytes);
     if (result)
@@ -151,4 +153,27 @@ CUresult cuMipmappedArrayDestroy(CUmipmap mipmap)
     mipmap->magic = 0;
     free(mipmap);
     return MICA_CUDA_SUCCESS;
+}
+
+/* Only of those without memory of their own, as the API has it. */
+CUresult cuArrayGetMemoryRequirements(CUarrayNeeds *needs, CUarray array, CUdevice device)
+{
+    (void)device;
+    CUresult result = sim_check();
+    if (!result && (!needs || !array || array->magic != ARRAY_MAGIC || array->bytes))
+        result = MICA_CUDA_INVALID_VALUE;
+    if (!result)
+        *needs = (CUarrayNeeds){.size = array->needs, .alignment = sim.config.memory.granularity};
+    return result;
+}
+
+CUresult cuMipmappedArrayGetMemoryRequirements(CUarrayNeeds *needs, CUmipmap mipmap, CUdevice device)
+{
+    (void)device;
+    CUresult result = sim_check();
+    if (!result && (!needs || !mipmap || mipmap->magic != MIPMAP_MAGIC || mipmap->bytes))
+        result = MICA_CUDA_INVALID_VALUE;
+    if (!result)
+        *needs = (CUarrayNeeds){.size = mipmap->needs, .alignment = sim.config.memory.granularity};
+    return result;
 }

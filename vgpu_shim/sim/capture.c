@@ -126,7 +126,7 @@ CUresult sim_capture_add(struct mica_stream *stream, const struct sim_task *task
 
 CUresult sim_capture_alloc(struct mica_stream *stream, size_t bytes, CUdeviceptr *pointer)
 {
-    struct sim_task task = {.kind = SIM_TASK_ALLOC, .bytes = sim_round(bytes), .pointer = sim_graph_pointer(bytes)};
+    struct sim_task task = {.kind = SIM_TASK_ALLOC, .bytes = sim_round(bytes), .pointer = sim_graph_pointer(bytes), .device = stream->ctx->device};
     CUresult result = sim_capture_add(stream, &task);
     if (!result)
         *pointer = task.pointer;

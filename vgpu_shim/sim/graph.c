@@ -215,10 +215,31 @@ CUresult cuGraphAddMemsetNode(CUgraphNode *node, CUgraph graph, const CUgraphNod
 
 CUresult cuGraphAddMemAllocNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t count, CUallocNodeParams *params)
 {
-    if (!params || !params->bytes || params->pool.location.type != MICA_LOCATION_DEVICE)
+    struct sim_device *device;
+    if (!params || !params->bytes || params->pool.location.type != MICA_LOCATION_DEVICE || sim_device(params->pool.location.id, &device))
         return MICA_CUDA_INVALID_VALUE;
     params->pointer = sim_graph_pointer(params->bytes);
-    return sim_graph_add(graph, node, after, count, &(struct sim_task){.kind = SIM_TASK_ALLOC, .bytes = sim_round(params->bytes), .pointer = params->pointer});
+    const struct sim_task task = {
+        .kind = SIM_TASK_ALLOC, .bytes = sim_round(params->bytes), .pointer = params->pointer, .device = params->pool.location.id};
+    return sim_graph_add(graph, node, after, count, &task);
+}
+
+CUresult cuGraphMemAllocNodeGetParams(CUgraphNode node, CUallocNodeParams *params)
+{
+    if (!params || !sim_is_node(node) || node->task.kind != SIM_TASK_ALLOC)
+        return MICA_CUDA_INVALID_VALUE;
+    *params = (CUallocNodeParams){.bytes = node->task.bytes, .pointer = node->task.pointer};
+    params->pool.type = 1;
+    params->pool.location = (CUmemLocation){.type = MICA_LOCATION_DEVICE, .id = node->task.device};
+    return MICA_CUDA_SUCCESS;
+}
+
+CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph *graph)
+{
+    if (!graph || !sim_is_node(node) || node->task.kind != SIM_TASK_CHILD)
+        return MICA_CUDA_INVALID_VALUE;
+    *graph = node->task.child;
+    return MICA_CUDA_SUCCESS;
 }
 
 CUresult cuGraphAddMemFreeNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t count, CUdeviceptr pointer)

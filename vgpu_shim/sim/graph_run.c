@@ -53,8 +53,10 @@ static void measure(struct mica_graph_exec *exec)
     exec->peak = 0;
     for (size_t i = 0; i < exec->graph->count; i++) {
         const struct sim_task *task = &exec->graph->nodes[exec->order[i]]->task;
-        if (task->kind == SIM_TASK_ALLOC)
+        if (task->kind == SIM_TASK_ALLOC) {
             used += task->bytes;
+            exec->device = &sim.devices[task->device];
+        }
         for (size_t a = 0; task->kind == SIM_TASK_FREE && a < exec->graph->count; a++) {
             const struct sim_task *alloc = &exec->graph->nodes[a]->task;
             if (alloc->kind == SIM_TASK_ALLOC && alloc->pointer == task->pointer)

@@ -5,6 +5,15 @@
 
 enum { FORM_SHORT, FORM_LONG };
 
+/* A process with a context is on the card, even if these cards' contexts take nothing. */
+static bool has_context(const struct nvml_device *device, uint32_t slot)
+{
+    bool found = false;
+    for (int q = 0; q < SIM_QUEUES && !found; q++)
+        found = nvml.state->queues[slot][q].gpu == device->gpu;
+    return found;
+}
+
 static nvmlReturn_t running(nvmlDevice_t device, unsigned *count, void *list, int form)
 {
     nvmlReturn_t result = count ? nvml_check(device) : NVML_BAD_ARGUMENT;
@@ -14,7 +23,7 @@ static nvmlReturn_t running(nvmlDevice_t device, unsigned *count, void *list, in
     sim_state_lock(device->gpu);
     for (uint32_t s = 0; s < nvml.state->slots_used && s < SIM_SLOTS; s++) {
         uint64_t bytes = sim_state_bytes(nvml.state, device->gpu, (int)s);
-        if (!bytes || !sim_state_slot_alive(nvml.state, (int)s))
+        if ((!bytes && !has_context(device, s)) || !sim_state_slot_alive(nvml.state, (int)s))
             continue;
         const nvmlProcessInfo_t info = {
             .pid = sim_state_slot_pid(nvml.state, (int)s), .bytes = bytes, .gpu_instance = UINT32_MAX, .compute_instance = UINT32_MAX};

@@ -84,6 +84,7 @@ struct sim_task {
     void *user;
     CUdeviceptr pointer;
     uint64_t bytes;
+    CUdevice device; /* of an allocation */
     CUgraph child;
 };
 

@@ -1,6 +1,7 @@
 /* When a context goes, so does what was allocated in it. */
 #include "gate.h"
 #include "memory.h"
+#include "overhead.h"
 
 /* What is charged to the context is marked before the driver destroys it: afterwards its handle may be another context's already. */
 #define DESTROY(context, real, gone) \
@@ -11,6 +12,8 @@
         bool ended = !result && (gone); \
         if (going) \
             mica_memory_settle(mark, going, ended); \
+        if (ended && going && atomic_load(&mica_slice_state) == 1) \
+            mica_overhead_refresh(); \
         return result; \
     } while (0)
 

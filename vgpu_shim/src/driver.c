@@ -181,7 +181,7 @@ bool mica_driver_load(void)
     mica_lookup_init();
     struct found *found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (found != MAP_FAILED) {
-        if (mica_find_driver(try_driver, found))
+        if (mica_find_library(MICA_FIND_DRIVER, try_driver, found))
             fill(found);
         publish(found);
         munmap(found, sizeof *found);

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "cuda_min.h"
+#include "find.h"
 #include "log.h"
 #include "util.h"
 
@@ -45,8 +46,6 @@ const void *mica_driver_base(void);
 #define MICA_REAL(symbol, ...) \
     (MICA_LIKELY(mica_driver()) && mica_real.symbol ? mica_real.symbol(__VA_ARGS__) : mica_driver_absent())
 
-/* find.c: paths where a driver may be; calls `try` with context until it returns true. */
-bool mica_find_driver(bool (*try)(const char *path, void *context), void *context);
 /* lookup.c */
 extern void *(*mica_real_dlsym)(void *handle, const char *name);
 void mica_lookup_init(void);

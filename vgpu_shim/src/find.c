@@ -1,5 +1,5 @@
-/* Where the real driver may be. Order: the limits file; without one MICA_DRIVER; LD_LIBRARY_PATH; the loader's cache; the usual directories.
- * The caller skips candidates that are this library. */
+/* Where the real driver and the real NVML may be. Order: the limits file; without one MICA_DRIVER or MICA_NVML; LD_LIBRARY_PATH; the loader's
+ * cache; the usual directories. The caller skips candidates that are this library. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,19 +8,35 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "driver.h"
+#include "find.h"
 #include "limits.h"
 
-static const char SONAME[] = "libcuda.so.1";
+static const struct {
+    const char *soname, *variable;
+} sought[] = {[MICA_FIND_DRIVER] = {"libcuda.so.1", "MICA_DRIVER"}, [MICA_FIND_NVML] = {"libnvidia-ml.so.1", "MICA_NVML"}};
 
-static bool in_directory(const char *dir, size_t length, bool (*try)(const char *path, void *context), void *context)
+struct search {
+    const char *soname;
+    bool (*try)(const char *path, void *context);
+    void *context;
+};
+
+static bool in_directory(const char *dir, size_t length, const struct search *s)
 {
     char path[1024];
-    if (!length || length + sizeof SONAME + 1 > sizeof path || dir[0] != '/')
+    if (!length || length + strlen(s->soname) + 2 > sizeof path || dir[0] != '/')
         return false;
-    snprintf(path, sizeof path, "%.*s/%s", (int)length, dir, SONAME);
-    return try(path, context);
+    snprintf(path, sizeof path, "%.*s/%s", (int)length, dir, s->soname);
+    return s->try(path, s->context);
 }
+
+#ifdef __aarch64__
+#define TRIPLET "aarch64-linux-gnu"
+enum { OUR_ABI = 0x0a03 }; /* libc6, AArch64 */
+#else
+#define TRIPLET "x86_64-linux-gnu"
+enum { OUR_ABI = 0x0303 }; /* libc6, x86-64 */
+#endif
 
 /* The loader's cache, format 1.1: a header, entries, strings; offsets count from the header. */
 struct cache_header {
@@ -35,7 +51,7 @@ struct cache_entry {
     uint64_t hardware;
 };
 
-static bool search_cache(const char *at, size_t size, bool (*try)(const char *path, void *context), void *context)
+static bool search_cache(const char *at, size_t size, const struct search *s)
 {
     static const char MAGIC[] = "glibc-ld.so.cache1.1";
     const char *start = size > sizeof MAGIC ? memmem(at, size, MAGIC, sizeof MAGIC - 1) : NULL;
@@ -53,14 +69,13 @@ static bool search_cache(const char *at, size_t size, bool (*try)(const char *pa
         memcpy(&entry, start + sizeof header + i * sizeof entry, sizeof entry);
         bool inside = entry.key < size && entry.value < size && memchr(start + entry.key, 0, size - entry.key)
             && memchr(start + entry.value, 0, size - entry.value);
-        const bool ours_abi = (entry.flags & 0xffff) == 0x0303; /* libc6, x86-64 */
-        if (inside && ours_abi && strcmp(start + entry.key, SONAME) == 0 && try(start + entry.value, context))
+        if (inside && (entry.flags & 0xffff) == OUR_ABI && strcmp(start + entry.key, s->soname) == 0 && s->try(start + entry.value, s->context))
             return true;
     }
     return false;
 }
 
-static bool from_cache(bool (*try)(const char *path, void *context), void *context)
+static bool from_cache(const struct search *s)
 {
     int fd = open("/etc/ld.so.cache", O_RDONLY | O_CLOEXEC);
     struct stat st;
@@ -70,7 +85,7 @@ static bool from_cache(bool (*try)(const char *path, void *context), void *conte
     if (fstat(fd, &st) == 0 && st.st_size > 0) {
         void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (at != MAP_FAILED) {
-            found = search_cache(at, (size_t)st.st_size, try, context);
+            found = search_cache(at, (size_t)st.st_size, s);
             munmap(at, (size_t)st.st_size);
         }
     }
@@ -78,33 +93,46 @@ static bool from_cache(bool (*try)(const char *path, void *context), void *conte
     return found;
 }
 
-bool mica_find_driver(bool (*try)(const char *path, void *context), void *context)
+/* In the limits file the agent names the driver, and NVML lies beside it: nothing else will do. */
+static bool named_by_agent(const char *limits_path, const struct search *s, bool *named)
 {
-    static const char *const usual[] = {"/usr/lib/mica/driver", "/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/lib64",
-                                        "/usr/lib", "/lib", "/usr/local/nvidia/lib64", "/usr/local/cuda/compat"};
-    const char *path, *named = NULL;
     struct mica_limits limits;
     struct stat st;
     char error[160];
+    *named = mica_limits_read(limits_path, &limits, &st, error, sizeof error) && limits.driver[0];
+    const char *slash = *named ? strrchr(limits.driver, '/') : NULL;
+    if (!*named || s->soname == sought[MICA_FIND_DRIVER].soname)
+        return *named && s->try(limits.driver, s->context);
+    return slash && in_directory(limits.driver, (size_t)(slash - limits.driver), s);
+}
+
+bool mica_find_library(enum mica_find what, bool (*try)(const char *path, void *context), void *context)
+{
+    static const char *const usual[] = {"/usr/lib/mica/driver", "/usr/lib/" TRIPLET, "/lib/" TRIPLET, "/usr/lib64", "/lib64",
+                                        "/usr/lib", "/lib", "/usr/local/nvidia/lib64", "/usr/local/cuda/compat"};
+    const struct search search = {sought[what].soname, try, context};
+    const char *path, *variable = NULL;
+    bool named = false;
     if (mica_limits_source(&path) == MICA_SOURCE_FILE) {
-        if (mica_limits_read(path, &limits, &st, error, sizeof error) && limits.driver[0])
-            return try(limits.driver, context); /* named by the agent: nothing else will do */
+        bool found = named_by_agent(path, &search, &named);
+        if (named)
+            return found;
     } else {
-        named = secure_getenv("MICA_DRIVER");
+        variable = secure_getenv(sought[what].variable);
     }
-    if (named && *named)
-        return try(named, context);
+    if (variable && *variable)
+        return try(variable, context);
     const char *list = secure_getenv("LD_LIBRARY_PATH");
     while (list && *list) {
         size_t length = strcspn(list, ":;");
-        if (in_directory(list, length, try, context))
+        if (in_directory(list, length, &search))
             return true;
         list += length + (list[length] != '\0');
     }
-    if (from_cache(try, context))
+    if (from_cache(&search))
         return true;
     for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
-        if (in_directory(usual[i], strlen(usual[i]), try, context))
+        if (in_directory(usual[i], strlen(usual[i]), &search))
             return true;
     return false;
 }

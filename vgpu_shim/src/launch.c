@@ -1,5 +1,6 @@
 /* The launch hooks: gate, the same variant of the real call, settle. */
 #include "gate.h"
+#include "graph_memory.h"
 
 static uint64_t shape(const void *what, uint64_t grid, uint64_t block)
 {
@@ -79,12 +80,12 @@ CUresult cuLaunchGridAsync(CUfunction function, int width, int height, CUstream 
 
 CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream)
 {
-    LAUNCH(shape(graph, 0, 1), stream, false, MICA_REAL(cuGraphLaunch, graph, stream));
+    LAUNCH(shape(graph, 0, 1), stream, false, mica_graph_launch(graph, stream, false));
 }
 
 CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream)
 {
-    LAUNCH(shape(graph, 0, 1), stream, true, MICA_REAL(cuGraphLaunch_ptsz, graph, stream));
+    LAUNCH(shape(graph, 0, 1), stream, true, mica_graph_launch(graph, stream, true));
 }
 
 /* One call for several GPUs, deprecated and gone from newer drivers: each part would have to wait for its own budget. */

@@ -25,7 +25,7 @@ static int region_fd = -1;
 static int own_slot = -1;
 static struct mica_region_slot *mine;
 static uint32_t own_generation;
-static _Atomic uint64_t own_used[MICA_GPUS]; /* what the slot says, out of reach of others */
+static _Atomic uint64_t own_used[MICA_GPUS], own_overhead[MICA_GPUS][2]; /* what the slot says, out of reach of others */
 static mica_lock reap_lock;
 
 static off_t slot_byte(unsigned slot)
@@ -48,79 +48,6 @@ bool mica_ledger_slot_alive(int fd, unsigned slot)
     return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
-static uint64_t magic_word(void)
-{
-    uint64_t word;
-    memcpy(&word, MICA_REGION_MAGIC, sizeof word);
-    return word;
-}
-
-bool mica_ledger_valid(const struct mica_region *region)
-{
-    return atomic_load(&region->magic) == magic_word() && region->version == MICA_REGION_VERSION && region->gpu_max == MICA_GPUS
-        && region->slot_max == MICA_SLOTS && region->gpu_bytes == sizeof(struct mica_region_gpu)
-        && region->slot_bytes == sizeof(struct mica_region_slot) && region->size == MICA_REGION_BYTES;
-}
-
-const char *mica_ledger_path(enum mica_source source, char *buffer, size_t bytes, bool *create)
-{
-    struct stat st;
-    *create = false;
-    if (stat("/run/mica/limits", &st) == 0 || (errno != ENOENT && errno != ENOTDIR))
-        return "/run/mica/usage/region";
-    const char *named = secure_getenv("MICA_REGION_FILE");
-    *create = source == MICA_SOURCE_ENV; /* a limits file has somebody who also makes the region */
-    if (named && *named)
-        return named;
-    const char *dir = secure_getenv("XDG_RUNTIME_DIR"), *slice = secure_getenv("MICA_SLICE");
-    if (slice && strspn(slice, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(slice))
-        return NULL;
-    snprintf(buffer, bytes, "%s/mica-%u-%s.region", dir && *dir ? dir : "/tmp", (unsigned)getuid(), slice && *slice ? slice : "default");
-    return buffer;
-}
-
-/* Called with byte 0 locked. */
-static bool prepare_file(int fd, bool create, char *error, size_t error_bytes)
-{
-    struct stat st;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (create && st.st_uid != getuid() && getuid() != 0)) {
-        snprintf(error, error_bytes, "is not a regular file of ours");
-        return false;
-    }
-    if (create && st.st_size != MICA_REGION_BYTES && (ftruncate(fd, 0) != 0 || ftruncate(fd, MICA_REGION_BYTES) != 0)) {
-        snprintf(error, error_bytes, "cannot be made %d bytes long (errno %d)", MICA_REGION_BYTES, errno);
-        return false;
-    }
-    if (!create && st.st_size != MICA_REGION_BYTES) {
-        snprintf(error, error_bytes, "has %lld bytes, not %d", (long long)st.st_size, MICA_REGION_BYTES);
-        return false;
-    }
-    void *at = mmap(NULL, MICA_REGION_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (at == MAP_FAILED) {
-        snprintf(error, error_bytes, "cannot be mapped (errno %d)", errno);
-        return false;
-    }
-    struct mica_region *region = at;
-    if (create && !mica_ledger_valid(region))
-        memset(at, 0, MICA_REGION_BYTES);
-    if (atomic_load(&region->magic) == 0) {
-        region->version = MICA_REGION_VERSION;
-        region->gpu_max = MICA_GPUS;
-        region->slot_max = MICA_SLOTS;
-        region->gpu_bytes = sizeof(struct mica_region_gpu);
-        region->slot_bytes = sizeof(struct mica_region_slot);
-        region->size = MICA_REGION_BYTES;
-        atomic_store(&region->magic, magic_word());
-    }
-    if (!mica_ledger_valid(region)) {
-        snprintf(error, error_bytes, "is not a region of version %d", MICA_REGION_VERSION);
-        munmap(at, MICA_REGION_BYTES);
-        return false;
-    }
-    mica_region = region;
-    return true;
-}
-
 static void lower(int gpu, uint64_t bytes)
 {
     _Atomic uint64_t *total = &mica_region->gpus[gpu].used;
@@ -138,6 +65,8 @@ static void empty_slot(struct mica_region_slot *slot)
     atomic_fetch_add(&slot->pending, 1);
     for (int g = 0; g < MICA_GPUS; g++) {
         lower(g, atomic_exchange(&slot->used[g], 0) & MICA_USED_MASK);
+        atomic_store(&slot->context[g], 0);
+        atomic_store(&slot->module[g], 0);
         atomic_store(&slot->busy[g], 0);
     }
     atomic_store(&slot->pending, 0);
@@ -184,8 +113,11 @@ void mica_ledger_forked(void)
     region_fd = -1;
     own_slot = -1;
     mine = NULL;
-    for (int g = 0; g < MICA_GPUS; g++)
+    for (int g = 0; g < MICA_GPUS; g++) {
         atomic_store(&own_used[g], 0);
+        atomic_store(&own_overhead[g][0], 0);
+        atomic_store(&own_overhead[g][1], 0);
+    }
     atomic_store(&reap_lock, 0);
 }
 
@@ -215,7 +147,8 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
         return false;
     }
     range_lock(fd, F_OFD_SETLKW, F_WRLCK, 0);
-    bool ok = prepare_file(fd, create, reason, sizeof reason);
+    mica_region = mica_region_prepare(fd, create, reason, sizeof reason);
+    bool ok = mica_region != NULL;
     range_lock(fd, F_OFD_SETLK, F_UNLCK, 0);
     /* The lock lives as long as its open file, and a mapping keeps one open, in forked children too: so the slot's lock is taken through a
      * second opening that nothing maps. */
@@ -245,11 +178,13 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
     return true;
 }
 
-static bool charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
+bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
 {
     struct mica_region_gpu *card = &mica_region->gpus[gpu];
     struct mica_region_slot *slot = mine;
     bool fits = true;
+    if (!slot)
+        return false;
     atomic_fetch_add(&slot->pending, 1);
     uint64_t old = atomic_load(&card->used), updated;
     do {
@@ -266,23 +201,14 @@ static bool charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
     return fits;
 }
 
-bool mica_ledger_reserve(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
+void mica_ledger_deny(int gpu)
 {
-    struct mica_region_gpu *card = &mica_region->gpus[gpu];
-    if (!mine)
-        return false;
-    if (enforce && bytes > limit) {
-        atomic_fetch_add(&card->denials, 1);
-        return false;
-    }
-    for (int attempt = 0; attempt < 2; attempt++) {
-        if (charge(gpu, bytes, limit, enforce))
-            return true;
-        if (!attempt)
-            mica_ledger_reap(); /* the room may be a dead process's */
-    }
-    atomic_fetch_add(&card->denials, 1);
-    return false;
+    atomic_fetch_add_explicit(&mica_region->gpus[gpu].denials, 1, memory_order_relaxed);
+}
+
+uint64_t mica_ledger_own(int gpu)
+{
+    return atomic_load(&own_used[gpu]);
 }
 
 void mica_ledger_release(int gpu, uint64_t bytes)
@@ -304,6 +230,30 @@ uint64_t mica_ledger_used(int gpu)
     return atomic_load_explicit(&mica_region->gpus[gpu].used, memory_order_relaxed) & MICA_USED_MASK;
 }
 
+uint64_t mica_ledger_identity(void)
+{
+    return mine ? ((uint64_t)(unsigned)own_slot + 1) << 32 | own_generation : 0;
+}
+
+static _Atomic uint64_t *overhead_of(struct mica_region_slot *slot, int gpu, enum mica_part part)
+{
+    return part ? &slot->module[gpu] : &slot->context[gpu];
+}
+
+uint64_t mica_ledger_overhead(int gpu, enum mica_part part)
+{
+    return mine ? atomic_load(&own_overhead[gpu][part]) : 0;
+}
+
+void mica_ledger_add_overhead(int gpu, enum mica_part part, int64_t change)
+{
+    if (!mine || !change)
+        return;
+    atomic_fetch_add(&own_overhead[gpu][part], (uint64_t)change);
+    atomic_fetch_add(overhead_of(mine, gpu, part), (uint64_t)change);
+    atomic_fetch_add(part ? &mica_region->gpus[gpu].module : &mica_region->gpus[gpu].context, (uint64_t)change);
+}
+
 void mica_ledger_busy(int gpu, uint64_t ns)
 {
     atomic_fetch_add_explicit(&mica_region->gpus[gpu].busy, ns, memory_order_relaxed);
@@ -322,15 +272,20 @@ static bool any_pending(void)
 /* Set a total to the sum of the slots, if nothing moved while they were read. */
 static void recount(int gpu)
 {
-    uint64_t before = atomic_load(&mica_region->gpus[gpu].used), sum = 0;
+    uint64_t before = atomic_load(&mica_region->gpus[gpu].used), sum = 0, contexts = 0, modules = 0;
     /* Before: a charge under way may be in the total and not yet in its slot. After: a release may be in its slot and not yet in the total.
      * What starts in between changes the tag before it matters. */
     if (any_pending())
         return;
-    for (unsigned s = 0; s < MICA_SLOTS; s++)
+    for (unsigned s = 0; s < MICA_SLOTS; s++) {
         sum += atomic_load(&mica_region->slots[s].used[gpu]) & MICA_USED_MASK;
+        contexts += atomic_load(&mica_region->slots[s].context[gpu]) & MICA_USED_MASK;
+        modules += atomic_load(&mica_region->slots[s].module[gpu]) & MICA_USED_MASK;
+    }
     if (any_pending())
         return;
+    atomic_store(&mica_region->gpus[gpu].context, contexts);
+    atomic_store(&mica_region->gpus[gpu].module, modules);
     if ((before & MICA_USED_MASK) != (sum & MICA_USED_MASK))
         atomic_compare_exchange_strong(&mica_region->gpus[gpu].used, &before,
                                        ((before + MICA_USED_TAG) & ~MICA_USED_MASK) | (sum & MICA_USED_MASK));
@@ -360,7 +315,9 @@ static bool attached(void)
     for (int g = 0; g < MICA_GPUS; g++) {
         uint64_t bytes = atomic_exchange(&own_used[g], 0);
         if (bytes)
-            (void)charge(g, bytes, 0, false);
+            (void)mica_ledger_charge(g, bytes, 0, false);
+        atomic_store(&mine->context[g], atomic_load(&own_overhead[g][0]));
+        atomic_store(&mine->module[g], atomic_load(&own_overhead[g][1]));
     }
     return true;
 }

@@ -14,16 +14,36 @@ extern struct mica_region *mica_region;
 bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes);
 /* Path of the region. create: no agent made it, so this process may. */
 const char *mica_ledger_path(enum mica_source source, char *buffer, size_t bytes, bool *create);
+/* The region in a file, mapped; made where nothing is and, with create, where something else is that no process uses. The caller has byte 0
+ * locked. NULL with the reason. */
+struct mica_region *mica_region_prepare(int fd, bool create, char *error, size_t error_bytes);
 /* True when the bytes are a region of this version. */
 bool mica_ledger_valid(const struct mica_region *region);
 /* True while the process of a slot lives; fd is any descriptor of the region file, not the one that took the slot. */
 bool mica_ledger_slot_alive(int fd, unsigned slot);
 
-/* Charge bytes to a GPU. With enforce, false (and one denial counted) when they do not fit below limit. */
-bool mica_ledger_reserve(int gpu, uint64_t bytes, uint64_t limit, bool enforce);
+/* Charge bytes to a GPU. False when they do not fit below limit (only with enforce), or this process has no slot: nothing is charged then. */
+bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce);
+/* Count an allocation that was refused. */
+void mica_ledger_deny(int gpu);
+/* What this process is charged for. */
+uint64_t mica_ledger_own(int gpu);
 void mica_ledger_release(int gpu, uint64_t bytes);
 uint64_t mica_ledger_used(int gpu);
+enum mica_part { MICA_CONTEXT, MICA_MODULE };
+/* Of what this process is charged for: contexts and modules. For the eye only, `used` has it already. */
+uint64_t mica_ledger_overhead(int gpu, enum mica_part part);
+void mica_ledger_add_overhead(int gpu, enum mica_part part, int64_t change);
 void mica_ledger_busy(int gpu, uint64_t ns);
+/* This process's slot + 1 and its generation, which no other ever has; 0 without a slot. */
+uint64_t mica_ledger_identity(void);
+/* Memory shared inside the container (struct mica_region_export). export: note that this process shares memory; its place, -1 without a slot.
+ * find: the place of a handle, -1 when no process of this container shared it. adopt: true when nobody was charged any more and this process
+ * is from now on. drop: this process is no longer charged; handle 0: whatever the handle is. */
+int mica_ledger_export(uint64_t handle);
+int mica_ledger_find_export(uint64_t handle);
+bool mica_ledger_adopt_export(int place, uint64_t handle);
+void mica_ledger_drop_export(int place, uint64_t handle);
 /* Give back what dead processes of this container held. */
 void mica_ledger_reap(void);
 /* A forked child has no slot until it attaches again. */

@@ -1,22 +1,62 @@
-/* Allocations: reserve before calling the driver, so that no interleaving of threads and processes passes the cap; correct to what the
- * driver really took; give back when it is freed. */
+/* Allocations with an address: reserve before calling the driver, so that no interleaving of threads and processes passes the cap; correct to
+ * what the driver really took; give back when it is freed. */
 #include "memory.h"
 
+#include "overhead.h"
+
 static struct mica_table allocations;
-static struct mica_table pools; /* key: pool of the program's own; gpu */
+static _Atomic uint64_t rounding[MICA_GPUS]; /* bytes to which the driver was seen to round sizes up; 0: not seen */
+_Atomic uint64_t mica_activity;
+
+static bool charge(int gpu, uint64_t bytes, bool enforce)
+{
+    return mica_ledger_charge(gpu, bytes, atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed), enforce);
+}
+
+static bool charge_after_cleaning(int gpu, uint64_t bytes, bool enforce)
+{
+    uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
+    if (enforce && bytes > limit) {
+        mica_ledger_deny(gpu);
+        return false;
+    }
+    mica_ledger_reap();
+    if (charge(gpu, bytes, enforce))
+        return true;
+    mica_pools_trim(gpu);
+    mica_graph_memory_trim(gpu);
+    if (charge(gpu, bytes, enforce))
+        return true;
+    mica_ledger_deny(gpu);
+    return false;
+}
 
 bool mica_charge(int gpu, uint64_t bytes)
 {
-    uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
     bool enforce = atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed);
-    if (!enforce && (bytes > limit || mica_ledger_used(gpu) > limit - bytes))
+    uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
+    if (MICA_UNLIKELY(!enforce) && (bytes > limit || mica_ledger_used(gpu) > limit - bytes))
         MICA_LOG_ONCE("GPU %d: an allocation of %llu bytes passes the limit of %llu (mode=report: allowed)", gpu, (unsigned long long)bytes,
                       (unsigned long long)limit);
-    return mica_ledger_reserve(gpu, bytes, limit, enforce);
+    return MICA_LIKELY(charge(gpu, bytes, enforce)) || charge_after_cleaning(gpu, bytes, enforce);
 }
 
-/* gpu becomes MICA_GPU_NONE where the driver alone decides. */
-static CUresult may_use(int *gpu, CUresult error)
+void mica_charge_taken(int gpu, uint64_t bytes)
+{
+    (void)charge(gpu, bytes, false);
+}
+
+bool mica_charge_correct(int gpu, uint64_t charged, uint64_t took)
+{
+    if (took < charged)
+        mica_ledger_release(gpu, charged - took);
+    if (took <= charged || mica_charge(gpu, took - charged))
+        return true;
+    mica_ledger_release(gpu, charged);
+    return false;
+}
+
+CUresult mica_memory_usable(int *gpu, CUresult error)
 {
     if (*gpu != MICA_GPU_FOREIGN)
         return MICA_CUDA_SUCCESS;
@@ -24,7 +64,7 @@ static CUresult may_use(int *gpu, CUresult error)
     return mica_slice_foreign(error);
 }
 
-static CUresult begin(void)
+CUresult mica_memory_begin(void)
 {
     CUresult result = mica_slice_check();
     if (!result)
@@ -32,164 +72,126 @@ static CUresult begin(void)
     return result;
 }
 
-static CUresult gate_current(int *gpu)
+CUresult mica_memory_gate(int *gpu)
 {
-    CUresult result = begin();
+    CUresult result = mica_memory_begin();
     if (result)
         return result;
     *gpu = mica_gpu_current();
-    return may_use(gpu, MICA_CUDA_OUT_OF_MEMORY);
+    return mica_memory_usable(gpu, MICA_CUDA_OUT_OF_MEMORY);
 }
 
-/* GPU of a stream, which need not be the current context's. */
-static int gpu_of_stream(CUstream stream)
-{
-    CUdevice device;
-    CUcontext context = NULL, back = NULL;
-    if (!stream || stream == MICA_STREAM_LEGACY || stream == MICA_STREAM_PER_THREAD)
-        return mica_gpu_current();
-    if (mica_real.cuStreamGetDevice && mica_real.cuStreamGetDevice(stream, &device) == 0)
-        return mica_gpu_of_device(device);
-    if (!mica_real.cuStreamGetCtx || !mica_real.cuCtxPushCurrent_v2 || !mica_real.cuCtxPopCurrent_v2
-        || mica_real.cuStreamGetCtx(stream, &context) || mica_real.cuCtxPushCurrent_v2(context))
-        return mica_gpu_current();
-    int gpu = mica_gpu_current();
-    (void)mica_real.cuCtxPopCurrent_v2(&back);
-    return gpu;
-}
-
-static CUresult gate_stream(int *gpu, CUstream stream)
-{
-    CUresult result = begin();
-    if (result)
-        return result;
-    *gpu = gpu_of_stream(stream);
-    return may_use(gpu, MICA_CUDA_OUT_OF_MEMORY);
-}
-
-/* GPU of a pool: noted when the program made it, or a device's own. Others are imported, and nothing can be allocated from those. */
-static int gpu_of_pool(CUmempool pool)
-{
-    int gpu = MICA_GPU_NONE;
-    mica_acquire(&pools.lock);
-    struct mica_entry *entry = mica_table_find(&pools, (uintptr_t)pool);
-    if (entry)
-        gpu = entry->gpu;
-    mica_release(&pools.lock);
-    if (entry)
-        return gpu;
-    for (CUdevice device = 0; device < mica_slice.device_count; device++) {
-        CUmempool own = NULL;
-        if ((mica_real.cuDeviceGetDefaultMemPool && mica_real.cuDeviceGetDefaultMemPool(&own, device) == 0 && own == pool)
-            || (mica_real.cuDeviceGetMemPool && mica_real.cuDeviceGetMemPool(&own, device) == 0 && own == pool))
-            return mica_gpu_of_device(device);
-    }
-    return mica_gpu_current();
-}
-
-static CUresult gate_pool(int *gpu, CUmempool pool)
-{
-    CUresult result = begin();
-    if (result)
-        return result;
-    *gpu = gpu_of_pool(pool);
-    return may_use(gpu, MICA_CUDA_OUT_OF_MEMORY);
-}
-
-CUresult cuMemPoolCreate(CUmempool *pool, const CUpoolProps *props)
-{
-    CUresult result = begin();
-    if (result)
-        return result;
-    if (!pool || !props || props->location.type != MICA_LOCATION_DEVICE || props->location.id < 0
-        || props->location.id >= mica_slice.device_count) /* host memory is not the GPU's; for the rest the driver has the error */
-        return MICA_REAL(cuMemPoolCreate, pool, props);
-    struct mica_entry entry = {.gpu = mica_gpu_of_device(props->location.id)};
-    int gpu = entry.gpu;
-    result = may_use(&gpu, MICA_CUDA_NOT_PERMITTED);
-    if (!result)
-        result = MICA_REAL(cuMemPoolCreate, pool, props);
-    if (result)
-        return result;
-    entry.key = (uintptr_t)*pool;
-    if (mica_table_put(&pools, &entry))
-        return MICA_CUDA_SUCCESS;
-    (void)MICA_REAL(cuMemPoolDestroy, *pool);
-    return MICA_CUDA_OUT_OF_MEMORY;
-}
-
-CUresult cuMemPoolDestroy(CUmempool pool)
-{
-    struct mica_entry entry;
-    bool known = mica_table_take(&pools, (uintptr_t)pool, &entry);
-    CUresult result = MICA_REAL(cuMemPoolDestroy, pool);
-    if (known && result)
-        (void)mica_table_put(&pools, &entry);
-    return result;
-}
-
-/* The driver gave memory for which `reserved` bytes are charged: charge what it really took, and remember it. */
-static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t reserved, CUcontext owner)
-{
-    CUdeviceptr base = 0;
-    size_t size = 0;
-    uint64_t bytes = reserved;
-    if (mica_real.cuMemGetAddressRange_v2 && mica_real.cuMemGetAddressRange_v2(&base, &size, pointer) == 0 && base == pointer)
-        bytes = size;
-    if (bytes > reserved && !mica_charge(gpu, bytes - reserved)) {
-        mica_ledger_release(gpu, reserved);
-        return MICA_CUDA_OUT_OF_MEMORY;
-    }
-    if (bytes < reserved)
-        mica_ledger_release(gpu, reserved - bytes);
-    struct mica_entry entry = {.key = pointer, .bytes = bytes, .owner = owner, .gpu = gpu}, old;
-    if (mica_table_take(&allocations, pointer, &old)) /* freed by a way we do not see */
-        mica_ledger_release(old.gpu, old.bytes);
-    if (mica_table_put(&allocations, &entry))
-        return MICA_CUDA_SUCCESS;
-    mica_ledger_release(gpu, bytes);
-    return MICA_CUDA_OUT_OF_MEMORY;
-}
-
-static CUcontext current(void)
+CUcontext mica_memory_context(void)
 {
     CUcontext context = NULL;
     return mica_real.cuCtxGetCurrent && mica_real.cuCtxGetCurrent(&context) == 0 ? context : NULL;
 }
 
-/* One allocating call. gate: finds the GPU; real: the call itself; undo: frees what it gave. */
-#define ALLOCATE(gate, reserve, owner, pointer, real, undo) \
+static void freed(const struct mica_entry *entry)
+{
+    if (entry->kind == MICA_KIND_POOLED)
+        mica_pool_freed(entry->owner);
+    else
+        mica_ledger_release(entry->gpu, entry->bytes);
+    if (MICA_UNLIKELY(entry->kind == MICA_KIND_EXPORTED))
+        mica_ledger_drop_export((int)entry->handles, 0);
+    if (MICA_UNLIKELY(entry->kind == MICA_KIND_MANAGED))
+        mica_overhead_managed(entry->gpu, -1);
+}
+
+void mica_memory_exported(CUdeviceptr base, unsigned place)
+{
+    mica_acquire(&allocations.lock);
+    struct mica_entry *entry = mica_table_find(&allocations, base);
+    if (entry && entry->kind == MICA_KIND_PLAIN) {
+        entry->kind = MICA_KIND_EXPORTED;
+        entry->handles = place;
+    }
+    mica_release(&allocations.lock);
+}
+
+bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *owner, enum mica_kind kind)
+{
+    const struct mica_entry entry = {.key = pointer, .bytes = bytes, .owner = owner, .gpu = gpu, .kind = kind};
+    struct mica_entry old;
+    if (!mica_table_swap(&allocations, &entry, &old))
+        return false;
+    if (MICA_UNLIKELY(kind == MICA_KIND_MANAGED))
+        mica_overhead_managed(gpu, 1);
+    if (MICA_UNLIKELY(old.key != 0)) /* freed by a way we do not see */
+        freed(&old);
+    return true;
+}
+
+/* What an allocation will take, as far as this driver's rounding is known; never more. */
+static uint64_t predict(int gpu, uint64_t bytes)
+{
+    uint64_t unit = atomic_load_explicit(&rounding[gpu], memory_order_relaxed);
+    return unit && bytes <= MICA_USED_MASK ? (bytes + unit - 1) & ~(unit - 1) : bytes;
+}
+
+/* The smallest power of two that explains what the driver took. The true one may be larger, never smaller, so predictions stay below. */
+static void learn(int gpu, uint64_t asked, uint64_t took)
+{
+    uint64_t unit = 1;
+    while (unit < took && ((asked + unit - 1) & ~(unit - 1)) != took)
+        unit <<= 1;
+    atomic_store_explicit(&rounding[gpu], unit < took ? unit : 0, memory_order_relaxed);
+}
+
+/* The driver gave memory for which `reserved` bytes are charged: charge what it really took, and remember it. */
+static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t reserved, enum mica_kind kind)
+{
+    CUdeviceptr base = 0;
+    size_t size = 0;
+    uint64_t took = reserved;
+    if (mica_real.cuMemGetAddressRange_v2 && mica_real.cuMemGetAddressRange_v2(&base, &size, pointer) == 0 && base == pointer)
+        took = size;
+    if (MICA_UNLIKELY(took != reserved)) {
+        if (asked)
+            learn(gpu, asked, took);
+        if (!mica_charge_correct(gpu, reserved, took))
+            return MICA_CUDA_OUT_OF_MEMORY;
+    }
+    if (MICA_LIKELY(mica_memory_remember(pointer, took, gpu, mica_memory_context(), kind)))
+        return MICA_CUDA_SUCCESS;
+    mica_ledger_release(gpu, took);
+    return MICA_CUDA_OUT_OF_MEMORY;
+}
+
+/* One allocating call in the current context. kind: of memory; asked: bytes, 0 when they say nothing about rounding; reserve: what to charge before;
+ * real: the call itself; undo: frees what it gave. */
+#define ALLOCATE(kind, asked, reserve, pointer, real, undo) \
     do { \
         int gpu; \
-        CUresult result = (gate); \
-        if (result) \
+        CUresult result = mica_memory_gate(&gpu); \
+        if (MICA_UNLIKELY(result)) \
             return result; \
-        uint64_t wanted = (reserve); \
-        if (gpu == MICA_GPU_NONE || !wanted) \
+        uint64_t wanted = gpu == MICA_GPU_NONE ? 0 : (reserve); \
+        if (MICA_UNLIKELY(!wanted)) \
             return (real); /* no context, no bytes: the driver says so */ \
-        if (!mica_charge(gpu, wanted)) \
+        if (MICA_UNLIKELY(!mica_charge(gpu, wanted))) \
             return MICA_CUDA_OUT_OF_MEMORY; \
+        mica_activity_begin(); \
         result = (real); \
-        if (result) { \
+        if (MICA_UNLIKELY(result)) { \
             mica_ledger_release(gpu, wanted); \
-            return result; \
-        } \
-        result = keep(gpu, *(pointer), wanted, (owner)); \
-        if (result) { \
+        } else if (MICA_UNLIKELY((result = keep(gpu, *(pointer), (asked), wanted, (kind))))) { \
             (void)(undo); \
             *(pointer) = 0; \
         } \
+        mica_activity_end(); \
         return result; \
     } while (0)
 
 CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes)
 {
-    ALLOCATE(gate_current(&gpu), bytes, current(), pointer, MICA_REAL(cuMemAlloc_v2, pointer, bytes), MICA_REAL(cuMemFree_v2, *pointer));
+    ALLOCATE(MICA_KIND_PLAIN, bytes, predict(gpu, bytes), pointer, MICA_REAL(cuMemAlloc_v2, pointer, bytes), MICA_REAL(cuMemFree_v2, *pointer));
 }
 
 CUresult cuMemAlloc(unsigned *pointer, unsigned bytes)
 {
-    ALLOCATE(gate_current(&gpu), bytes, current(), pointer, MICA_REAL(cuMemAlloc, pointer, bytes), MICA_REAL(cuMemFree, *pointer));
+    ALLOCATE(MICA_KIND_PLAIN, bytes, predict(gpu, bytes), pointer, MICA_REAL(cuMemAlloc, pointer, bytes), MICA_REAL(cuMemFree, *pointer));
 }
 
 static uint64_t area(uint64_t width, uint64_t height)
@@ -200,52 +202,33 @@ static uint64_t area(uint64_t width, uint64_t height)
 
 CUresult cuMemAllocPitch_v2(CUdeviceptr *pointer, size_t *pitch, size_t width, size_t height, unsigned element)
 {
-    ALLOCATE(gate_current(&gpu), area(width, height), current(), pointer, MICA_REAL(cuMemAllocPitch_v2, pointer, pitch, width, height, element),
+    ALLOCATE(MICA_KIND_PLAIN, 0, area(width, height), pointer, MICA_REAL(cuMemAllocPitch_v2, pointer, pitch, width, height, element),
              MICA_REAL(cuMemFree_v2, *pointer));
 }
 
 CUresult cuMemAllocPitch(unsigned *pointer, unsigned *pitch, unsigned width, unsigned height, unsigned element)
 {
-    ALLOCATE(gate_current(&gpu), area(width, height), current(), pointer, MICA_REAL(cuMemAllocPitch, pointer, pitch, width, height, element),
+    ALLOCATE(MICA_KIND_PLAIN, 0, area(width, height), pointer, MICA_REAL(cuMemAllocPitch, pointer, pitch, width, height, element),
              MICA_REAL(cuMemFree, *pointer));
 }
 
 CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned flags)
 {
-    ALLOCATE(gate_current(&gpu), bytes, current(), pointer, MICA_REAL(cuMemAllocManaged, pointer, bytes, flags), MICA_REAL(cuMemFree_v2, *pointer));
-}
-
-CUresult cuMemAllocAsync(CUdeviceptr *pointer, size_t bytes, CUstream stream)
-{
-    ALLOCATE(gate_stream(&gpu, stream), bytes, NULL, pointer, MICA_REAL(cuMemAllocAsync, pointer, bytes, stream), MICA_REAL(cuMemFreeAsync, *pointer, stream));
-}
-
-CUresult cuMemAllocAsync_ptsz(CUdeviceptr *pointer, size_t bytes, CUstream stream)
-{
-    ALLOCATE(gate_stream(&gpu, stream), bytes, NULL, pointer, MICA_REAL(cuMemAllocAsync_ptsz, pointer, bytes, stream), MICA_REAL(cuMemFreeAsync_ptsz, *pointer, stream));
-}
-
-CUresult cuMemAllocFromPoolAsync(CUdeviceptr *pointer, size_t bytes, CUmempool pool, CUstream stream)
-{
-    ALLOCATE(gate_pool(&gpu, pool), bytes, NULL, pointer, MICA_REAL(cuMemAllocFromPoolAsync, pointer, bytes, pool, stream), MICA_REAL(cuMemFreeAsync, *pointer, stream));
-}
-
-CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *pointer, size_t bytes, CUmempool pool, CUstream stream)
-{
-    ALLOCATE(gate_pool(&gpu, pool), bytes, NULL, pointer, MICA_REAL(cuMemAllocFromPoolAsync_ptsz, pointer, bytes, pool, stream),
-             MICA_REAL(cuMemFreeAsync_ptsz, *pointer, stream));
+    ALLOCATE(MICA_KIND_MANAGED, bytes, predict(gpu, bytes), pointer, MICA_REAL(cuMemAllocManaged, pointer, bytes, flags), MICA_REAL(cuMemFree_v2, *pointer));
 }
 
 /* One freeing call. The entry goes first: once the driver has freed the address, another thread may be given it again. */
 #define RELEASE(pointer, real) \
     do { \
         struct mica_entry entry; \
+        mica_activity_begin(); \
         bool known = mica_table_take(&allocations, (pointer), &entry); \
         CUresult result = (real); \
-        if (known && result) \
+        if (known && MICA_UNLIKELY(result)) \
             (void)mica_table_put(&allocations, &entry); \
         else if (known) \
-            mica_ledger_release(entry.gpu, entry.bytes); \
+            freed(&entry); \
+        mica_activity_end(); \
         return result; \
     } while (0)
 
@@ -274,6 +257,7 @@ const void *mica_memory_mark(CUcontext context)
     static _Atomic uintptr_t marks;
     void *mark = (void *)(atomic_fetch_add(&marks, 2) + 1); /* odd, so no context */
     mica_table_reown(&allocations, context, mark);
+    mica_arrays_mark(context, mark);
     return mark;
 }
 
@@ -283,11 +267,12 @@ void mica_memory_settle(const void *mark, CUcontext context, bool gone)
     if (!gone)
         mica_table_reown(&allocations, mark, context);
     while (gone && mica_table_take_owned(&allocations, mark, &entry))
-        mica_ledger_release(entry.gpu, entry.bytes);
+        freed(&entry);
+    mica_arrays_settle(mark, context, gone);
 }
 
 void mica_memory_forked(void)
 {
     mica_table_forked(&allocations);
-    mica_table_forked(&pools);
+    atomic_store(&mica_activity, 0);
 }

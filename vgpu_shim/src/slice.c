@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "gate.h"
+#include "imports.h"
 #include "memory.h"
+#include "overhead.h"
 
 enum { TICK_NS = 100000000, REAP_NS = 500000000 };
 
@@ -35,6 +37,11 @@ static void in_child(void)
     mica_driver_forked();
     mica_ledger_forked();
     mica_memory_forked();
+    mica_pools_forked();
+    mica_arrays_forked();
+    mica_graph_memory_forked();
+    mica_imports_forked();
+    mica_overhead_forked();
     mica_vmm_forked();
     mica_gate_forked();
 }
@@ -225,7 +232,10 @@ void mica_slice_tick_slow(uint64_t now)
         if (now - reaped_at >= REAP_NS) {
             reaped_at = now;
             mica_ledger_reap();
+            mica_imports_adopt();
         }
+        mica_pools_settle();
+        mica_overhead_tick(now);
     }
     mica_release(&lock);
 }
@@ -233,6 +243,12 @@ void mica_slice_tick_slow(uint64_t now)
 int mica_gpu_of_device(CUdevice device)
 {
     return device >= 0 && device < mica_slice.device_count ? mica_slice.gpu_of_device[device] : MICA_GPU_FOREIGN;
+}
+
+int mica_gpu_of_location(const CUmemLocation *where)
+{
+    CUdevice device = where->type == MICA_LOCATION_DEVICE ? where->id : where->type == MICA_LOCATION_DEVICE_PART ? where->id & 0xff : -1;
+    return device >= 0 && device < mica_slice.device_count ? mica_slice.gpu_of_device[device] : MICA_GPU_NONE;
 }
 
 int mica_gpu_current(void)

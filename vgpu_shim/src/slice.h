@@ -37,6 +37,8 @@ static inline void mica_slice_tick(uint64_t now)
 
 /* GPU of a CUDA device or of the current context: an index, MICA_GPU_NONE (no context) or MICA_GPU_FOREIGN (not ours to use). */
 int mica_gpu_of_device(CUdevice device);
+/* The same for a place that memory is asked for; MICA_GPU_NONE for host memory, and where only the driver has an error to give. */
+int mica_gpu_of_location(const CUmemLocation *where);
 int mica_gpu_current(void);
 /* Answer for a GPU that is not in the limits: the error, or 0 where limits are only reported. */
 CUresult mica_slice_foreign(CUresult error);

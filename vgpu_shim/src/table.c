@@ -8,11 +8,13 @@ static size_t place(const struct mica_table *table, uint64_t key)
     return (size_t)((key ^ key >> 21) * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (table->room - 1);
 }
 
-static void insert(struct mica_table *table, const struct mica_entry *entry)
+static void insert(struct mica_table *table, const struct mica_entry *entry, struct mica_entry *old)
 {
     size_t at = place(table, entry->key);
     while (table->entries[at].key && table->entries[at].key != entry->key)
         at = (at + 1) & (table->room - 1);
+    if (old)
+        *old = table->entries[at];
     table->count += table->entries[at].key == 0;
     table->entries[at] = *entry;
 }
@@ -29,20 +31,25 @@ static bool grow(struct mica_table *table)
     table->count = 0;
     for (size_t i = 0; i < old.room; i++)
         if (old.entries[i].key)
-            insert(table, &old.entries[i]);
+            insert(table, &old.entries[i], NULL);
     if (old.entries)
         munmap(old.entries, old.room * sizeof *old.entries);
     return true;
 }
 
-bool mica_table_put(struct mica_table *table, const struct mica_entry *entry)
+bool mica_table_swap(struct mica_table *table, const struct mica_entry *entry, struct mica_entry *old)
 {
     mica_acquire(&table->lock);
     bool ok = entry->key && (table->count * 10 < table->room * 7 || grow(table));
     if (ok)
-        insert(table, entry);
+        insert(table, entry, old);
     mica_release(&table->lock);
     return ok;
+}
+
+bool mica_table_put(struct mica_table *table, const struct mica_entry *entry)
+{
+    return mica_table_swap(table, entry, NULL);
 }
 
 struct mica_entry *mica_table_find(struct mica_table *table, uint64_t key)

@@ -13,7 +13,8 @@ struct mica_entry {
     uint64_t bytes;
     void *owner; /* context (allocations) or physical memory (mappings) */
     int gpu;
-    unsigned handles, mappings; /* physical memory only */
+    unsigned kind;              /* allocations: enum mica_kind */
+    unsigned handles, mappings; /* of physical memory; handles: an export's place in the region */
 };
 
 struct mica_table {
@@ -24,6 +25,8 @@ struct mica_table {
 
 /* Add, or replace the entry with that key: take it first where it stands for something. */
 bool mica_table_put(struct mica_table *table, const struct mica_entry *entry);
+/* The same, and what was there before goes to old (its key is 0 when there was nothing). */
+bool mica_table_swap(struct mica_table *table, const struct mica_entry *entry, struct mica_entry *old);
 /* Remove and return; false when the key is unknown. */
 bool mica_table_take(struct mica_table *table, uint64_t key, struct mica_entry *out);
 /* Give an owner's entries to another owner. */

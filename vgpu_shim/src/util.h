@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,6 +48,24 @@ static inline void mica_sleep(uint64_t ns)
 {
     struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
     clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+}
+
+/* Zeroed memory that is not the application's allocator's; at is NULL when there is none. */
+struct mica_pages {
+    void *at;
+    size_t bytes;
+};
+
+static inline struct mica_pages mica_pages_get(size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return (struct mica_pages){at == MAP_FAILED ? NULL : at, bytes};
+}
+
+static inline void mica_pages_put(struct mica_pages pages)
+{
+    if (pages.at)
+        munmap(pages.at, pages.bytes);
 }
 
 #endif

@@ -1,5 +1,9 @@
 /* Virtual memory management: physical memory is charged until its handle is released and its last mapping is gone, whichever comes last. */
+#include "imports.h"
 #include "memory.h"
+
+/* Whose memory it is: this process's; another's, which is charged for it; or another container's, charged here as far as it is mapped. */
+enum { MEMORY_OWN, MEMORY_SHARED, MEMORY_FOREIGN };
 
 /* Two tables under one lock (the first one's): physical memory by an id of ours, and the names it goes by. */
 static struct mica_table memories; /* key: id */
@@ -40,40 +44,41 @@ static void unmapped(const struct mica_entry *mapping)
     }
 }
 
+/* New physical memory under a handle. False without room to remember it. */
+static bool remember(CUmemHandle handle, uint64_t bytes, int gpu, unsigned kind)
+{
+    mica_acquire(&lock);
+    uint64_t id = next_id++;
+    struct mica_entry memory = {.key = id, .bytes = bytes, .gpu = gpu, .handles = 1, .kind = kind};
+    struct mica_entry name = {.key = name_of(handle), .bytes = id};
+    bool ok = mica_table_put(&memories, &memory) && mica_table_put(&names, &name);
+    mica_release(&lock);
+    return ok;
+}
+
 CUresult cuMemCreate(CUmemHandle *handle, size_t bytes, const CUmemProp *prop, unsigned long long flags)
 {
     CUresult result = mica_slice_check();
     if (result)
         return result;
-    if (!prop || prop->location.type != MICA_LOCATION_DEVICE) /* host memory is not the GPU's */
-        return MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
     mica_slice_tick(mica_now());
-    int gpu = mica_gpu_of_device(prop->location.id);
-    if (prop->location.id < 0 || prop->location.id >= mica_slice.device_count)
-        return MICA_REAL(cuMemCreate, handle, bytes, prop, flags); /* the driver has the error */
-    if (gpu < 0 && (result = mica_slice_foreign(MICA_CUDA_OUT_OF_MEMORY)))
+    int gpu = prop ? mica_gpu_of_location(&prop->location) : MICA_GPU_NONE; /* host memory is not the GPU's */
+    if ((result = mica_memory_usable(&gpu, MICA_CUDA_OUT_OF_MEMORY)))
         return result;
     if (gpu < 0)
         return MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
     if (!mica_charge(gpu, bytes))
         return MICA_CUDA_OUT_OF_MEMORY;
+    mica_activity_begin();
     result = MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
-    if (result) {
-        mica_ledger_release(gpu, bytes);
-        return result;
-    }
-    mica_acquire(&lock);
-    uint64_t id = next_id++;
-    struct mica_entry memory = {.key = id, .bytes = bytes, .gpu = gpu, .handles = 1};
-    struct mica_entry name = {.key = name_of(*handle), .bytes = id};
-    bool ok = mica_table_put(&memories, &memory) && mica_table_put(&names, &name);
-    mica_release(&lock);
-    if (!ok) {
+    if (!result && !remember(*handle, bytes, gpu, MEMORY_OWN)) {
         (void)MICA_REAL(cuMemRelease, *handle);
-        mica_ledger_release(gpu, bytes);
-        return MICA_CUDA_OUT_OF_MEMORY;
+        result = MICA_CUDA_OUT_OF_MEMORY;
     }
-    return MICA_CUDA_SUCCESS;
+    if (result)
+        mica_ledger_release(gpu, bytes);
+    mica_activity_end();
+    return result;
 }
 
 CUresult cuMemRelease(CUmemHandle handle)
@@ -91,10 +96,23 @@ CUresult cuMemRelease(CUmemHandle handle)
     return result;
 }
 
+/* Another container's memory is charged before it is mapped: its size is not known earlier. Lock held. */
+static bool charge_foreign(CUmemHandle handle, uint64_t bytes, size_t offset)
+{
+    struct mica_entry *memory = memory_named(handle);
+    uint64_t end;
+    if (!memory || memory->kind != MEMORY_FOREIGN || __builtin_add_overflow(bytes, offset, &end) || end <= memory->bytes)
+        return true;
+    if (!mica_charge(memory->gpu, end - memory->bytes))
+        return false;
+    memory->bytes = end;
+    return true;
+}
+
 CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUmemHandle handle, unsigned long long flags)
 {
     mica_acquire(&lock);
-    CUresult result = MICA_REAL(cuMemMap, pointer, bytes, offset, handle, flags);
+    CUresult result = charge_foreign(handle, bytes, offset) ? MICA_REAL(cuMemMap, pointer, bytes, offset, handle, flags) : MICA_CUDA_OUT_OF_MEMORY;
     struct mica_entry *memory = result ? NULL : memory_named(handle);
     if (memory) {
         struct mica_entry mapping = {.key = pointer, .bytes = bytes, .owner = (void *)(uintptr_t)memory->key}, old;
@@ -148,6 +166,45 @@ CUresult cuMemRetainAllocationHandle(CUmemHandle *handle, void *address)
     }
     mica_release(&lock);
     return result;
+}
+
+CUresult cuMemExportToShareableHandle(void *shareable, CUmemHandle handle, int type, unsigned long long flags)
+{
+    CUresult result = MICA_REAL(cuMemExportToShareableHandle, shareable, handle, type, flags);
+    if (result || mica_slice_check())
+        return result;
+    uint64_t id = mica_shareable_hash(type == 1 ? (void *)(intptr_t)*(int *)shareable : shareable, type); /* 1: a descriptor */
+    if (id)
+        (void)mica_ledger_export(id);
+    return result;
+}
+
+static int gpu_of_handle(CUmemHandle handle)
+{
+    CUmemProp prop = {0};
+    bool known = mica_real.cuMemGetAllocationPropertiesFromHandle && mica_real.cuMemGetAllocationPropertiesFromHandle(&prop, handle) == 0;
+    return known ? mica_gpu_of_location(&prop.location) : mica_gpu_current();
+}
+
+CUresult cuMemImportFromShareableHandle(CUmemHandle *handle, void *shareable, int type)
+{
+    CUresult result = mica_slice_check();
+    if (result)
+        return result;
+    uint64_t id = mica_shareable_hash(shareable, type);
+    result = MICA_REAL(cuMemImportFromShareableHandle, handle, shareable, type);
+    if (result)
+        return result;
+    mica_acquire(&lock);
+    struct mica_entry *memory = memory_named(*handle); /* imported before, or this process's own */
+    if (memory)
+        memory->handles++;
+    mica_release(&lock);
+    int gpu = memory ? MICA_GPU_NONE : gpu_of_handle(*handle);
+    if (gpu < 0 || remember(*handle, 0, gpu, id && mica_ledger_find_export(id) >= 0 ? MEMORY_SHARED : MEMORY_FOREIGN))
+        return MICA_CUDA_SUCCESS;
+    (void)MICA_REAL(cuMemRelease, *handle);
+    return MICA_CUDA_OUT_OF_MEMORY;
 }
 
 void mica_vmm_forked(void)

@@ -141,7 +141,8 @@ class Cards:
         lines = ["version=1", f"gpus={gpus}"]
         lines += [f"gpu.{n}.uuid={self.uuid(n)}\ngpu.{n}.memory={memory}" for n in range(gpus)]
         lines += [
-            f"{key.replace('_', '.') if key.startswith(('gpu_', 'link_')) else key}={value}" for key, value in extra.items()
+            f"{key.replace('_', '.') if key.startswith(('gpu_', 'link_', 'fault_')) else key}={value}"
+            for key, value in extra.items()
         ]
         self.write_config("\n".join(lines) + "\n")
 

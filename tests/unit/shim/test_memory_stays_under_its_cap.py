@@ -65,12 +65,12 @@ init(); error, pointer = alloc(MIB); answer(free(0), free(12345), free(pointer),
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[0, 1, 0, 1, 1]]
 
 
-def test_async_memory_may_be_freed_by_the_plain_call(cards):
+def test_async_memory_may_be_freed_by_the_plain_call_and_is_back_when_the_pool_lets_go_of_it(cards):
     code = """
 init(); pointer = u64(); assert cu.cuMemAllocAsync(ref(pointer), ctypes.c_size_t(GIB), None) == 0
-answer(info()[1], free(pointer.value), info()[1])
+answer(info()[1], free(pointer.value), info()[1], cu.cuCtxSynchronize(), info()[1])
 """
-    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[0, 0, GIB]]
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[0, 0, 0, 0, GIB]]
 
 
 VMM = """

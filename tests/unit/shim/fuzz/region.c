@@ -44,7 +44,7 @@ static void use(void)
     static const uint64_t amounts[] = {1, 4096, LIMIT, LIMIT + 1, UINT64_MAX, MICA_USED_MASK};
     for (int g = 0; g < 2; g++) {
         for (size_t i = 0; i < sizeof amounts / sizeof amounts[0]; i++) {
-            if (!mica_ledger_reserve(g, amounts[i], LIMIT, true))
+            if (!mica_ledger_charge(g, amounts[i], LIMIT, true))
                 continue;
             MUST(amounts[i] <= LIMIT && mica_ledger_used(g) <= LIMIT);
             mica_ledger_release(g, amounts[i]);

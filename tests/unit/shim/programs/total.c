@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 
 #include "../../../../vgpu_shim/src/ledger.c"
+#include "../../../../vgpu_shim/src/region.c"
 
 static const uint64_t HELD = UINT64_C(1) << 30;
 
@@ -37,9 +38,9 @@ static void live(void)
 {
     attach();
     for (;;) {
-        if (mica_ledger_reserve(0, HELD, 100 * HELD, true))
+        if (mica_ledger_charge(0, HELD, 100 * HELD, true))
             mica_ledger_release(0, HELD);
-        mica_ledger_reserve(0, HELD / 2, 100 * HELD, true);
+        mica_ledger_charge(0, HELD / 2, 100 * HELD, true);
     }
 }
 
@@ -71,7 +72,7 @@ int main(int argc, char **argv)
         }
     attach();
     mica_region->gpus[0].uuid[0] = 'G';
-    if (!mica_ledger_reserve(0, HELD, MICA_USED_MASK, true)) /* whatever the others hold */
+    if (!mica_ledger_charge(0, HELD, MICA_USED_MASK, true)) /* whatever the others hold */
         return 1;
     uint64_t end = mica_now() + (uint64_t)atoi(argc > 1 ? argv[1] : "1") * 1000000000u, looks = 0, low = 0;
     for (; mica_now() < end; looks++)

@@ -1,0 +1,89 @@
+/* The one question that the limiter has for NVML: how much of a card does this process hold, by the driver's own count? In a container whose
+ * processes NVML cannot see (host process ids) there is no answer. */
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include "overhead.h"
+
+struct process {
+    unsigned pid;
+    unsigned long long bytes;
+    unsigned gpu_instance, compute_instance;
+};
+
+enum { UNTRIED, READY, NONE };
+enum { OK = 0, TOO_SMALL = 7, MOST = 4096 };
+
+static int state;
+static mica_lock lock;
+static int (*init)(void);
+static int (*by_uuid)(const char *uuid, void **device);
+static int (*processes)(void *device, unsigned *count, struct process *list);
+
+static bool try_library(const char *path, void *context)
+{
+    (void)context;
+    void *opened = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+    if (!opened)
+        return false;
+    bool front = mica_real_dlsym(opened, "mica_nvml_front") != NULL; /* it shows the slice, not the card */
+    init = (int (*)(void))mica_real_dlsym(opened, "nvmlInit_v2");
+    by_uuid = (int (*)(const char *, void **))mica_real_dlsym(opened, "nvmlDeviceGetHandleByUUID");
+    processes = (int (*)(void *, unsigned *, struct process *))mica_real_dlsym(opened, "nvmlDeviceGetComputeRunningProcesses_v3");
+    if (!processes)
+        processes = (int (*)(void *, unsigned *, struct process *))mica_real_dlsym(opened, "nvmlDeviceGetComputeRunningProcesses_v2");
+    if (!front && init && by_uuid && processes)
+        return true;
+    dlclose(opened);
+    return false;
+}
+
+/* Lock held. */
+static bool ready(void)
+{
+    if (state == UNTRIED) {
+        state = NONE;
+        if (mica_find_library(MICA_FIND_NVML, try_library, NULL) && init() == OK)
+            state = READY;
+    }
+    return state == READY;
+}
+
+static bool find_own(const struct process *list, unsigned count, uint64_t *bytes)
+{
+    const unsigned self = (unsigned)getpid();
+    for (unsigned i = 0; i < count; i++)
+        if (list[i].pid == self && list[i].bytes <= MICA_USED_MASK) {
+            *bytes = list[i].bytes;
+            return true;
+        }
+    return false;
+}
+
+bool mica_nvml_own_bytes(const char *uuid, uint64_t *bytes)
+{
+    void *device;
+    bool found = false;
+    mica_acquire(&lock);
+    if (ready() && by_uuid(uuid, &device) == OK) {
+        struct process few[64];
+        unsigned count = sizeof few / sizeof few[0];
+        int result = processes(device, &count, few);
+        if (result == OK)
+            found = find_own(few, count, bytes);
+        if (result == TOO_SMALL && count < MOST) {
+            count += 64;
+            struct mica_pages pages = mica_pages_get(count * sizeof(struct process));
+            found = pages.at && processes(device, &count, pages.at) == OK && find_own(pages.at, count, bytes);
+            mica_pages_put(pages);
+        }
+    }
+    mica_release(&lock);
+    return found;
+}
+
+void mica_nvml_forked(void)
+{
+    state = UNTRIED;
+    atomic_store(&lock, 0);
+}

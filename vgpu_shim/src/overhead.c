@@ -1,0 +1,359 @@
+/* See overhead.h. What a process holds by the driver's own count (NVML) less what is charged for its allocations is what contexts, modules, stacks
+ * and the driver's own buffers take. Where NVML does not see the process, a context is charged with the least that the card ever had less than
+ * all its memory right after one was made, which is never too little, and a module with what the card then has less. */
+#include "overhead.h"
+
+#include <sched.h>
+
+#include "memory.h"
+
+enum { TRIES = 64, REFRESH_NS = 1000000000 };
+/* The most that an unmeasured context is charged: above what current drivers take for one. */
+#define MOST_UNMEASURED (UINT64_C(768) << 20)
+#define MOST_MODULE (UINT64_C(1) << 30)
+
+static _Atomic int64_t outside[MICA_GPUS];
+static _Atomic int managed[MICA_GPUS];
+static _Atomic int watched[MICA_GPUS]; /* this process has had a context here */
+static mica_lock lock;                 /* one measurement at a time */
+static uint64_t refreshed_at;
+
+void mica_overhead_outside(int gpu, int64_t change)
+{
+    atomic_fetch_add(&outside[gpu], change);
+}
+
+void mica_overhead_managed(int gpu, int change)
+{
+    atomic_fetch_add(&managed[gpu], change);
+}
+
+static uint64_t charged(int gpu)
+{
+    return mica_ledger_overhead(gpu, MICA_CONTEXT) + mica_ledger_overhead(gpu, MICA_MODULE);
+}
+
+/* Lower by that much, the part that is meant first. */
+static void lower(int gpu, enum mica_part part, uint64_t bytes)
+{
+    uint64_t first = mica_ledger_overhead(gpu, part), now = bytes < first ? bytes : first;
+    mica_ledger_add_overhead(gpu, part, -(int64_t)now);
+    mica_ledger_add_overhead(gpu, part == MICA_MODULE ? MICA_CONTEXT : MICA_MODULE, -(int64_t)(bytes - now));
+    mica_ledger_release(gpu, bytes);
+}
+
+static bool raise_by(int gpu, enum mica_part part, uint64_t bytes, bool may_refuse)
+{
+    if (may_refuse && !mica_charge(gpu, bytes))
+        return false;
+    if (!may_refuse)
+        mica_charge_taken(gpu, bytes);
+    mica_ledger_add_overhead(gpu, part, (int64_t)bytes);
+    return true;
+}
+
+static bool set(int gpu, enum mica_part part, uint64_t wanted, bool may_refuse)
+{
+    uint64_t now = charged(gpu);
+    if (wanted < now)
+        lower(gpu, part, now - wanted);
+    return wanted <= now || raise_by(gpu, part, wanted - now, may_refuse);
+}
+
+/* What this process holds and what is charged for its allocations, at one moment: nothing is allocated or freed meanwhile. */
+static bool measure(int gpu, uint64_t *held, uint64_t *data, int tries)
+{
+    while (tries-- > 0) {
+        uint64_t before = atomic_load(&mica_activity);
+        bool still = (uint32_t)before == 0;
+        if (still && !mica_nvml_own_bytes(mica_region->gpus[gpu].uuid, held))
+            return false;
+        int64_t own = (int64_t)(mica_ledger_own(gpu) - charged(gpu)) - atomic_load(&outside[gpu]);
+        *data = own > 0 ? (uint64_t)own : 0;
+        if (still && atomic_load(&mica_activity) == before)
+            return true;
+        sched_yield();
+    }
+    return false;
+}
+
+/* What the card has free, by the driver's count; 0 when there is no context to ask in. */
+static uint64_t card_free(uint64_t *total)
+{
+    size_t free_bytes = 0, all = 0;
+    if (!mica_real.cuMemGetInfo_v2 || mica_real.cuMemGetInfo_v2(&free_bytes, &all))
+        return 0;
+    *total = all;
+    return free_bytes;
+}
+
+/* One call that makes the overhead larger. */
+struct growth {
+    int gpu; /* negative: not counted */
+    enum mica_part part;
+    uint64_t held, free; /* before; 0: unknown */
+    uint64_t reserved;   /* of what contexts were seen to take */
+    bool seen;           /* NVML sees this process */
+};
+
+static void begin(struct growth *g, int gpu, enum mica_part part)
+{
+    uint64_t data, total;
+    *g = (struct growth){.gpu = gpu, .part = part};
+    if (gpu < 0)
+        return;
+    mica_acquire(&lock);
+    g->seen = measure(gpu, &g->held, &data, 1);
+    if (part == MICA_MODULE && !g->seen)
+        g->free = card_free(&total);
+}
+
+/* The context that was just made is not current yet, perhaps. */
+static uint64_t unmeasured_context(int gpu, CUcontext context)
+{
+    CUcontext back;
+    uint64_t total = 0, used, learned = atomic_load(&mica_region->gpus[gpu].learned_context);
+    bool pushed = mica_real.cuCtxPushCurrent_v2 && mica_real.cuCtxPopCurrent_v2 && mica_real.cuCtxPushCurrent_v2(context) == 0;
+    uint64_t free_bytes = pushed ? card_free(&total) : 0;
+    if (pushed)
+        (void)mica_real.cuCtxPopCurrent_v2(&back);
+    used = !total ? MOST_UNMEASURED : total > free_bytes ? total - free_bytes : 0;
+    used = used < MOST_UNMEASURED ? used : MOST_UNMEASURED;
+    return learned && learned < used ? learned : used;
+}
+
+static bool end_unseen(struct growth *g, CUcontext context)
+{
+    uint64_t total, now;
+    if (g->part == MICA_CONTEXT) {
+        uint64_t bytes = unmeasured_context(g->gpu, context);
+        atomic_store(&mica_region->gpus[g->gpu].learned_context, bytes);
+        return charged(g->gpu) >= bytes || raise_by(g->gpu, MICA_CONTEXT, bytes - charged(g->gpu), true);
+    }
+    now = g->free ? card_free(&total) : 0;
+    bool plausible = now && g->free > now && g->free - now <= MOST_MODULE; /* else a neighbour's doing */
+    return !plausible || raise_by(g->gpu, MICA_MODULE, g->free - now, true);
+}
+
+static uint64_t moved(uint64_t bytes, int64_t change)
+{
+    return change < 0 && (uint64_t)-change > bytes ? 0 : bytes + (uint64_t)change;
+}
+
+/* False when what was taken does not fit: the call must be undone. Ends what begin began. */
+static bool end(struct growth *g, CUresult result, CUcontext context)
+{
+    uint64_t held = 0, data = 0;
+    bool fits = true;
+    if (g->gpu < 0)
+        return true;
+    if (!result && measure(g->gpu, &held, &data, TRIES)) {
+        uint64_t now = charged(g->gpu) - g->reserved;
+        if (atomic_load(&managed[g->gpu]) > 0) /* only the difference says something */
+            fits = set(g->gpu, g->part, moved(now, g->seen ? (int64_t)(held - g->held) : 0), true);
+        else
+            fits = set(g->gpu, g->part, held > data ? held - data : 0, true);
+        if (g->part == MICA_CONTEXT && fits && mica_ledger_overhead(g->gpu, MICA_CONTEXT))
+            atomic_store(&mica_region->gpus[g->gpu].learned_context, mica_ledger_overhead(g->gpu, MICA_CONTEXT));
+        atomic_store(&watched[g->gpu], 1);
+    } else if (!result) {
+        fits = end_unseen(g, context);
+    }
+    if (result || !fits)
+        lower(g->gpu, g->part, g->reserved < charged(g->gpu) ? g->reserved : charged(g->gpu));
+    mica_release(&lock);
+    return fits;
+}
+
+/* A context is about to be made: reserve what the first one of this process will take, as far as that is known. */
+static CUresult begin_context(struct growth *g, CUdevice device, bool counted)
+{
+    *g = (struct growth){.gpu = MICA_GPU_NONE};
+    CUresult result = mica_slice_check();
+    int gpu = result || !counted ? MICA_GPU_NONE : mica_gpu_of_device(device);
+    if (result || gpu < 0)
+        return result;
+    begin(g, gpu, MICA_CONTEXT);
+    uint64_t learned = atomic_load(&mica_region->gpus[gpu].learned_context);
+    if (learned > MICA_USED_MASK || charged(gpu) || !learned)
+        return MICA_CUDA_SUCCESS;
+    if (raise_by(gpu, MICA_CONTEXT, learned, true)) {
+        g->reserved = learned;
+        return MICA_CUDA_SUCCESS;
+    }
+    mica_release(&lock);
+    return MICA_CUDA_OUT_OF_MEMORY;
+}
+
+#define CREATE(device, counted, context, real, undo) \
+    do { \
+        struct growth growth; \
+        CUresult result = begin_context(&growth, (device), (counted)); \
+        if (result) \
+            return result; \
+        result = (real); \
+        if (end(&growth, result, result ? NULL : (context))) \
+            return result; \
+        (void)(undo); \
+        return MICA_CUDA_OUT_OF_MEMORY; \
+    } while (0)
+
+CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice device)
+{
+    CREATE(device, true, *context, MICA_REAL(cuCtxCreate_v2, context, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
+}
+
+CUresult cuCtxCreate(CUcontext *context, unsigned flags, CUdevice device)
+{
+    CREATE(device, true, *context, MICA_REAL(cuCtxCreate, context, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
+}
+
+CUresult cuCtxCreate_v3(CUcontext *context, void *affinity, int count, unsigned flags, CUdevice device)
+{
+    CREATE(device, true, *context, MICA_REAL(cuCtxCreate_v3, context, affinity, count, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
+}
+
+CUresult cuCtxCreate_v4(CUcontext *context, void *params, unsigned flags, CUdevice device)
+{
+    CREATE(device, true, *context, MICA_REAL(cuCtxCreate_v4, context, params, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
+}
+
+/* Its stack, buffers and code are measured when something is allocated or launched there. */
+CUresult cuGreenCtxCreate(CUgreen *green, CUresources resources, CUdevice device, unsigned flags)
+{
+    CUresult result = MICA_REAL(cuGreenCtxCreate, green, resources, device, flags);
+    if (!result && !mica_slice_check())
+        mica_overhead_refresh();
+    return result;
+}
+
+static bool has_primary(CUdevice device)
+{
+    unsigned flags;
+    int active = 0;
+    return mica_driver() && mica_real.cuDevicePrimaryCtxGetState && mica_real.cuDevicePrimaryCtxGetState(device, &flags, &active) == 0 && active;
+}
+
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
+{
+    CREATE(device, !has_primary(device), *context, MICA_REAL(cuDevicePrimaryCtxRetain, context, device),
+           MICA_REAL(cuDevicePrimaryCtxRelease_v2, device));
+}
+
+/* Loading code, and limits of the context that take memory (stack, heap, print buffer). */
+#define LOAD(real, undo) \
+    do { \
+        struct growth growth; \
+        CUresult result = mica_slice_check(); \
+        if (result) \
+            return result; \
+        begin(&growth, mica_gpu_current(), MICA_MODULE); \
+        result = (real); \
+        if (end(&growth, result, NULL)) \
+            return result; \
+        (void)(undo); \
+        return MICA_CUDA_OUT_OF_MEMORY; \
+    } while (0)
+
+CUresult cuModuleLoad(CUmodule *module, const char *path)
+{
+    LOAD(MICA_REAL(cuModuleLoad, module, path), MICA_REAL(cuModuleUnload, *module));
+}
+
+CUresult cuModuleLoadData(CUmodule *module, const void *image)
+{
+    LOAD(MICA_REAL(cuModuleLoadData, module, image), MICA_REAL(cuModuleUnload, *module));
+}
+
+CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned count, int *options, void **values)
+{
+    LOAD(MICA_REAL(cuModuleLoadDataEx, module, image, count, options, values), MICA_REAL(cuModuleUnload, *module));
+}
+
+CUresult cuModuleLoadFatBinary(CUmodule *module, const void *image)
+{
+    LOAD(MICA_REAL(cuModuleLoadFatBinary, module, image), MICA_REAL(cuModuleUnload, *module));
+}
+
+CUresult cuLibraryLoadData(CUlibrary *library, const void *code, int *jit, void **jit_values, unsigned jit_count, int *options, void **values, unsigned count)
+{
+    LOAD(MICA_REAL(cuLibraryLoadData, library, code, jit, jit_values, jit_count, options, values, count), MICA_REAL(cuLibraryUnload, *library));
+}
+
+CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *path, int *jit, void **jit_values, unsigned jit_count, int *options, void **values,
+                               unsigned count)
+{
+    LOAD(MICA_REAL(cuLibraryLoadFromFile, library, path, jit, jit_values, jit_count, options, values, count), MICA_REAL(cuLibraryUnload, *library));
+}
+
+/* A limit cannot be taken back by a call that is sure to work: what it took is charged. */
+CUresult cuCtxSetLimit(int limit, size_t value)
+{
+    CUresult result = MICA_REAL(cuCtxSetLimit, limit, value);
+    if (!result && !mica_slice_check())
+        mica_overhead_refresh();
+    return result;
+}
+
+/* What unloading gives back always fits. */
+#define UNLOAD(real) \
+    do { \
+        struct growth growth = {.gpu = MICA_GPU_NONE}; \
+        if (!mica_slice_check()) \
+            begin(&growth, mica_gpu_current(), MICA_MODULE); \
+        CUresult result = (real); \
+        (void)end(&growth, result, NULL); \
+        return result; \
+    } while (0)
+
+CUresult cuModuleUnload(CUmodule module)
+{
+    UNLOAD(MICA_REAL(cuModuleUnload, module));
+}
+
+CUresult cuLibraryUnload(CUlibrary library)
+{
+    UNLOAD(MICA_REAL(cuLibraryUnload, library));
+}
+
+static void refresh(int gpu, int tries)
+{
+    uint64_t held = 0, data = 0;
+    if (atomic_load(&managed[gpu]) > 0 || !measure(gpu, &held, &data, tries))
+        return;
+    (void)set(gpu, MICA_MODULE, held > data ? held - data : 0, false);
+}
+
+void mica_overhead_refresh(void)
+{
+    mica_acquire(&lock);
+    for (int gpu = 0; gpu < MICA_GPUS; gpu++)
+        if (atomic_load_explicit(&watched[gpu], memory_order_relaxed))
+            refresh(gpu, TRIES);
+    mica_release(&lock);
+}
+
+void mica_overhead_tick(uint64_t now)
+{
+    if (now - refreshed_at < REFRESH_NS || !mica_try(&lock))
+        return;
+    refreshed_at = now;
+    int gpu = mica_gpu_current(); /* the runtime makes its context past every hook */
+    if (gpu >= 0)
+        atomic_store(&watched[gpu], 1);
+    for (gpu = 0; gpu < MICA_GPUS; gpu++)
+        if (atomic_load_explicit(&watched[gpu], memory_order_relaxed))
+            refresh(gpu, 1);
+    mica_release(&lock);
+}
+
+void mica_overhead_forked(void)
+{
+    for (int gpu = 0; gpu < MICA_GPUS; gpu++) {
+        atomic_store(&outside[gpu], 0);
+        atomic_store(&managed[gpu], 0);
+        atomic_store(&watched[gpu], 0);
+    }
+    atomic_store(&lock, 0);
+    mica_nvml_forked();
+}
