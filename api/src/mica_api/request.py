@@ -18,6 +18,10 @@ from mica_api import names
 MIB_PER_GIB: Final = 1024
 MAX_NUMBER: Final = 16
 """GPUs of one container: what the limits file, the usage region and 4 KiB of a decision can hold."""
+MAX_ASKING: Final = 8
+"""Containers of one pod that ask for slices."""
+MAX_SIZES: Final = 6
+"""Different slices (cores and memory) in one pod. Both bounds keep an exact answer for several containers cheap."""
 MAX_CORES: Final = 100
 MAX_MIB: Final = 2**31
 _VERSION: Final = 1
@@ -90,6 +94,17 @@ class PodRequest:
 
     containers: tuple[ContainerRequest, ...]
     init: tuple[InitRequest, ...] = ()
+
+    def __post_init__(self) -> None:
+        asking = [c for c in (*self.containers, *(i.container for i in self.init)) if c.asks]
+        if len(asking) > MAX_ASKING:
+            raise InvalidRequest(f"{len(asking)} containers ask for GPU slices, at most {MAX_ASKING} may: use several pods")
+        sizes = len({(c.cores, c.memory_mib, c.memory_percent) for c in asking})
+        if sizes > MAX_SIZES:
+            raise InvalidRequest(
+                f"the containers ask for {sizes} different amounts of memory and cores, at most {MAX_SIZES} may differ: "
+                "give some of them the same amounts, or use several pods"
+            )
 
     @property
     def asks(self) -> bool:

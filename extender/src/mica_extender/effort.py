@@ -11,9 +11,9 @@ from typing import Final
 from mica_extender.placement import SEARCH_BUDGET, Found, NodeState, Shape, search
 from mica_extender.placement.policy import CardCost
 
-REQUEST_BUDGET: Final = 8 * SEARCH_BUDGET
+REQUEST_BUDGET: Final = 40 * SEARCH_BUDGET
 """Card combinations tried for one request; on the nodes after that only the best cards of each container are tried."""
-PAUSE_EVERY: Final = 100
+PAUSE_EVERY: Final = 25
 """Combinations between two pauses; a pod of one container takes one per node."""
 
 

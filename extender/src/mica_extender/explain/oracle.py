@@ -14,9 +14,10 @@ from typing import Final
 from mica_api.request import ContainerRequest, PodRequest
 from mica_api.selection import Selection
 from mica_extender.placement import Card, NodeState, Placement, Shape, Verdict, search
+from mica_extender.placement.charge import members
 
 QUESTIONS: Final = 30_000
-"""Card combinations tried for one explanation; a pod of one container takes one per question and node."""
+"""Card combinations tried for one explanation, times the containers; a pod of one takes one per question and node."""
 
 
 class Unsure(Exception):
@@ -39,7 +40,7 @@ class Oracle:
         if self.exhausted:
             raise Unsure(node.name)
         found = search(shape, node)
-        self._left -= max(found.tried, 1)
+        self._left -= max(found.tried, 1) * max(len(members(shape.request)), 1)
         await asyncio.sleep(0)
         if found.given_up:
             raise Unsure(node.name)

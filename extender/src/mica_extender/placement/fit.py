@@ -2,7 +2,7 @@
 
 A container gets distinct cards; containers of one pod may share a card. One asking container is decided exactly by taking the
 best cards; several are decided by a search that goes back when the best cards of one leave too little for another. What cannot
-fit by its sums is not searched for, and a search is given up after SEARCH_BUDGET combinations.
+fit by its sums is not searched for; after SEARCH_BUDGET combinations ``complete`` decides, exactly.
 
 Init containers are placed last and take the pod's own cards first; what may run at the same time is ``charge``'s rule.
 """
@@ -18,12 +18,13 @@ from mica_api.request import ContainerRequest
 from mica_extender.placement.bounds import sums_allow
 from mica_extender.placement.charge import Member, members, phases
 from mica_extender.placement.check import check_card, most_usable, reject
+from mica_extender.placement.complete import Stack, complete
 from mica_extender.placement.model import Card, Code, NodeState, Placement, Rejection, Shape, Verdict
 from mica_extender.placement.numa import by_node
 from mica_extender.placement.policy import CardCost, Chooser, Plan, Ranked, effective_weights, plan
 
-SEARCH_BUDGET: Final = 500
-"""Card combinations tried for one pod on one node; a pod of many containers that exceeds it counts as not fitting."""
+SEARCH_BUDGET: Final = 30
+"""Card combinations tried in the order of the policies for one pod on one node. After that any way in will do."""
 
 _Look = tuple[object, ...]
 _Cards = tuple[Sequence[Card], ...]
@@ -32,7 +33,10 @@ _Found = dict[tuple[bool, int], tuple[GPUShare, ...]]
 
 
 class Found(NamedTuple):
-    """A verdict, the card combinations tried for it, and whether the search was given up before it had tried them all."""
+    """A verdict, the card combinations tried for it, and whether it was given up before all were excluded.
+
+    ``tried`` counts what ``complete`` has cost in combinations, too.
+    """
 
     verdict: Verdict
     tried: int = 0
@@ -47,6 +51,8 @@ def choose(shape: Shape, node: NodeState, *, cost: CardCost | None = None) -> Ve
 def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET, cost: CardCost | None = None) -> Found:
     """``choose``, and what it cost. At least one combination per container is tried, which is all that one container needs.
 
+    With a ``budget`` below SEARCH_BUDGET what it does not find is given up and not decided exactly.
+
     ``cost`` ranks cards under the card policy ``fragmentation``; without it that policy is ``binpack``.
     """
     if not node.ready:
@@ -57,10 +63,13 @@ def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET, cost: 
     left = max(budget, len(wanted)) if possible else len(wanted)
     work = _Search(shape, node, plan(shape.selection.gpu_policy or node.gpu_policy), cost, left)
     found = work.run(wanted, (node.cards,) * phases(shape.request))
-    tried = left - work.left
+    tried, given_up = left - work.left, possible and work.exhausted
+    if found is None and given_up and budget >= SEARCH_BUDGET:
+        found, cost_of_all, given_up = work.complete(wanted)
+        tried += cost_of_all
     if found is None:
         verdict = work.rejection or Rejection(Code.INSUFFICIENT_DEVICE, cards=len(node.cards))
-        return Found(verdict, tried, given_up=possible and work.exhausted)
+        return Found(verdict, tried, given_up)
     shares = tuple(found.get((True, at), ()) for at in range(len(shape.request.containers)))
     init = tuple(found.get((False, at), ()) for at in range(len(shape.request.init)))
     return Found(Placement(shares, init), tried)
@@ -102,6 +111,25 @@ class _Search:
                 return {(member.app, member.position): tuple(_share(card, request) for card in chosen), **rest}
         return None
 
+    def complete(self, wanted: Sequence[Member]) -> tuple[_Found | None, int, bool]:
+        """Shares by container in whatever way there is, or None; the cost, and whether even this was given up."""
+        looks = self._looks((self.node.cards,))
+        stacks = [(card,) * phases(self.shape.request) for card in self.node.cards]
+        numa = self.shape.selection.numa_bind
+        done = complete(wanted, stacks, self, one_numa=numa, looks=lambda card: looks[card.uuid])
+        if done.cards is None:
+            return None, done.cost, done.given_up
+        shares: _Found = {(member.app, member.position): () for member in wanted}
+        for card, on_it in zip(self.node.cards, done.cards, strict=True):
+            for at in on_it:
+                key = (wanted[at].app, wanted[at].position)
+                shares[key] = (*shares[key], _share(card, wanted[at].request))
+        return shares, done.cost, False
+
+    def admits(self, at: int, member: Member, stack: Stack) -> bool:
+        """See ``complete.CardRules``."""
+        return self._code(at, member, stack) is None
+
     def _last(self, member: Member, feasible: list[Card], cards: _Cards) -> _Found | None:
         """For the last container the best set will do."""
         if self.left == 0:
@@ -117,10 +145,13 @@ class _Search:
         return Chooser(member.request, self.plan, self.node, effective_weights(self.shape, self.node), self.cost, own)
 
     def _check(self, at: int, member: Member, cards: _Cards) -> Code | None:
+        return self._code(at, member, [state[at] for state in cards])
+
+    def _code(self, at: int, member: Member, stack: Sequence[Card]) -> Code | None:
         """The first check that the card fails in any phase in which the container runs."""
         for phase in member.phases:
             code = check_card(
-                cards[phase][at],
+                stack[phase],
                 wanted=member.request,
                 shape=self.shape,
                 max_slices=self.node.max_slices,

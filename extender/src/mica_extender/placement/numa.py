@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 
 from mica_extender.placement.model import Card
@@ -30,13 +30,23 @@ def fewest_nodes(
     missing = number - sum(len(groups[numa]) for numa in free)
     few = _fewest(sorted((len(groups[numa]) for numa in others), reverse=True), missing)
     best: tuple[list[tuple[int, ...]], list[int]] | None = None
-    for added in combinations(others, few):
+    for added in _additions([n for n in others if len(groups[n]) > 1], [n for n in others if len(groups[n]) == 1], few):
         usable = {*free, *added}
         ranks = [at for at, card in enumerate(cards) if card.numa in usable][:number]
         found = ([keys[at] for at in ranks], ranks)
         if len(ranks) == number and (best is None or found < best):
             best = found
     return [cards[at] for at in (best[1] if best else range(number))]
+
+
+def _additions(several: Sequence[int | None], single: Sequence[int | None], few: int) -> Iterator[tuple[int | None, ...]]:
+    """Sets of ``few`` NUMA nodes of which one is best. Of those with a single card, which come best first, the first will do.
+
+    So 16 cards make at most 256 sets, however many NUMA nodes they are on.
+    """
+    for count in range(max(few - len(single), 0), min(few, len(several)) + 1):
+        for added in combinations(several, count):
+            yield (*added, *single[: few - count])
 
 
 def _fewest(sizes: Sequence[int], missing: int) -> int:

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from mica_extender.placement.model import Card
 
 EXACT_CARDS: Final = 16
+_ANSWERS_KEPT: Final = 1024
+"""Of 1 KiB each."""
 _NVLINK: Final = re.compile(r"NV(\d{1,3})", re.ASCII)
 _RATES: Final = {"PIX": 50, "PXB": 40, "PHB": 30, "NODE": 20, "SYS": 10}
 _Ints = npt.NDArray[np.int32]
@@ -65,14 +67,22 @@ def _numa_bits(cards: Sequence[Card]) -> _Ints:
     return np.array([1 << min(known[card.numa], 30) for card in cards], np.int32)
 
 
-def _exact(rates: _Ints, numa: _Ints, number: int) -> list[int]:
-    count = len(rates)
+def _exact(rates: _Ints, numa: _Ints, number: int) -> tuple[int, ...]:
+    """Machines of one model have the same matrix, so that most answers are known."""
+    return _exact_of(rates.tobytes(), numa.tobytes(), number)
+
+
+@lru_cache(maxsize=_ANSWERS_KEPT)
+def _exact_of(raw_rates: bytes, raw_numa: bytes, number: int) -> tuple[int, ...]:
+    numa = np.frombuffer(raw_numa, np.int32)
+    count = len(numa)
+    rates = np.frombuffer(raw_rates, np.int32).reshape(count, count)
     score = np.where(_sizes(count) == number, _pair_sums(rates), -1)
     tied = np.flatnonzero(score == score.max())
     nodes = np.bitwise_count(_unions(numa)[tied])
     # The first card is the highest bit of a subset's number: the greatest number is the first set in the cards' order.
     best = int(tied[nodes == nodes.min()].max())
-    return [card for card in range(count) if best >> (count - 1 - card) & 1]
+    return tuple(card for card in range(count) if best >> (count - 1 - card) & 1)
 
 
 @lru_cache(maxsize=EXACT_CARDS)
@@ -105,7 +115,7 @@ def _unions(bits: _Ints) -> _Ints:
     return joined
 
 
-def _thinned(rates: _Ints, numa: _Ints, number: int) -> list[int]:
+def _thinned(rates: _Ints, numa: _Ints, number: int) -> tuple[int, ...]:
     """A good set of more than EXACT_CARDS cards: start from the best pair of neighbourhoods, then exchange while it helps."""
     keep = max(EXACT_CARDS, number)
     strongest = np.sort(rates, axis=1)[:, ::-1][:, : number - 1].sum(axis=1)
@@ -115,7 +125,7 @@ def _thinned(rates: _Ints, numa: _Ints, number: int) -> list[int]:
     chosen = {int(pool[at]) for at in _exact(rates[np.ix_(pool, pool)], numa[pool], number)}
     while (better := _exchange(rates, chosen)) is not None:
         chosen = better
-    return sorted(chosen)
+    return tuple(sorted(chosen))
 
 
 def _exchange(rates: _Ints, chosen: set[int]) -> set[int] | None:

@@ -37,7 +37,8 @@ Template = Callable[[bytes], NodeState | None]
 class FilterReply:
     """The answer as bytes, and how many nodes were refused for which reason.
 
-    ``missed``: 0, or how many samples like this one make up the cluster when all of this one is refused and another node fits.
+    ``missed``: 0, or how many samples like this one make up the cluster when all of this one is refused and another node fits, or
+    the request was cut short.
     """
 
     body: bytes
@@ -77,7 +78,7 @@ class NodeVerbs:
         found, final = await self._judge.verdicts(shape, names.rows, effort)
         tally = np.bincount(found.codes, minlength=len(REASONS)).tolist()
         refused = {reason: count for reason, count in zip(REASONS[1:], tally[1:], strict=True) if count}
-        missed = 0 if tally[FITS] else await self._missed(shape, len(names), effort)
+        missed = 0 if tally[FITS] else await self._missed(shape, len(names), effort, final=final)
         reply = FilterReply(self._answers.filter_answer(names, found.codes, found.permanent), refused, missed)
         if final and self._fleet.clock == clock:
             self._replies.put(shape, names, clock, reply)
@@ -92,12 +93,15 @@ class NodeVerbs:
             return self._answers.priorities(names, np.zeros(len(names), np.int64))
         return self._answers.priorities(names, await self._judge.scores(shape, names.rows, Effort()))
 
-    async def _missed(self, shape: Shape, asked: int, effort: Effort) -> int:
-        """See FilterReply; all ``asked`` nodes refuse the pod."""
+    async def _missed(self, shape: Shape, asked: int, effort: Effort, *, final: bool) -> int:
+        """See FilterReply; all ``asked`` nodes refuse the pod. Not ``final``: some only because the request had cost enough.
+
+        The next request goes on where this one ended, but somebody has to make it.
+        """
         if not SMALLEST_SAMPLE <= asked < len(self._fleet):
-            return 0
-        found, _ = await self._judge.verdicts(shape, np.arange(self._fleet.node_rows, dtype=np.int32), effort)
-        return -(-len(self._fleet) // asked) if (found.codes == FITS).any() else 0
+            return 0 if final else 1
+        found, sure = await self._judge.verdicts(shape, np.arange(self._fleet.node_rows, dtype=np.int32), effort)
+        return 0 if sure and final and not (found.codes == FITS).any() else -(-len(self._fleet) // asked)
 
     def _read(self, raw: bytes) -> NameList:
         try:
