@@ -45,7 +45,7 @@ _containers = st.builds(
 _inits = st.lists(st.builds(InitRequest, _containers, st.booleans()), max_size=3)
 _pods = st.builds(
     lambda found, init: PodRequest(tuple(found), tuple(init)),
-    st.lists(_containers, max_size=4, unique_by=lambda c: c.name),
+    st.lists(_containers, max_size=3, unique_by=lambda c: c.name),
     st.just([]) | _inits,
 )
 _json = st.recursive(
