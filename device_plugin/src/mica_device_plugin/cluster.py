@@ -221,7 +221,7 @@ def decode_pod(raw: bytes) -> PodView:
         containers=tuple((c.name, c.resources.limits) for c in pod.spec.containers),
         finished=pod.status.phase in _FINISHED,
         cpu_milli=_pod_cpu(pod.spec),
-        labelled=names.LABEL_SLICE in pod.metadata.labels,
+        labelled=pod.metadata.labels.get(names.LABEL_SLICE) == names.LABEL_SLICE_VALUE,
     )
 
 

@@ -133,3 +133,37 @@ async def test_a_replica_that_does_not_lead_leaves_the_api_alone(stage: Stage) -
     with pytest.raises(Stop):
         await stage.watch.run()
     assert stage.api.asked == []
+
+
+async def test_what_a_replica_found_is_forgotten_when_another_one_leads(stage: Stage) -> None:
+    stage.bound("lost")
+    assert [await stage.drift(), await stage.drift()] == [0, 1]
+    stage.leads.value = False
+    with pytest.raises(Stop):
+        await stage.watch.run()
+    assert stage.metrics.registry.get_sample_value("mica_extender_ledger_drift_cards") == 0
+
+
+async def test_a_lead_that_is_lost_during_a_comparison_ends_it(stage: Stage) -> None:
+    stage.bound("lost")
+    assert await stage.drift() == 0
+    stage.leads.value = False
+    assert await stage.drift() == 0
+
+
+async def test_of_what_is_stored_and_what_is_held_the_larger_counts_card_by_card(stage: Stage) -> None:
+    body = stage.bound("a")
+    slices = [
+        {
+            "podUID": "uid-a",
+            "gpus": [{"uuid": "GPU-n1-0", "memoryMiB": 1000, "cores": 30}, {"uuid": "GPU-n1-1", "memoryMiB": 7, "cores": 1}],
+        },
+        {"podUID": "gone", "gpus": [{"uuid": "GPU-n1-1", "memoryMiB": 500, "cores": 5}]},
+    ]
+    node = node_body("n1", slices=slices)
+    stage.api.objects["/apis/mica.dev/v1alpha1/vgpunodes"][:] = [node]
+    stage.world.see_node(node)
+    assert await stage.drift() == 0
+    assert await stage.drift() == 1, "the ledger has not seen the pod; of its second card nothing more is stored than is held"
+    stage.world.see_pod(body)
+    assert [await stage.drift(), await stage.drift()] == [0, 0]

@@ -90,7 +90,7 @@ def read_snapshot(paths: Sequence[Path]) -> Snapshot:
         if pod.terminal or (pod.shape is None and not pod.problem):
             continue
         if pod.shape is None:
-            if names.LABEL_SLICE in ((item.value.get("metadata") or {}).get("labels") or {}):
+            if ((item.value.get("metadata") or {}).get("labels") or {}).get(names.LABEL_SLICE) == names.LABEL_SLICE_VALUE:
                 raise item.bad(pod.problem)
             continue
         if not pod.shape.request.asks:

@@ -16,12 +16,12 @@ import msgspec
 
 from mica_api import names
 from mica_extender.metrics import Metrics
+from mica_extender.placement.charge import Amounts, most
 from mica_extender.state.leadership import Leadership
-from mica_extender.state.ledger import Ledger
-from mica_extender.state.records import decode_node, decode_pod
+from mica_extender.state.ledger import Ledger, Usage, usage_on
+from mica_extender.state.records import NodeRecord, PodRecord, decode_node, decode_pod
 from mica_runtime.kube import KubeError
 from mica_runtime.logging import get_logger
-from mica_runtime.reflector import Change
 
 _log = get_logger(__name__)
 EVERY_S: Final = 300.0
@@ -30,14 +30,12 @@ AGAIN_S: Final = 10.0
 _PAGE: Final = 100
 _PAUSE_S: Final = 0.02
 _PAUSE_EVERY: Final = 50
-_NOTHING: Final = (0, 0, 0)
+NOTHING: Final = Amounts()
 _NAMED_IN_LOG: Final = 5
 _PODS: Final = "/api/v1/pods"
 _SLICES: Final = {"labelSelector": f"{names.LABEL_SLICE}={names.LABEL_SLICE_VALUE}"}
 _NODES: Final = f"/apis/{names.API_VERSION}/vgpunodes"
 
-Amounts = tuple[int, int, int]
-"""MiB, cores in percent, slices."""
 Difference = tuple[str, str, Amounts, Amounts]
 """Node, GPU, what the API says, what the ledger says."""
 T = TypeVar("T")
@@ -63,22 +61,54 @@ class _List(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_List).decode
 
 
-async def differences(fresh: Ledger, ledger: Ledger) -> frozenset[Difference]:
-    """Cards of which two ledgers count different amounts, or which only the fresh one has. Lets others run between nodes."""
-    found: set[Difference] = set()
-    for count, name in enumerate([record.name for record in fresh.records()]):
-        if count % _PAUSE_EVERY == 0:
-            await asyncio.sleep(0)
-        counted = _amounts(ledger, name)
-        for uuid, expected in _amounts(fresh, name).items():
-            if counted.get(uuid) != expected:
-                found.add((name, uuid, expected, counted.get(uuid, _NOTHING)))
-    return frozenset(found)
+class Expected:
+    """What every card should have taken of it, counted from a list of VGPUNodes and, after it, one of pods, an object at a time.
+
+    As large as a few numbers for each card: no pod is kept, and of a node that is as the ledger knows it only the record there.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._known = {record.name: record for record in ledger.records()}
+        self._nodes: dict[str, NodeRecord] = {}
+        self._taken: dict[str, dict[str, Amounts]] = {}
+
+    def see_node(self, node: NodeRecord) -> None:
+        """Count what the node's agent says is held."""
+        known = self._known.get(node.name)
+        record = known if known == node else node
+        self._nodes[node.name] = record
+        taken = self._taken[node.name] = {card.uuid: NOTHING for card in record.cards}
+        for held in record.held.values():
+            _add(taken, usage_on(record, (held,)), {})
+
+    def see_pod(self, pod: PodRecord) -> None:
+        """Count what a bound pod takes beyond what is held for it."""
+        record = self._nodes.get(pod.node)
+        if record is None or pod.terminal or not pod.shares:
+            return
+        held = record.held.get(pod.uid)
+        counted = usage_on(record, (held,)) if held else {}
+        _add(self._taken[record.name], most([usage_on(record, pod.shares), counted]), counted)
+
+    async def differences(self, ledger: Ledger) -> frozenset[Difference]:
+        """Cards of which the ledger counts something else, or which it lacks. Lets others run between nodes."""
+        found: set[Difference] = set()
+        for count, (name, taken) in enumerate(self._taken.items()):
+            if count % _PAUSE_EVERY == 0:
+                await asyncio.sleep(0)
+            state = ledger.node(name)
+            counted = {card.uuid: Amounts(card.used_mib, card.used_cores, card.slices) for card in state.cards} if state else {}
+            for uuid, expected in taken.items():
+                if counted.get(uuid) != expected:
+                    found.add((name, uuid, expected, counted.get(uuid, NOTHING)))
+        return frozenset(found)
 
 
-def _amounts(ledger: Ledger, node: str) -> dict[str, Amounts]:
-    state = ledger.node(node)
-    return {card.uuid: (card.used_mib, card.used_cores, card.slices) for card in state.cards} if state else {}
+def _add(taken: dict[str, Amounts], more: Usage, less: Usage) -> None:
+    """Add the difference of two usages to what is taken of the node's own cards."""
+    for uuid in taken.keys() & (more.keys() | less.keys()):
+        sums = zip(taken[uuid], more.get(uuid, NOTHING), less.get(uuid, NOTHING), strict=True)
+        taken[uuid] = Amounts(*(old + plus - minus for old, plus, minus in sums))
 
 
 class DriftWatch:
@@ -109,17 +139,20 @@ class DriftWatch:
             if self._leadership.leading():
                 await self.step()
             else:
-                self._suspects = frozenset()
+                self._forget()
 
     async def step(self) -> None:
         """One comparison; its differences count when the one before found them too."""
-        fresh = Ledger()
+        expected = Expected(self._ledger)
         try:
-            await self._fill(fresh)
+            await self._fill(expected)
         except (KubeError, msgspec.DecodeError) as error:
             _log.warning("ledger not compared with the API", error=str(error))
             return
-        found = await differences(fresh, self._ledger)
+        found = await expected.differences(self._ledger)
+        if not self._leadership.leading():
+            self._forget()
+            return
         drifted = found & self._suspects
         if drifted:
             named = sorted(drifted)[:_NAMED_IN_LOG]
@@ -128,13 +161,16 @@ class DriftWatch:
         self._metrics.drift.set(len(drifted))
         self._metrics.compared.set(self._wall())
 
-    async def _fill(self, fresh: Ledger) -> None:
-        """A ledger as a restart would make it. Only bound pods can count."""
+    def _forget(self) -> None:
+        """Another replica leads and compares: what this one found says nothing of the present."""
+        self._suspects = frozenset()
+        self._metrics.drift.set(0)
+
+    async def _fill(self, expected: Expected) -> None:
         async for node in self._list(_NODES, {}, decode_node):
-            fresh.apply_node(Change(node.name, None, node))
+            expected.see_node(node)
         async for pod in self._list(_PODS, _SLICES, decode_pod):
-            if pod.node:
-                fresh.apply_pod(Change(pod.key, None, pod))
+            expected.see_pod(pod)
 
     async def _list(self, path: str, params: Mapping[str, str], decode: Callable[[bytes], T]) -> AsyncIterator[T]:
         token = ""

@@ -23,7 +23,7 @@ from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord
 from mica_runtime.reflector import Change
 
 Shares = tuple[tuple[GPUShare, ...], ...]
-_Usage = Mapping[str, Amounts]
+Usage = Mapping[str, Amounts]
 _NOTHING: Final = Amounts()
 _STATES_KEPT: Final = 1024
 """States built for readers and kept while their node does not change."""
@@ -228,7 +228,7 @@ class Ledger:
         if gained:
             self._on_gain()
 
-    def _carry_over(self, record: NodeRecord, old: _Usage, new: _Usage) -> bool:
+    def _carry_over(self, record: NodeRecord, old: Usage, new: Usage) -> bool:
         """Charge the difference; whether something became free."""
         row = self.fleet.index[record.name]
         gained = False
@@ -252,19 +252,19 @@ class Ledger:
             if gained(before, after):
                 self._on_gain()
 
-    def _usage_of(self, uid: str, node: str) -> _Usage:
+    def _usage_of(self, uid: str, node: str) -> Usage:
         """What one pod takes of the cards of a node: of its reasons the largest, card by card."""
         record = self._nodes[node]
         bound = self._bound.get(node, {}).get(uid)
         held = record.held.get(uid)
         reservation = self._reservations.get(uid)
-        reasons: list[_Usage] = []
+        reasons: list[Usage] = []
         if bound is not None and bound.shares:
-            reasons.append(_usage(bound.shares, record))
+            reasons.append(usage_on(record, bound.shares))
         if held:
-            reasons.append(_usage((held,), record))
+            reasons.append(usage_on(record, (held,)))
         if reservation is not None and reservation.node == node:
-            reasons.append(_usage(reservation.shares, record))
+            reasons.append(usage_on(record, reservation.shares))
         return reasons[0] if len(reasons) == 1 else most(reasons)
 
     def _uids_on(self, record: NodeRecord) -> set[str]:
@@ -327,7 +327,7 @@ def _better(old: Card, new: Card) -> bool:
     )
 
 
-def _usage(shares: Shares, record: NodeRecord) -> _Usage:
+def usage_on(record: NodeRecord, shares: Shares) -> Usage:
     """What shares that are held together take of the cards of a node."""
     usage: dict[str, Amounts] = {}
     cards = {card.uuid: card for card in record.cards}

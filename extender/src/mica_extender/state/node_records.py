@@ -1,0 +1,154 @@
+"""The few fields of a VGPUNode that decisions need, decoded strictly and fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from mica_api.allocation import GPUShare
+from mica_api.sharing import NO_OVERCOMMIT, Sharing
+from mica_extender.placement import Card
+from mica_extender.placement.topology import link_rate
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Link(msgspec.Struct):
+    uuid: str
+    type: str
+
+
+class _GPU(msgspec.Struct):
+    uuid: str
+    index: int
+    model: str
+    memoryMiB: int
+    health: Literal["Healthy", "Unhealthy"] = "Healthy"
+    numaNode: int | None = None
+    mode: Literal["Shared", "Exclusive"] = "Shared"
+    cordoned: bool = False
+    links: list[_Link] | None = None
+
+
+class _NodeSpec(msgspec.Struct):
+    pool: str
+    maxSlicesPerGPU: int
+    gpus: list[_GPU]
+    memoryOvercommitPercent: int = NO_OVERCOMMIT
+    coresOvercommitPercent: int = NO_OVERCOMMIT
+
+
+class _HeldGPU(msgspec.Struct):
+    uuid: str
+    memoryMiB: int
+    cores: int
+
+
+class _Held(msgspec.Struct):
+    podUID: str
+    gpus: list[_HeldGPU]
+
+
+class _Refused(msgspec.Struct):
+    podUID: str
+    namespace: str
+    pod: str
+    reason: str = ""
+
+
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+
+
+class _CPU(msgspec.Struct):
+    allocatableMilli: int
+    requestedMilli: int
+
+
+class _NodeStatus(msgspec.Struct):
+    cpu: _CPU | None = None
+    slices: list[_Held] | None = None
+    refusals: list[_Refused] | None = None
+    conditions: list[_Condition] | None = None
+
+
+class _VGPUNode(msgspec.Struct):
+    metadata: _Named
+    spec: _NodeSpec
+    status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPod:
+    """A pod that a node's agent did not let start."""
+
+    uid: str
+    namespace: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """Inventory of a node (cards with nothing taken), the shares that its agent says are held, by pod uid, and its refusals.
+
+    ``cpu`` is what the node can allocate and what pods without slices request of it, in milli; None when nobody says.
+    """
+
+    name: str
+    pool: str
+    max_slices: int
+    cards: tuple[Card, ...]
+    held: Mapping[str, tuple[GPUShare, ...]]
+    refused: tuple[RefusedPod, ...]
+    ready: bool = True
+    cpu: tuple[int, int] | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_VGPUNode).decode
+
+
+def decode_node(raw: bytes) -> NodeRecord:
+    """Record of a VGPUNode's JSON. Raises msgspec.DecodeError."""
+    node = _decode(raw)
+    spec = node.spec
+    sharing = Sharing(spec.maxSlicesPerGPU, spec.memoryOvercommitPercent, spec.coresOvercommitPercent)
+    held: dict[str, tuple[GPUShare, ...]] = {}
+    for item in node.status.slices or []:
+        shares = tuple(GPUShare(sys.intern(g.uuid), g.memoryMiB, g.cores) for g in item.gpus)
+        held[item.podUID] = held.get(item.podUID, ()) + shares
+    return NodeRecord(
+        name=sys.intern(node.metadata.name),
+        pool=sys.intern(spec.pool),
+        max_slices=spec.maxSlicesPerGPU,
+        cards=tuple(_card(gpu, sharing) for gpu in spec.gpus),
+        held=held,
+        ready=all(c.status != "False" for c in node.status.conditions or [] if c.type == "Ready"),
+        refused=tuple(RefusedPod(r.podUID, r.namespace, r.pod, r.reason) for r in node.status.refusals or []),
+        cpu=(cpu.allocatableMilli, cpu.requestedMilli) if (cpu := node.status.cpu) else None,
+    )
+
+
+def _card(gpu: _GPU, sharing: Sharing) -> Card:
+    exclusive = gpu.mode == "Exclusive"
+    capacity = sharing.capacity(gpu.memoryMiB, exclusive=exclusive)
+    return Card(
+        sys.intern(gpu.uuid),
+        gpu.index,
+        sys.intern(gpu.model),
+        gpu.memoryMiB,
+        gpu.health == "Healthy",
+        cordoned=gpu.cordoned,
+        capacity_mib=capacity.memory_mib,
+        core_capacity=capacity.cores,
+        max_slices=capacity.slices if exclusive else 0,
+        numa=gpu.numaNode,
+        links=tuple((sys.intern(link.uuid), link_rate(link.type)) for link in gpu.links or ()),
+    )
