@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from mica_api.names import API_VERSION
+from mica_cli.eligible import excluded, nodes_by_name
 from mica_cli.explain import explain_path, notes, parse_pod, reached_us, told
 from mica_cli.kubectl import ClusterError, read_api, read_pod, read_through_proxy
 from mica_cli.router import left_out, router_environment
@@ -75,13 +77,22 @@ def explain(
         body = parse_pod(read_pod(pod, namespace))
         path = explain_path(body, system_namespace=system_namespace, nodes=nodes)
         explanation = json.loads(read_through_proxy(path)) if reached_us(body) else None
+        ruled_out = _excluded(body) if explanation is not None else None
     except (ClusterError, ValueError) as error:
         _fail(str(error))
     if output == Output.JSON:
-        typer.echo(json.dumps({**(explanation or {}), "notes": notes(body)}, indent=2))
+        typer.echo(json.dumps({**(explanation or {}), "excluded": ruled_out, "notes": notes(body)}, indent=2))
         return
-    for line in told(body, explanation):
+    for line in told(body, explanation, ruled_out):
         typer.echo(line)
+
+
+def _excluded(pod: Mapping[str, Any]) -> dict[str, str] | None:
+    """Nodes that the pod itself rules out; None when the caller may not list nodes."""
+    try:
+        return excluded(pod, nodes_by_name(read_api("/api/v1/nodes?resourceVersion=0")))
+    except ClusterError:
+        return None
 
 
 @app.command()

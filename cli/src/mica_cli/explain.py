@@ -15,6 +15,7 @@ from mica_api.dialects import DIALECTS
 
 Body = Mapping[str, Any]
 SERVICE: Final = "mica-explain"
+NOTHING_EXCLUDED: Final[Mapping[str, str]] = {}
 
 
 class UnreadablePod(ValueError):
@@ -83,8 +84,12 @@ def _waiting_notes(pod: Body) -> Iterator[str]:
             )
 
 
-def told(pod: Body, explanation: Body | None) -> list[str]:
-    """All lines for people. Without an explanation only what the pod itself tells."""
+def told(pod: Body, explanation: Body | None, excluded: Mapping[str, str] | None = NOTHING_EXCLUDED) -> list[str]:
+    """All lines for people. Without an explanation only what the pod itself tells.
+
+    ``excluded``: nodes that the pod itself rules out, with why; None when they are not known.
+    """
+    ruled_out = excluded or {}
     meta = pod["metadata"]
     lines = [f"Pod {meta.get('namespace')}/{meta['name']}: {_where(pod)}", *(f"  note: {note}" for note in notes(pod))]
     if explanation is None:
@@ -96,9 +101,10 @@ def told(pod: Body, explanation: Body | None) -> list[str]:
         *_asks(explanation.get("request") or []),
         *_decided(explanation.get("decision") or []),
         *_counted(explanation),
+        *_excluded(explanation, excluded),
         *_ruled_out(pod, explanation),
-        *_changes(explanation),
-        *_nodes(explanation),
+        *_changes(explanation, ruled_out),
+        *_nodes(explanation, ruled_out),
     ]
 
 
@@ -147,20 +153,35 @@ def _ruled_out(pod: Body, explanation: Body) -> Iterator[str]:
         )
 
 
-def _changes(explanation: Body) -> Iterator[str]:
+def _excluded(explanation: Body, excluded: Mapping[str, str] | None) -> Iterator[str]:
+    """What kube-scheduler's other plugins say of the nodes that are told below; Mica counts these nodes like all others."""
+    if excluded is None:
+        yield "  You may not list nodes: whether selectors, affinity or taints exclude some of them is not told here."
+        return
+    hit = [name for name in explanation.get("nodes") or {} if name in excluded]
+    if hit:
+        count = _count(len(excluded), "node")
+        yield f"  Excluded by the pod's own selector, affinity or tolerations, whatever is free there: {count}."
+
+
+def _changes(explanation: Body, excluded: Mapping[str, str]) -> Iterator[str]:
     changes = explanation.get("changes") or []
     if changes:
         yield "It would fit with any one of these changes:"
     for change in changes:
-        yield f"  {change['text']}, on node {change['node']}"
+        yield f"  {change['text']}, on node {change['node']}" + _but(excluded, change["node"])
 
 
-def _nodes(explanation: Body) -> Iterator[str]:
+def _but(excluded: Mapping[str, str], node: str) -> str:
+    return f" (but kube-scheduler excludes it: {excluded[node]})" if node in excluded else ""
+
+
+def _nodes(explanation: Body, excluded: Mapping[str, str]) -> Iterator[str]:
     for name, node in (explanation.get("nodes") or {}).items():
         if node["fits"]:
-            yield f"{name}: fits, score {node['score']}"
+            yield f"{name}: fits, score {node['score']}" + _but(excluded, name)
             continue
-        yield f"{name}: {node['reason']}"
+        yield f"{name}: {node['reason']}" + _but(excluded, name)
         for card in node.get("cards") or []:
             yield from _card(card)
         for change in node.get("changes") or []:

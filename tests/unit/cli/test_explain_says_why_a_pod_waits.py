@@ -89,6 +89,16 @@ def test_a_waiting_pod_is_told_card_by_card_with_the_nearest_way_in() -> None:
     ]
 
 
+def test_nodes_that_the_pod_itself_excludes_are_said_to_be_wherever_they_are_named() -> None:
+    why = "nodeSelector disk=ssd does not match the node's labels, which have no disk"
+    lines = told(pod(), EXPLANATION, {"n1": why, "n2": why, "n9": why})
+    assert f"n1: fits, score 71 (but kube-scheduler excludes it: {why})" in lines
+    assert f"n2: 2/2 CardInsufficientMemory (but kube-scheduler excludes it: {why})" in lines
+    assert f"  6144 MiB less memory per GPU, on node n2 (but kube-scheduler excludes it: {why})" in lines
+    assert "  Excluded by the pod's own selector, affinity or tolerations, whatever is free there: 3 nodes." in lines
+    assert any("may not list nodes" in line for line in told(pod(), EXPLANATION, None))
+
+
 def test_nodes_that_fit_and_are_ruled_out_by_kube_scheduler_are_said_to_be() -> None:
     words = "kube-scheduler refuses it for other reasons than GPUs"
     said = "0/3 nodes are available: 1 CardInsufficientMemory, 2 node(s) didn't match Pod's node affinity/selector."

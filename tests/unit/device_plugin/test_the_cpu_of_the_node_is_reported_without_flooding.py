@@ -63,7 +63,9 @@ def test_the_request_of_a_pod_is_read_as_the_scheduler_reads_it():
     assert read('{"containers":[{"name":"a"}]}').cpu_milli == 0
     assert read('{"containers":[{"name":"a","resources":{"requests":{"cpu":"what"}}}]}').cpu_milli == 0
     assert read('{"containers":[]}', '{"mica.dev/slice":"true"}').labelled and not read('{"containers":[]}').labelled
-    assert not read('{"containers":[]}', '{"mica.dev/slice":"no"}').labelled, "the scheduler asks for the value true and does not see it"
+    assert not read('{"containers":[]}', '{"mica.dev/slice":"no"}').labelled, (
+        "the scheduler asks for the value true and does not see it"
+    )
 
 
 class World:

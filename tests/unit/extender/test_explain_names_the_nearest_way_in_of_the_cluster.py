@@ -9,7 +9,10 @@ import pytest
 
 from mica_api import names
 from mica_api.request import ContainerRequest
+from mica_extender.effort import Effort
 from mica_extender.explain import explain
+from mica_extender.placement.kernels import NumpyKernel
+from mica_extender.scheduling.verdicts import Judge
 from mica_extender.state.ledger import Ledger
 from mica_extender.state.records import decode_node, decode_pod
 from mica_runtime.reflector import Change
@@ -44,3 +47,22 @@ async def test_a_demand_that_no_card_of_the_cluster_meets_is_named(
     annotations: dict[str, str], changes: list[tuple[str, str]]
 ) -> None:
     assert await changes_of(annotations) == changes
+
+
+async def test_a_node_has_the_score_that_prioritize_gives_it_by_what_the_pods_so_far_have_taught() -> None:
+    ledger = Ledger()
+    half = [{"podUID": "u", "gpus": [{"uuid": "GPU-n2-0", "memoryMiB": 40960, "cores": 0}]}]
+    for name, slices in (("n1", []), ("n2", half)):
+        ledger.apply_node(Change(name, None, decode_node(json.dumps(node_body(name, gpus=2, slices=slices)).encode())))
+    body = pod_body(containers=[ContainerRequest("main", number=1, cores=0, memory_mib=30720)])
+    pod = decode_pod(json.dumps(body).encode())
+    assert pod.shape is not None
+    for _ in range(100):
+        ledger.learned.observe(pod.shape)
+    untaught = {name: node["score"] for name, node in (await explain(pod, ledger))["nodes"].items()}
+    await ledger.learned.refresh()
+    found = {name: node["score"] for name, node in (await explain(pod, ledger))["nodes"].items()}
+    judge = Judge(ledger, NumpyKernel())
+    scores = await judge.scores(pod.shape, ledger.fleet.rows(["n1", "n2"]), Effort())
+    assert [found["n1"], found["n2"]] == scores.tolist()
+    assert found != untaught

@@ -16,7 +16,10 @@ _PAUSE_EVERY: Final = 10
 
 @dataclass(slots=True)
 class Survey:
-    """Fitting nodes with their scores, best first; refusing ones, first those that could fit once something ends."""
+    """Fitting nodes with the scores that prioritize gives them, best first; refusing ones.
+
+    Of these first the ones that could fit once something ends.
+    """
 
     fitting: list[tuple[int, NodeState]] = field(default_factory=list)
     refused: list[tuple[NodeState, Rejection]] = field(default_factory=list)
@@ -31,9 +34,9 @@ async def survey(shape: Shape, uid: str, ledger: Ledger) -> Survey:
         mine = ledger.without(name, [uid])
         if mine is None:
             continue
-        verdict = effort.search(shape, mine)[0].verdict
+        verdict = effort.search(shape, mine, cost=ledger.learned.cost())[0].verdict
         if isinstance(verdict, Placement):
-            found.fitting.append((score(shape, mine, verdict), mine))
+            found.fitting.append((score(shape, mine, verdict, ledger.learned.tables), mine))
         else:
             found.refused.append((mine, verdict))
     found.fitting.sort(key=lambda item: (-item[0], item[1].name))
