@@ -1,7 +1,7 @@
 """A program on a simulated card that fills its slice with one family of memory: ``families.py FAMILY SEED``.
 
 Says that its context is there, waits for a line. Then three times: allocates amounts drawn from the seed until it was refused
-eight times running and says so, waits, says what cuMemGetInfo shows, waits, frees half. Refusals must be CUDA_ERROR_OUT_OF_MEMORY.
+eight times running and says so, waits, says what cuMemGetInfo shows, waits, frees half. Every refusal must be out-of-memory.
 It runs under the limiter, as a program of its own with nothing but the standard library.
 """
 

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "crash.h"
 #include "util.h"
 
 #ifndef F_OFD_GETLK
@@ -63,13 +64,18 @@ static void lower(int gpu, uint64_t bytes)
 static void empty_slot(struct mica_region_slot *slot)
 {
     atomic_fetch_add(&slot->pending, 1);
+    MICA_CRASH_POINT(9);
     for (int g = 0; g < MICA_GPUS; g++) {
-        lower(g, atomic_exchange(&slot->used[g], 0) & MICA_USED_MASK);
+        uint64_t bytes = atomic_exchange(&slot->used[g], 0) & MICA_USED_MASK;
+        MICA_CRASH_POINT(10);
+        lower(g, bytes);
         atomic_store(&slot->context[g], 0);
         atomic_store(&slot->module[g], 0);
         atomic_store(&slot->busy[g], 0);
     }
+    MICA_CRASH_POINT(11);
     atomic_store(&slot->pending, 0);
+    MICA_CRASH_POINT(12);
     atomic_store(&slot->state, MICA_SLOT_FREE);
 }
 
@@ -85,7 +91,9 @@ static void occupy(unsigned s)
     atomic_store(&slot->pid, (uint32_t)getpid());
     atomic_store(&slot->started_at, mica_now());
     own_generation = atomic_fetch_add(&slot->generation, 1) + 1;
+    MICA_CRASH_POINT(13);
     atomic_store(&slot->state, MICA_SLOT_TAKEN);
+    MICA_CRASH_POINT(14);
     mine = slot;
     own_slot = (int)s;
 }
@@ -186,6 +194,7 @@ bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
     if (!slot)
         return false;
     atomic_fetch_add(&slot->pending, 1);
+    MICA_CRASH_POINT(1);
     uint64_t old = atomic_load(&card->used), updated;
     do {
         uint64_t used = old & MICA_USED_MASK;
@@ -194,10 +203,13 @@ bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
         updated = ((old + MICA_USED_TAG) & ~MICA_USED_MASK) | ((used + bytes) & MICA_USED_MASK);
     } while (fits && !atomic_compare_exchange_weak(&card->used, &old, updated));
     if (fits) {
+        MICA_CRASH_POINT(2);
         atomic_fetch_add(&slot->used[gpu], bytes);
         atomic_fetch_add(&own_used[gpu], bytes);
+        MICA_CRASH_POINT(3);
     }
     atomic_fetch_sub(&slot->pending, 1);
+    MICA_CRASH_POINT(4);
     return fits;
 }
 
@@ -217,12 +229,16 @@ void mica_ledger_release(int gpu, uint64_t bytes)
     if (!slot)
         return;
     atomic_fetch_add(&slot->pending, 1);
+    MICA_CRASH_POINT(5);
     uint64_t held = atomic_load(&slot->used[gpu]);
     while (!atomic_compare_exchange_weak(&slot->used[gpu], &held, held > bytes ? held - bytes : 0)) {
     }
     atomic_fetch_sub(&own_used[gpu], bytes);
+    MICA_CRASH_POINT(6);
     lower(gpu, held > bytes ? bytes : held); /* never more than was ours */
+    MICA_CRASH_POINT(7);
     atomic_fetch_sub(&slot->pending, 1);
+    MICA_CRASH_POINT(8);
 }
 
 uint64_t mica_ledger_used(int gpu)
@@ -284,6 +300,7 @@ static void recount(int gpu)
     }
     if (any_pending())
         return;
+    MICA_CRASH_POINT(15);
     atomic_store(&mica_region->gpus[gpu].context, contexts);
     atomic_store(&mica_region->gpus[gpu].module, modules);
     if ((before & MICA_USED_MASK) != (sum & MICA_USED_MASK))

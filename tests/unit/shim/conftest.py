@@ -74,15 +74,26 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
 
 def built(sanitize: str) -> Path:
     """Build the binaries, plain or with gcc's sanitizers, and return their folder."""
-    build = ROOT / "build" / "-".join(["shim", *sanitize.split(",")] if sanitize else ["shim"])
+    return made(*sanitize.split(","), f"SANITIZE={sanitize}") if sanitize else made()
+
+
+def made(*words: str, target: str = "") -> Path:
+    """Run make in a build folder named after the plain words; the others are make's variables. A target is a file in it."""
+    build = ROOT / "build" / "-".join(["shim", *(word for word in words if "=" not in word)])
     build.mkdir(parents=True, exist_ok=True)
     with (build / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = ["make", "-s", "-C", str(ROOT / "vgpu_shim"), f"BUILD={build}", f"PYTHON={sys.executable}"]
-        command += [f"SANITIZE={sanitize}"] if sanitize else []
+        command += [word for word in words if "=" in word] + ([str(build / target)] if target else [])
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return build
+
+
+@pytest.fixture(scope="session")
+def mortal(shim: Shim) -> Path:
+    """Build a limiter that can be told to die at numbered points; returns the library."""
+    return made("crash", "CRASH=1", target="libmica.so") / "libmica.so"
 
 
 def sanitized(env: dict[str, str]) -> dict[str, str]:
