@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +64,7 @@ async def serve(
     port: int,
     tls: TlsFiles | None = None,
     protocol: Any = "httptools",
+    alpn: Sequence[str] = (),
     on_listening: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve an ASGI application until cancelled; answers under way then get a second to be sent.
@@ -71,6 +72,7 @@ async def serve(
     A port that cannot be bound ends the process with the reason.
 
     ``protocol`` is uvicorn's HTTP protocol, or a subclass of it that looks at a connection before its requests are read.
+    ``alpn``: the protocols that TLS offers, the best first; ``protocol`` has to speak them all.
     ``on_listening`` is called once the certificates are loaded and connections are accepted.
     """
     options: dict[str, Any] = {}
@@ -98,6 +100,8 @@ async def serve(
     if config.ssl is not None:
         # Go's clients do not resume sessions: a third of a handshake would go into tickets that nobody uses.
         config.ssl.num_tickets = 0
+        if alpn:
+            config.ssl.set_alpn_protocols(list(alpn))
     server = _Server(config, on_listening)
     try:
         await server.serve()

@@ -22,7 +22,7 @@ from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
 from mica_extender.placement.kernels import Kernel, KernelMissing, NumpyKernel, load_native
 from mica_extender.poke import Poker
-from mica_extender.scheduling.app import SchedulerApp, named_client_protocol
+from mica_extender.scheduling.app import ALPN, SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
 from mica_extender.scheduling.samples import Samples
 from mica_extender.scheduling.templates import Templates
@@ -132,7 +132,8 @@ async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp, listen
         host=settings.scheduler_host,
         port=settings.scheduler_port,
         tls=TlsFiles(settings.scheduler_tls_dir, client_ca=True),
-        protocol=named_client_protocol(settings.scheduler_client_name),
+        protocol=named_client_protocol(settings.scheduler_client_name, app.respond),
+        alpn=ALPN,
         on_listening=lambda: listening.add("scheduler"),
     )
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mica_extender.placement.fleet import Bytes, Fleet, Int32, Int64
-from mica_extender.placement.kernels import CODES, FITS, Kernel, NativeKernel
+from mica_extender.placement.kernels import CODES, FITS, Kernel, NativeKernel, pointer
 
 REASONS: Final[tuple[str, ...]] = tuple("" if code is None else str(code) for code in CODES)
 """What an answer says for each of the kernels' codes."""
@@ -106,6 +106,15 @@ class _Reasons(ctypes.Structure):
     _fields_ = (("text", ctypes.c_char_p), ("at", ctypes.c_void_p))
 
 
+class _Said:
+    """Reasons as the C kernel writes them. They live as long as this."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self._text, self._at = _joined([_encode(reason) for reason in reasons])
+        self.longest = int(np.diff(self._at).max(initial=0))
+        self.native = _Reasons(self._text, self._at.ctypes.data)
+
+
 class NativeAnswers:
     """By the C kernel; what it does not read (escapes, other than ASCII) is read in Python."""
 
@@ -116,6 +125,7 @@ class NativeAnswers:
         self._index_names.restype = None
         for function in (self._read_names, self._write_filter, self._write_scores):
             function.restype = ctypes.c_int64
+        self._reasons = _Said(REASONS)
         self._naming = -1
         self._index = _NameIndex()
         self._columns: tuple[Int64, Int32] = (np.zeros(1, np.int64), np.zeros(1, np.int32))
@@ -127,7 +137,7 @@ class NativeAnswers:
         rows, starts, ends = (np.empty(capacity, np.int32) for _ in range(3))
         count = self._read_names(
             *(ctypes.byref(self._index), raw, ctypes.c_int64(len(raw)), ctypes.c_int64(capacity)),
-            *(ctypes.c_void_p(column.ctypes.data) for column in (rows, starts, ends)),
+            *(pointer(column) for column in (rows, starts, ends)),
         )
         if count < 0 or len(raw) > 2**31 - 1:
             return list_names(fleet, _names(raw))
@@ -135,13 +145,12 @@ class NativeAnswers:
 
     def filter_answer(self, names: NameList, codes: Bytes, permanent: Bytes, reasons: Sequence[str] = REASONS) -> bytes:
         """See Answers."""
-        text, at = _joined([_encode(reason) for reason in reasons])
-        longest = int(np.diff(at).max(initial=0))
-        out = np.empty(len(names.raw) + len(names) * (longest + 8) + 128, np.uint8)
+        said = self._reasons if reasons is REASONS else _Said(reasons)
+        out = np.empty(len(names.raw) + len(names) * (said.longest + 8) + 128, np.uint8)
         written = self._write_filter(
-            *(names.raw, ctypes.c_void_p(names.starts.ctypes.data), ctypes.c_void_p(names.ends.ctypes.data)),
-            *(ctypes.c_int64(len(names)), ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(permanent.ctypes.data)),
-            *(ctypes.byref(_Reasons(text, at.ctypes.data)), ctypes.c_void_p(out.ctypes.data)),
+            *(names.raw, pointer(names.starts), pointer(names.ends)),
+            *(ctypes.c_int64(len(names)), pointer(codes), pointer(permanent)),
+            *(ctypes.byref(said.native), pointer(out)),
         )
         return out[:written].tobytes()
 
@@ -149,8 +158,8 @@ class NativeAnswers:
         """See Answers."""
         out = np.empty(len(names.raw) + len(names) * 40 + 128, np.uint8)
         written = self._write_scores(
-            *(names.raw, ctypes.c_void_p(names.starts.ctypes.data), ctypes.c_void_p(names.ends.ctypes.data)),
-            *(ctypes.c_int64(len(names)), ctypes.c_void_p(scores.ctypes.data), ctypes.c_void_p(out.ctypes.data)),
+            *(names.raw, pointer(names.starts), pointer(names.ends)),
+            *(ctypes.c_int64(len(names)), pointer(scores), pointer(out)),
         )
         return out[:written].tobytes()
 

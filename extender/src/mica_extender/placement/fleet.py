@@ -109,6 +109,8 @@ class Fleet:
         self.layout = 0
         self.naming = 0
         """Rises when a name gets a row or loses it."""
+        self.placing = 0
+        """Rises when columns are replaced by larger ones."""
         self._model_ids: dict[str, int] = {}
         self._card_policy_ids: dict[tuple[str, ...], int] = {}
         self._blank: list[NodeState | None] = []
@@ -286,6 +288,7 @@ class Fleet:
                 new = np.zeros(max(64, size, 2 * len(old)), old.dtype)
                 new[: len(old)] = old
                 setattr(self, column, new)
+                self.placing += 1
 
 
 def _empty(card: Card) -> Card:

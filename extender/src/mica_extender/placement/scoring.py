@@ -16,7 +16,16 @@ from mica_api.policies import NODE_POLICIES
 from mica_api.request import MAX_CORES, ContainerRequest
 from mica_extender.placement.dream import LEVELS
 from mica_extender.placement.fleet import CORDONED, HEALTHY, Fleet, Int32, Int64
-from mica_extender.placement.kernels import FITS, MAX_NODE_CARDS, CompiledShape, card_codes, cards_of, mutex_of, native_fleet
+from mica_extender.placement.kernels import (
+    FITS,
+    MAX_NODE_CARDS,
+    CompiledShape,
+    card_codes,
+    cards_of,
+    mutex_of,
+    native_fleet,
+    pointer,
+)
 from mica_extender.placement.mix import FED_SHIFT, MICRO, CardKind, Supply, Tables
 from mica_extender.placement.score import LEFT_CPU, LEFT_GPU, LEFTOVER, MAX_SCORE, MIDDLE
 
@@ -82,8 +91,7 @@ def native_scores(library: ctypes.CDLL, fleet: Fleet, shape: CompiledShape, tabl
     done = library.mica_score(
         *(ctypes.byref(native_fleet(fleet)), ctypes.byref(shape.refresh(fleet).native)),
         ctypes.byref(tables.native),
-        *(ctypes.c_void_p(rows.ctypes.data), ctypes.c_int64(len(rows))),
-        *(ctypes.c_void_p(codes.ctypes.data), ctypes.c_void_p(scores.ctypes.data)),
+        *(pointer(rows), ctypes.c_int64(len(rows)), pointer(codes), pointer(scores)),
     )
     return scores if done == 0 else np.full(len(rows), UNSCORED, np.int64)
 

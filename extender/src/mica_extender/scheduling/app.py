@@ -7,6 +7,7 @@ answer's ``Error``. Not for anybody but the kube-scheduler in the same pod: whoe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,6 +21,7 @@ from mica_extender.scheduling.samples import Samples
 from mica_extender.scheduling.verbs import NO_PRIORITIES, NodeVerbs, confirm_victims
 from mica_extender.state.leadership import Leadership
 from mica_extender.state.ledger import Ledger
+from mica_runtime.http2.connection import Http2Protocol, Reply, Respond
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
@@ -63,29 +65,40 @@ class SchedulerApp:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request over HTTP/1.1."""
         if scope["type"] != "http":
             return
-        verb = scope["path"].strip("/")
-        if verb not in self._verbs:
-            await answer(send, status=404, body=b"no such verb\n", content_type=b"text/plain")
-            return
-        if scope["method"] != "POST":
-            await answer(send, status=405, body=b"POST only\n", content_type=b"text/plain")
-            return
-        await answer(send, body=await self._answer(verb, receive))
+        try:
+            body: bytes | None = await read_body(receive, limit=MAX_BODY)
+        except TooLarge:
+            body = None
+        reply = await self.respond(scope["method"], scope["path"], body)
+        await answer(send, status=reply.status, body=reply.body, content_type=reply.content_type)
 
-    async def _answer(self, verb: str, receive: Receive) -> bytes:
+    async def respond(self, method: str, path: str, body: bytes | None) -> Reply:
+        """Answer one request, however it came; the body is None when it was larger than MAX_BODY."""
+        verb = path.strip("/")
+        if verb not in self._verbs:
+            return Reply(b"no such verb\n", 404, b"text/plain")
+        if method != "POST":
+            return Reply(b"POST only\n", 405, b"text/plain")
+        return Reply(await self._answer(verb, body))
+
+    async def _answer(self, verb: str, body: bytes | None) -> bytes:
         act, fail = self._verbs[verb]
         try:
-            body = await read_body(receive, limit=MAX_BODY)
+            if body is None:
+                raise _NotNow(f"the request is too large; at most {MAX_BODY} bytes are read")
             if verb == "filter" and self._binder.busy:
                 # Filter is the only thing that kube-scheduler's loop waits for before it starts the next bind.
                 self._metrics.held.inc()
                 await self._binder.room()
-            with self._metrics.timed(verb):
+            started = perf_counter()
+            try:
                 return await act(body)
-        except (wire.Malformed, TooLarge, _NotNow) as error:
+            finally:
+                self._metrics.took(verb, started)
+        except (wire.Malformed, _NotNow) as error:
             _log.warning("verb answered with an error", verb=verb, error=str(error))
             self._metrics.errors.labels(verb).inc()
             return fail(str(error))
@@ -135,10 +148,15 @@ class _NotNow(Exception):
     """No decision can be made at the moment."""
 
 
-def named_client_protocol(common_name: str) -> type[HttpToolsProtocol]:
+ALPN: Final = ("h2", "http/1.1")
+"""What the scheduler's port speaks. Go's client takes HTTP/2: one connection, whatever the number of binds under way."""
+
+
+def named_client_protocol(common_name: str, respond: Respond) -> type[HttpToolsProtocol]:
     """HTTP protocol that drops every connection whose client certificate is not made out to ``common_name``.
 
     That it is signed by our authority has been checked by then; the name keeps other holders of such a certificate out.
+    Connections that speak HTTP/2 are answered by ``respond``, others by uvicorn's application.
     """
 
     class NamedClientProtocol(HttpToolsProtocol):
@@ -149,6 +167,11 @@ def named_client_protocol(common_name: str) -> type[HttpToolsProtocol]:
             if client_name(transport.get_extra_info("peercert")) != common_name:
                 _log.warning("client refused: certificate of another name", peer=str(transport.get_extra_info("peername")))
                 transport.abort()
+                return
+            if transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+                http2 = Http2Protocol(respond, body_limit=MAX_BODY, peers=self.connections)
+                transport.set_protocol(http2)
+                http2.connection_made(transport)
                 return
             super().connection_made(transport)
 
