@@ -14,17 +14,12 @@ from typing import Any, Final
 
 from mica_api.allocation import GPUShare
 from mica_api.dialects import FLEXAI, HAMI, VOLCANO
-from mica_api.request import MAX_CORES, MAX_MIB
 
 VENDOR: Final = "NVIDIA"
 """Device type in the lists: HAMi's and Volcano's word for the vendor, whatever the model."""
 MAX_BYTES: Final = 16 * 1024
 """Values of all annotations of one pod together; a device list that does not fit is left out rather than cut."""
 _NANOSECONDS: Final = 10**9
-
-
-class MalformedDevices(ValueError):
-    """A device list is not in the format; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +94,3 @@ def encode_devices(containers: Sequence[Sequence[GPUShare]]) -> str:
     return "".join(
         "".join(f"{share.uuid},{VENDOR},{share.memory_mib},{share.cores}:" for share in shares) + ";" for shares in containers
     )
-
-
-def decode_devices(value: str, *, terminated: bool = True) -> tuple[tuple[GPUShare, ...], ...]:
-    """Inverse of ``encode_devices``; not ``terminated`` is Volcano's form, without the last ``;``. Raises MalformedDevices.
-
-    For tests and tools that look at pods placed by others; Mica's own decisions never depend on it.
-    """
-    if terminated and value and not value.endswith(";"):
-        raise MalformedDevices("a device list ends with ';'")
-    containers = value.split(";")[:-1] if terminated else value.split(";")
-    return tuple(tuple(_device(item) for item in container.split(":") if item) for container in containers)
-
-
-def _device(item: str) -> GPUShare:
-    fields = item.split(",")
-    if len(fields) < 4 or not fields[0] or not all(f.isascii() and f.isdigit() and len(f) <= 10 for f in fields[2:4]):
-        raise MalformedDevices(f"device {item!r} is not UUID,type,MiB,cores")
-    memory, cores = int(fields[2]), int(fields[3])
-    if memory > MAX_MIB or cores > MAX_CORES:
-        raise MalformedDevices(f"device {item!r} has amounts out of range")
-    return GPUShare(fields[0], memory, cores)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_api.allocation import GPUShare
-from mica_api.hami import MAX_BYTES, Bound, MalformedDevices, decode_devices, dialects_of, encode_devices, read_back
+from mica_api.hami import MAX_BYTES, Bound, dialects_of, encode_devices, read_back
 
 A = GPUShare("GPU-a", 8000, 30)
 B = GPUShare("GPU-b", 8000, 30)
@@ -57,11 +57,17 @@ def test_nobody_else_gets_any_of_them() -> None:
     assert read_back(Bound("n1", ((A,),), 7), frozenset()) == {}
 
 
+def as_others_read(value: str) -> tuple[tuple[GPUShare, ...], ...]:
+    """Containers end with a semicolon, devices with a colon; a device is UUID, type, MiB and percent."""
+    fields = [[item.split(",") for item in container.split(":")[:-1]] for container in value.split(";")]
+    return tuple(tuple(GPUShare(uuid, int(mib), int(cores)) for uuid, _, mib, cores in container) for container in fields)
+
+
 @given(pods)
 def test_lists_read_back_as_what_was_written(containers: tuple[tuple[GPUShare, ...], ...]) -> None:
-    assert decode_devices(encode_devices(containers)) == containers
+    assert as_others_read(encode_devices(containers)) == (*containers, ())
     volcano = read_back(Bound("n", containers, 0), VOLCANO)["volcano.sh/vgpu-ids-new"]
-    assert decode_devices(volcano, terminated=False) == containers
+    assert as_others_read(volcano) == containers
 
 
 def test_a_pod_of_very_many_containers_gets_no_list_rather_than_a_cut_one() -> None:
@@ -70,20 +76,6 @@ def test_a_pod_of_very_many_containers_gets_no_list_rather_than_a_cut_one() -> N
     assert sum(len(value) for value in both.values()) <= MAX_BYTES
     assert "hami.io/vgpu-devices-allocated" not in both
     assert both["hami.io/vgpu-node"] == both["volcano.sh/vgpu-node"] == "n1"
-
-
-@pytest.mark.parametrize("value", ["x", "GPU-a,NVIDIA,1", "GPU-a,NVIDIA,x,1:;", ",NVIDIA,1,1:;", "GPU-a,NVIDIA,1,101:;"])
-def test_what_is_no_list_is_refused(value: str) -> None:
-    with pytest.raises(MalformedDevices):
-        decode_devices(value)
-
-
-@given(st.text(max_size=60))
-def test_any_text_is_a_list_or_refused(value: str) -> None:
-    try:
-        decode_devices(value)
-    except MalformedDevices:
-        return
 
 
 def test_the_dialects_of_a_pod_are_those_it_was_written_in() -> None:

@@ -32,7 +32,6 @@ _NODE_COLUMNS: Final[dict[str, type[np.generic]]] = {
     "first_card": np.int32,
     "card_count": np.int32,
     "ready": np.uint8,
-    "max_slices": np.int32,
     "node_policy": np.int32,
     "card_policy": np.int32,
     "mutex": np.uint8,
@@ -60,7 +59,7 @@ _CARD_COLUMNS: Final[dict[str, type[np.generic]]] = {
 class Fleet:
     """Nodes, their cards and what is taken of them.
 
-    Node columns: ``first_card``, ``card_count``, ``ready``, ``max_slices``, ``node_policy`` (position in NODE_POLICIES),
+    Node columns: ``first_card``, ``card_count``, ``ready``, ``node_policy`` (position in NODE_POLICIES),
     ``card_policy`` (id in ``card_policies``), ``mutex`` (whether that policy holds it), ``weight_slot``, ``weight_core``,
     ``weight_memory`` (of the pool; all 0: the fullest counts), ``cpu_total`` and ``cpu_left`` (milli-CPU, UNKNOWN when nobody
     reports it), ``version``.
@@ -72,7 +71,6 @@ class Fleet:
     first_card: Int32
     card_count: Int32
     ready: Bytes
-    max_slices: Int32
     node_policy: Int32
     card_policy: Int32
     mutex: Bytes
@@ -151,7 +149,6 @@ class Fleet:
             self.uuids[first : first + len(node.cards)] = [card.uuid for card in node.cards]
         self._blank[row] = blank
         self.ready[row] = node.ready
-        self.max_slices[row] = node.max_slices
         self.node_policy[row] = NODE_POLICIES.index(node.node_policy)
         self.card_policy[row] = self.card_policy_id(node.gpu_policy)
         self.mutex[row] = "mutex" in node.gpu_policy

@@ -99,8 +99,8 @@ class _Shape(ctypes.Structure):
 
 
 _FLEET_COLUMNS: Final = (
-    *("first_card", "card_count", "ready", "max_slices", "node_policy", "card_policy", "mutex"),
-    *("weight_slot", "weight_core", "weight_memory", "cpu_total", "cpu_left", "version"),
+    *("first_card", "card_count", "ready", "node_policy", "card_policy", "mutex"),
+    *("weight_slot", "weight_core", "weight_memory", "cpu_left"),
     *("memory_mib", "capacity_mib", "used_mib", "core_capacity", "used_cores", "slices", "card_max_slices", "flags"),
     *("model", "numa"),
 )

@@ -38,13 +38,11 @@ typedef struct {
     /* by node row */
     const int32_t *first_card, *card_count;
     const uint8_t *ready;
-    const int32_t *max_slices;
     const int32_t *node_policy; /* MICA_NODE_… */
     const int32_t *card_policy; /* id of the fleet's table of card policies */
     const uint8_t *mutex;       /* whether that policy holds mutex */
     const int32_t *weight_slot, *weight_core, *weight_memory; /* of the pool; all 0: the fullest counts */
-    const int64_t *cpu_total, *cpu_left; /* milli-CPU; -1 when nobody reports it */
-    const int64_t *version;
+    const int64_t *cpu_left; /* milli-CPU; -1 when nobody reports it */
     /* by card row */
     const int64_t *memory_mib;   /* physical */
     const int64_t *capacity_mib; /* with overcommit */
