@@ -76,3 +76,11 @@ def test_a_directed_test_catches(name: str, tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=ROOT, env=environment(mutated(name, tmp_path)), capture_output=True, text=True, check=False)
     assert done.returncode == 1, f"{DIRECTED[name]} does not see {name}:\n{done.stdout[-2000:]}"
     assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize("name", [*NAMES, *sorted(ELSEWHERE)])
+def test_a_mutant_is_the_same_mistake_in_todays_words(name: str) -> None:
+    """Quick, so that whoever changes the sources learns it at once and not from the exhaustive run."""
+    words = ["git", "apply", "--check", str(MUTANTS / f"{name}.patch")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"refresh the mutant {name}\n{done.stderr}"
