@@ -16,7 +16,7 @@ from benchmarks._report import Figure, report
 from benchmarks.limiter.options import CannotMeasure, Options
 
 AREA: Final = "limiter"
-PARTS: Final = ("instructions", "memory", "preload")
+PARTS: Final = ("instructions", "memory", "preload", "share")
 
 
 def read_arguments(words: Sequence[str]) -> tuple[tuple[str, ...], Options]:

@@ -19,6 +19,10 @@ enum { MICA_WEIGHT_DEFAULT = 100, MICA_WEIGHT_MAX = 10000 };
 #define MICA_USED_MASK ((UINT64_C(1) << 48) - 1)
 #define MICA_USED_TAG (UINT64_C(1) << 48)
 
+/* batches: low 16 bits their number, upper 16 bits a tag as above. */
+#define MICA_BATCHES_MASK UINT32_C(0xffff)
+#define MICA_BATCHES_TAG UINT32_C(0x10000)
+
 struct mica_region_gpu {
     /* what the limits say */
     char uuid[48];
@@ -49,7 +53,7 @@ struct mica_region_gpu {
     /* the lease: read by the node's arbiter */
     _Atomic uint64_t waiting_at; /* a launch waited for the card at this time; refreshed every millisecond while one does */
     _Atomic uint64_t active_at;  /* work was sent to the card or known to run at this time */
-    _Atomic uint32_t batches;    /* of launches that are not known to be over; a futex, woken when it becomes 0 */
+    _Atomic uint32_t batches;    /* of launches that are not known to be over, with a change tag */
     uint32_t reserved5;
     _Atomic uint64_t watermark; /* end of the latest stretch of work that was charged */
     _Atomic uint64_t inflight_until; /* estimate of when what is in flight will be over */

@@ -49,5 +49,7 @@ const void *mica_driver_base(void);
 /* lookup.c */
 extern void *(*mica_real_dlsym)(void *handle, const char *name);
 void mica_lookup_init(void);
+/* A function of the C library by the name that the program would find; NULL when it has none. */
+void *mica_lookup_plain(const char *name);
 
 #endif

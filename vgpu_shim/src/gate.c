@@ -1,19 +1,24 @@
 /* See gate.h. */
 #include "gate.h"
 
-#include "meter.h"
+#include "lease.h"
 
 enum {
     BURST_NS = 50000000,    /* wall time whose share may be saved up: long enough to cover late wake-ups of a busy host */
     MIN_REFILL_NS = 10000,  /* refilling more often only costs contention */
     SLACK_NS = 2000000000,  /* GPU time of debt that nothing in the region has to explain */
     STALE_NS = 1000000000,  /* a clock reading may be this much older than another thread's */
-    MAX_UNSETTLED = 16,     /* measured launches under way per context while there is a cap */
+    BATCH_NS = 2000000,     /* of estimated work between two looks at the balance */
+    FREE_BATCH_NS = 10000000,
+    DEEP_NS = 45000000,     /* in flight at most while there is a cap or an arbiter: what a newcomer may have to wait */
+    SPREAD_US2 = 400000000, /* (20 ms)²: how far what is in flight may be off its mean, as a variance */
+    SHORTEST_NAP_NS = 20000,
     SETTLING_NAP_NS = 500000, /* while launches of ours run, whose true cost may be lower than what was charged */
-    LONGEST_NAP_NS = 10000000
+    LONGEST_NAP_NS = 10000000,
+    TURN_NAP_NS = 1000000 /* while it is another's turn: the arbiter must see that we still wait */
 };
 
-static _Atomic int captures;
+_Atomic int mica_captures;
 
 /* An error is the legacy stream while another one is captured: nothing of ours may be added to it. */
 static bool untouchable(CUstream stream)
@@ -31,7 +36,11 @@ bool mica_gate_capturing(CUstream stream)
 
 void mica_gate_capture(int change)
 {
-    atomic_fetch_add(&captures, change);
+    int number;
+    struct mica_meter *meter = change > 0 && atomic_load(&mica_slice_state) == 1 ? mica_meter_current(&number) : NULL;
+    if (meter && meter->gpu >= 0) /* a stream that joins the capture must not have our end event still to come */
+        mica_meter_close(meter, false);
+    atomic_fetch_add(&mica_captures, change);
 }
 
 void mica_gate_forget(CUcontext context)
@@ -41,7 +50,7 @@ void mica_gate_forget(CUcontext context)
 
 void mica_gate_forked(void)
 {
-    atomic_store(&captures, 0);
+    atomic_store(&mica_captures, 0);
     mica_meter_forked();
 }
 
@@ -77,96 +86,251 @@ static uint32_t cap(int gpu)
     return cores >= 100 || !atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed) ? 0 : cores;
 }
 
-static uint64_t nap(int64_t balance, uint32_t cores, bool settling)
+/* A launch that asks to be let through. */
+struct request {
+    const struct mica_meter *meter; /* NULL: nothing can be measured */
+    int gpu;
+    uint16_t shape;
+    bool unknown;
+    int64_t estimate, budget;
+    int64_t needed; /* balance to go on with: more once it had to wait, or it would go on one launch at a time */
+    uint64_t now;
+};
+
+enum verdict {
+    GO,
+    WAIT_TURN,    /* another container's */
+    WAIT_BALANCE, /* the cap */
+    WAIT_WORK     /* enough is in flight */
+};
+
+bool mica_gate_revoked(int gpu)
 {
-    if (balance > 0)
-        return 100000; /* only waiting for launches to finish */
-    const uint64_t longest = settling ? SETTLING_NAP_NS : LONGEST_NAP_NS; /* wake up to settle, and to see new limits */
-    if (balance < -LONGEST_NAP_NS)
-        return longest;
-    uint64_t ns = (uint64_t)-balance * 100 / cores + 20000;
-    return ns > longest ? longest : ns;
+    return atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed) && mica_lease_rest(gpu, mica_now()) == 0;
 }
 
-/* meter: NULL when nothing can be measured. */
-static void wait_for_balance(int number, struct mica_meter *meter, uint64_t now)
+/* What is in flight may end later than its mean says; shapes that nobody knows go one at a time. */
+static bool deep(const struct request *request, int64_t most)
 {
-    struct mica_region_gpu *gpu = &mica_region->gpus[number];
-    uint64_t start = now, waited_for_settling = 0;
+    int64_t inflight = atomic_load_explicit(&mica_region->gpus[request->gpu].inflight, memory_order_relaxed);
+    if (inflight <= 0)
+        return false;
+    if (request->meter && mica_meter_unsettled(request->meter) >= MICA_BATCHES)
+        return true;
+    return inflight > most - request->estimate / 2 || (request->unknown && atomic_load_explicit(&mica_meter_unknown[request->gpu], memory_order_relaxed) > 0)
+        || atomic_load_explicit(&mica_meter_spread[request->gpu], memory_order_relaxed) > SPREAD_US2;
+}
+
+static int64_t at_least(int64_t budget, int64_t estimate)
+{
+    budget = budget > estimate ? budget : estimate;
+    return budget > (int64_t)MICA_WORD_LEFT ? (int64_t)MICA_WORD_LEFT : budget;
+}
+
+static enum verdict by_balance(struct request *request, uint32_t cores)
+{
+    struct mica_region_gpu *gpu = &mica_region->gpus[request->gpu];
+    refill(gpu, request->now, cores);
+    int64_t balance = atomic_load(&gpu->balance);
+    request->budget = balance < BATCH_NS ? balance : BATCH_NS;
+    if (balance < request->needed) {
+        request->needed = (int64_t)BURST_NS / 8 * cores / 100;
+        return WAIT_BALANCE;
+    }
+    return deep(request, DEEP_NS) ? WAIT_WORK : GO;
+}
+
+/* Decide, and say how much may be launched before the next question. */
+static enum verdict judge(struct request *request)
+{
+    struct mica_region_gpu *gpu = &mica_region->gpus[request->gpu];
+    const bool enforce = atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed);
+    const int64_t rest = enforce ? mica_lease_rest(request->gpu, request->now) : MICA_LEASE_OPEN;
+    const uint32_t cores = cap(request->gpu);
+    enum verdict verdict = GO;
+    request->budget = FREE_BATCH_NS;
+    if (rest == 0)
+        return WAIT_TURN;
+    if (rest != MICA_LEASE_OPEN) {
+        if (cores)
+            refill(gpu, request->now, cores); /* goes on, for the time after the turns */
+        verdict = deep(request, rest) ? WAIT_WORK : GO;
+        request->budget = rest < BATCH_NS ? rest : BATCH_NS;
+    } else if (cores) {
+        verdict = by_balance(request, cores);
+    } else {
+        if (atomic_load_explicit(&gpu->refilled_at, memory_order_relaxed))
+            atomic_store(&gpu->refilled_at, 0); /* what is used without a cap is no debt when a cap comes */
+        if (enforce && mica_lease_arbiter(request->now)) {
+            verdict = deep(request, DEEP_NS) ? WAIT_WORK : GO;
+            request->budget = BATCH_NS;
+        }
+    }
+    request->budget = at_least(request->unknown ? 0 : request->budget, request->estimate);
+    return verdict;
+}
+
+static uint64_t within(int64_t ns, uint64_t shortest, uint64_t longest)
+{
+    return ns < (int64_t)shortest ? shortest : (uint64_t)ns > longest ? longest : (uint64_t)ns;
+}
+
+/* Sleep until the answer may be another one. */
+static void pause_for(enum verdict verdict, const struct request *request, struct mica_meter *meter)
+{
+    struct mica_region_gpu *gpu = &mica_region->gpus[request->gpu];
+    const bool settling = meter && mica_meter_unsettled(meter);
+    if (verdict != WAIT_BALANCE)
+        atomic_store_explicit(&gpu->waiting_at, request->now, memory_order_relaxed);
+    if (verdict == WAIT_TURN) {
+        mica_lease_wait(request->gpu, TURN_NAP_NS);
+    } else if (verdict == WAIT_WORK) {
+        mica_sleep(within(atomic_load(&gpu->inflight) / 4, SHORTEST_NAP_NS, SETTLING_NAP_NS));
+    } else {
+        const uint32_t cores = cap(request->gpu);
+        const int64_t balance = atomic_load(&gpu->balance);
+        const int64_t missing = request->needed - balance;
+        const int64_t ns = missing > LONGEST_NAP_NS || !cores ? LONGEST_NAP_NS : missing * 100 / cores + SHORTEST_NAP_NS;
+        mica_sleep(within(ns, SHORTEST_NAP_NS, settling ? SETTLING_NAP_NS : LONGEST_NAP_NS));
+    }
+}
+
+static void wait_for_go(struct request *request, struct mica_meter *meter)
+{
+    const uint64_t start = request->now;
+    uint64_t working = 0;
+    bool closed = mica_gate_captures() > 0;
     for (;;) {
-        uint32_t cores = cap(number);
-        if (!cores)
-            break;
-        if (meter)
-            mica_meter_settle(meter);
-        refill(gpu, now, cores);
-        int64_t balance = atomic_load(&gpu->balance);
-        uint32_t unsettled = meter ? mica_meter_unsettled(meter) : 0;
+        enum verdict verdict = judge(request);
         /* a kernel may wait for something that the program does only after this launch: go on after a second */
-        if (balance > 0 && (unsettled < MAX_UNSETTLED || waited_for_settling > UINT64_C(1000000000)))
+        if (verdict == GO || (verdict == WAIT_WORK && working > UINT64_C(1000000000)))
             break;
-        uint64_t ns = nap(balance, cores, unsettled > 0);
-        mica_sleep(ns);
-        waited_for_settling += balance > 0 ? ns : 0;
-        now = mica_now();
+        if (meter) {
+            if (!closed) /* while we wait nothing is added to them */
+                mica_meter_close(meter, false);
+            closed = true;
+            mica_meter_settle(meter);
+            if (judge(request) == GO)
+                break;
+        }
+        pause_for(verdict, request, meter);
+        uint64_t now = mica_now();
+        working += verdict == WAIT_WORK ? now - request->now : 0;
+        request->now = now;
         mica_slice_tick(now);
     }
-    if (now != start)
-        atomic_fetch_add_explicit(&gpu->throttled, now - start, memory_order_relaxed);
+    if (request->now != start)
+        atomic_fetch_add_explicit(&mica_region->gpus[request->gpu].throttled, request->now - start, memory_order_relaxed);
+}
+
+/* A launch that nobody's batch takes: asks, and opens one. */
+static void ask(struct mica_launch *launch, struct mica_meter *meter, CUstream stream, uint16_t shape, bool single)
+{
+    struct request request = {.meter = meter, .gpu = launch->gpu, .shape = shape, .unknown = !mica_shape_known(shape), .estimate = launch->estimate, .needed = 1};
+    struct mica_region_gpu *gpu = &mica_region->gpus[launch->gpu];
+    if (meter)
+        mica_meter_close_stream(meter, stream); /* before we wait: it ends with its last launch */
+    request.now = mica_now();
+    mica_slice_tick(request.now);
+    if (meter && mica_meter_unsettled(meter) > MICA_BATCHES / 2)
+        mica_meter_settle(meter);
+    do {
+        launch->batch = -1;
+        wait_for_go(&request, meter);
+        if (!meter)
+            break;
+        const struct mica_opening opening = {.stream = stream,
+                                             .shape = shape,
+                                             .unknown = request.unknown,
+                                             .limit = request.unknown || single ? 1 : MICA_BATCH_LAUNCHES,
+                                             .estimate = request.estimate,
+                                             .budget = single ? request.estimate : request.budget};
+        launch->batch = mica_meter_open(meter, &opening);
+    } while (launch->batch == MICA_METER_REVOKED);
+    int64_t inflight = atomic_load_explicit(&gpu->inflight, memory_order_relaxed);
+    atomic_store_explicit(&gpu->active_at, request.now, memory_order_relaxed);
+    atomic_store_explicit(&gpu->inflight_until, request.now + (inflight > 0 ? (uint64_t)inflight : 0), memory_order_relaxed);
+    if (launch->batch < 0) {
+        atomic_fetch_sub_explicit(&gpu->balance, launch->estimate, memory_order_relaxed);
+        atomic_fetch_add_explicit(&gpu->launches, 1, memory_order_relaxed);
+    }
 }
 
 CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream, bool per_thread)
 {
-    launch->meter = NULL;
+    int number;
     launch->gpu = MICA_GPU_NONE;
-    launch->pair = -1;
+    launch->batch = -1;
     CUresult result = mica_slice_check();
     if (MICA_UNLIKELY(result))
         return result;
-    int number;
     struct mica_meter *meter = mica_meter_current(&number);
-    if (number == MICA_GPU_NONE)
-        return MICA_CUDA_SUCCESS; /* no context: the driver says so */
-    if (number == MICA_GPU_FOREIGN)
-        return mica_slice_foreign(MICA_CUDA_NOT_PERMITTED);
+    if (MICA_UNLIKELY(number < 0)) /* without a context the driver says so */
+        return number == MICA_GPU_FOREIGN ? mica_slice_foreign(MICA_CUDA_NOT_PERMITTED) : MICA_CUDA_SUCCESS;
     stream = per_thread && !stream ? MICA_STREAM_PER_THREAD : stream;
-    if (MICA_UNLIKELY(atomic_load_explicit(&captures, memory_order_relaxed) > 0)) {
+    bool single = false;
+    if (MICA_UNLIKELY(mica_gate_captures() > 0)) {
         if (mica_gate_capturing(stream))
             return MICA_CUDA_SUCCESS; /* becomes part of a graph; counted when the graph is launched */
         if (untouchable(stream))
             meter = NULL; /* event calls could break the capture */
+        single = true;
     }
-
-    uint64_t now = mica_now();
-    struct mica_region_gpu *gpu = &mica_region->gpus[number];
-    mica_slice_tick(now);
-    if (cap(number)) {
-        wait_for_balance(number, meter, now);
-    } else {
-        if (atomic_load_explicit(&gpu->refilled_at, memory_order_relaxed))
-            atomic_store(&gpu->refilled_at, 0); /* what is used without a cap is no debt when a cap comes */
-        if (meter)
-            mica_meter_settle(meter);
-    }
-
+    const uint16_t shape = mica_shape_of(key);
     launch->meter = meter;
     launch->gpu = number;
-    launch->estimate = mica_meter_estimate(key);
-    atomic_fetch_sub_explicit(&gpu->balance, launch->estimate, memory_order_relaxed);
-    atomic_fetch_add_explicit(&gpu->launches, 1, memory_order_relaxed);
-    if (meter && mica_meter_should(key, launch->estimate))
-        launch->pair = mica_meter_begin(meter, stream, key, launch->estimate);
+    launch->estimate = mica_shape_mean(shape);
+    if (MICA_LIKELY(meter && !single))
+        launch->batch = mica_meter_join(meter, stream, shape, launch->estimate);
+    if (MICA_UNLIKELY(launch->batch < 0))
+        ask(launch, meter, stream, shape, single);
     return MICA_CUDA_SUCCESS;
 }
 
 void mica_gate_end(struct mica_launch *launch, CUresult result)
 {
-    if (launch->gpu < 0)
-        return;
-    if (launch->pair >= 0)
-        mica_meter_end(launch->meter, launch->pair, result == 0);
-    else if (!result)
-        mica_ledger_busy(launch->gpu, (uint64_t)launch->estimate);
-    if (result)
-        atomic_fetch_add_explicit(&mica_region->gpus[launch->gpu].balance, launch->estimate, memory_order_relaxed);
+    if (MICA_LIKELY(launch->batch >= 0)) {
+        mica_meter_leave(launch->meter, launch->batch, result == 0);
+    } else if (launch->gpu >= 0) {
+        if (result)
+            atomic_fetch_add_explicit(&mica_region->gpus[launch->gpu].balance, launch->estimate, memory_order_relaxed);
+        else
+            mica_ledger_busy(launch->gpu, (uint64_t)launch->estimate);
+    }
+}
+
+/* The current context's meter, where there is something to close or settle. */
+static struct mica_meter *under_way(void)
+{
+    int number;
+    if (atomic_load_explicit(&mica_slice_state, memory_order_acquire) != 1 || mica_gate_captures())
+        return NULL;
+    struct mica_meter *meter = mica_meter_current(&number);
+    return meter && number >= 0 && mica_meter_unsettled(meter) ? meter : NULL;
+}
+
+void mica_gate_sync(void)
+{
+    struct mica_meter *meter = under_way();
+    if (meter)
+        mica_meter_close(meter, false);
+}
+
+void mica_gate_synced(void)
+{
+    struct mica_meter *meter = under_way();
+    if (meter)
+        mica_meter_settle(meter);
+}
+
+uint64_t mica_gate_pace(int gpu, uint64_t now, uint64_t brisk, uint64_t calm, uint64_t leisure)
+{
+    struct mica_region_gpu *card = &mica_region->gpus[gpu];
+    const bool enforce = atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed);
+    if (!enforce || (!cap(gpu) && !mica_lease_arbiter(now)))
+        return leisure;
+    if (mica_lease_rest(gpu, now) == MICA_LEASE_OPEN)
+        return calm;
+    const uint64_t until = atomic_load_explicit(&card->inflight_until, memory_order_relaxed);
+    return until > now ? within((int64_t)(until - now), brisk, calm) : brisk;
 }

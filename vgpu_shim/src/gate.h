@@ -1,29 +1,39 @@
-/* The compute gate: a budget of GPU time per GPU, shared by all processes of the container. A launch is charged an estimate before it
- * goes to the driver and settled with its measured time afterwards. */
+/* The compute gate: may this launch go to the card now? By the container's own balance of GPU time, and by turns where an arbiter lends the card
+ * out. A launch that joins a batch under way asks nobody. */
 #ifndef MICA_GATE_H
 #define MICA_GATE_H
 
-#include "slice.h"
-
-struct mica_meter; /* measurements of one context, meter.h */
+#include "meter.h"
 
 /* One launch between begin and end. */
 struct mica_launch {
     struct mica_meter *meter; /* NULL: cannot be measured */
     int gpu;                  /* negative: not counted (capture, no context) */
-    int pair;                 /* of events around it, -1 = not measured: the estimate stands */
+    int batch;                /* -1 = not measured: the estimate stands */
     int64_t estimate;
 };
 
-/* Wait until the balance allows a launch and charge it. An error means that the launch must not happen. */
+/* Wait until a launch may be made and charge it. An error means that the launch must not happen. */
 CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream, bool per_thread);
 /* The launch was made, or failed: measure or refund. */
 void mica_gate_end(struct mica_launch *launch, CUresult result);
+/* The program is about to wait for the card, and has waited: what is under way is complete, and over. */
+void mica_gate_sync(void);
+void mica_gate_synced(void);
+/* True when it is another container's turn. */
+bool mica_gate_revoked(int gpu);
 /* A context is gone, with its events. */
 void mica_gate_forget(CUcontext context);
 /* Streams being captured into graphs: what is launched there counts when the graph is launched. */
 void mica_gate_capture(int change);
 bool mica_gate_capturing(CUstream stream);
+extern _Atomic int mica_captures;
+static inline int mica_gate_captures(void)
+{
+    return atomic_load_explicit(&mica_captures, memory_order_relaxed);
+}
+/* How soon the helper should look again at work of a GPU that is in flight: one of the three, or until it should be over. */
+uint64_t mica_gate_pace(int gpu, uint64_t now, uint64_t brisk, uint64_t calm, uint64_t leisure);
 /* A forked child starts from nothing. */
 void mica_gate_forked(void);
 

@@ -12,6 +12,7 @@
 
 #include "crash.h"
 #include "util.h"
+#include "work.h"
 
 #ifndef F_OFD_GETLK
 #define F_OFD_GETLK 36
@@ -72,6 +73,7 @@ static void empty_slot(struct mica_region_slot *slot)
         atomic_store(&slot->context[g], 0);
         atomic_store(&slot->module[g], 0);
         atomic_store(&slot->busy[g], 0);
+        mica_work_drop(slot, g);
     }
     MICA_CRASH_POINT(11);
     atomic_store(&slot->pending, 0);
@@ -277,7 +279,16 @@ void mica_ledger_busy(int gpu, uint64_t ns)
         atomic_fetch_add_explicit(&mine->busy[gpu], ns, memory_order_relaxed);
 }
 
-static bool any_pending(void)
+struct mica_region_slot *mica_ledger_slot(void) { return mine; }
+
+bool mica_ledger_file(uint64_t *inode, uint64_t *device)
+{
+    *inode = (uint64_t)region_seen.st_ino;
+    *device = (uint64_t)region_seen.st_dev;
+    return mine != NULL;
+}
+
+bool mica_ledger_pending(void)
 {
     for (unsigned s = 0; s < MICA_SLOTS; s++)
         if (atomic_load(&mica_region->slots[s].pending))
@@ -291,14 +302,14 @@ static void recount(int gpu)
     uint64_t before = atomic_load(&mica_region->gpus[gpu].used), sum = 0, contexts = 0, modules = 0;
     /* Before: a charge under way may be in the total and not yet in its slot. After: a release may be in its slot and not yet in the total.
      * What starts in between changes the tag before it matters. */
-    if (any_pending())
+    if (mica_ledger_pending())
         return;
     for (unsigned s = 0; s < MICA_SLOTS; s++) {
         sum += atomic_load(&mica_region->slots[s].used[gpu]) & MICA_USED_MASK;
         contexts += atomic_load(&mica_region->slots[s].context[gpu]) & MICA_USED_MASK;
         modules += atomic_load(&mica_region->slots[s].module[gpu]) & MICA_USED_MASK;
     }
-    if (any_pending())
+    if (mica_ledger_pending())
         return;
     MICA_CRASH_POINT(15);
     atomic_store(&mica_region->gpus[gpu].context, contexts);
@@ -358,6 +369,6 @@ void mica_ledger_reap(void)
     }
     for (int g = 0; g < MICA_GPUS; g++)
         if (mica_region->gpus[g].uuid[0])
-            recount(g);
+            recount(g), mica_work_recount(g);
     mica_release(&reap_lock);
 }

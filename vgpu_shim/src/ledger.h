@@ -44,6 +44,11 @@ int mica_ledger_export(uint64_t handle);
 int mica_ledger_find_export(uint64_t handle);
 bool mica_ledger_adopt_export(int place, uint64_t handle);
 void mica_ledger_drop_export(int place, uint64_t handle);
+/* Identity of the region file; false before it is open. */
+bool mica_ledger_file(uint64_t *inode, uint64_t *device);
+/* This process's slot, NULL while it has none; whether any slot is between two updates. */
+struct mica_region_slot *mica_ledger_slot(void);
+bool mica_ledger_pending(void);
 /* Give back what dead processes of this container held. */
 void mica_ledger_reap(void);
 /* A forked child has no slot until it attaches again. */

@@ -20,6 +20,15 @@ void mica_lookup_init(void)
         mica_real_dlsym = (void *(*)(void *, const char *))dlvsym(RTLD_NEXT, "dlsym", versions[i]);
 }
 
+void *mica_lookup_plain(const char *name)
+{
+    if (!mica_real_dlsym)
+        mica_lookup_init();
+    void *found = mica_real_dlsym ? mica_real_dlsym(RTLD_DEFAULT, name) : NULL;
+    void *threads = found || !mica_real_dlsym ? NULL : dlopen("libpthread.so.0", RTLD_LAZY | RTLD_NOLOAD); /* before glibc 2.34 */
+    return threads ? mica_real_dlsym(threads, name) : found;
+}
+
 /* Exact names of the driver start like this; the tables decide, not the prefix (cudnn*, cublas*, cuda* must pass). */
 static bool may_be_driver(const char *name)
 {

@@ -1,64 +1,17 @@
-/* See meter.h. */
+/* See meter.h. A batch is FREE, OPEN (launches join; whoever closes it with nobody inside, or leaves it last, records its end), PENDING, FREE. */
 #include "meter.h"
 
+#include "gate.h"
+#include "helper.h"
+#include "work.h"
+
 enum { FREE, OPEN, PENDING };
-enum {
-    SHAPES = 4096,
-    ALWAYS_MEASURED_NS = 100000,
-    SAMPLE_EVERY = 16,
-    FIRST_ESTIMATE_NS = 5000000, /* of a shape nobody has measured: too much on purpose, the rest is given back when it has */
-    BUSY_STREAMS = 8,
-    CAPTURE_RELAXED = 2
-};
+enum { BUSY_STREAMS = 8, CAPTURE_RELAXED = 2 };
 
-static struct mica_meter meters[MICA_METERS];
+struct mica_meter mica_meters[MICA_METERS];
+_Atomic int mica_meter_unknown[MICA_GPUS];
+_Atomic int64_t mica_meter_spread[MICA_GPUS];
 static mica_lock table_lock;
-
-/* What is known of each launch shape. Lost updates between threads only cost accuracy. */
-static struct shape {
-    _Atomic uint64_t key;
-    _Atomic int64_t estimate;
-    _Atomic uint32_t samples, launches;
-} shapes[SHAPES];
-
-static struct shape *shape_of(uint64_t key)
-{
-    key = key ? key : 1;
-    size_t at = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 40) % SHAPES;
-    for (int i = 0; i < 8; i++, at = (at + 1) % SHAPES) {
-        uint64_t found = atomic_load_explicit(&shapes[at].key, memory_order_relaxed);
-        if (!found && atomic_compare_exchange_strong(&shapes[at].key, &found, key))
-            return &shapes[at];
-        if (found == key)
-            return &shapes[at];
-    }
-    return &shapes[at]; /* table crowded: shapes share an estimate */
-}
-
-int64_t mica_meter_estimate(uint64_t key)
-{
-    struct shape *shape = shape_of(key);
-    int64_t estimate = atomic_load_explicit(&shape->estimate, memory_order_relaxed);
-    return estimate ? estimate : FIRST_ESTIMATE_NS;
-}
-
-bool mica_meter_should(uint64_t key, int64_t estimate)
-{
-    struct shape *shape = shape_of(key);
-    uint32_t launches = atomic_fetch_add_explicit(&shape->launches, 1, memory_order_relaxed);
-    return estimate >= ALWAYS_MEASURED_NS || atomic_load_explicit(&shape->samples, memory_order_relaxed) < 4
-        /* not every 16th: a program's own rhythm must not line up with ours */
-        || (launches * UINT32_C(2654435761) >> 16) % SAMPLE_EVERY == 0;
-}
-
-static void learn(uint64_t key, int64_t measured)
-{
-    struct shape *shape = shape_of(key);
-    int64_t old = atomic_load_explicit(&shape->estimate, memory_order_relaxed);
-    uint32_t samples = atomic_fetch_add_explicit(&shape->samples, 1, memory_order_relaxed);
-    int64_t fresh = samples == 0 ? measured : old + (measured - old) / 8;
-    atomic_store_explicit(&shape->estimate, fresh > 500 ? fresh : 500, memory_order_relaxed);
-}
 
 struct mica_meter *mica_meter_current(int *gpu)
 {
@@ -68,20 +21,20 @@ struct mica_meter *mica_meter_current(int *gpu)
         return NULL;
     struct mica_meter *found = NULL, *unused = NULL;
     for (int i = 0; i < MICA_METERS && !found; i++) {
-        CUcontext owner = atomic_load_explicit(&meters[i].context, memory_order_acquire);
+        CUcontext owner = atomic_load_explicit(&mica_meters[i].context, memory_order_acquire);
         if (owner == context)
-            found = &meters[i];
+            found = &mica_meters[i];
         else if (!owner)
             break;
     }
     if (!found) {
         mica_acquire(&table_lock);
         for (int i = 0; i < MICA_METERS && !found; i++) {
-            CUcontext owner = atomic_load(&meters[i].context);
+            CUcontext owner = atomic_load(&mica_meters[i].context);
             if (owner == context)
-                found = &meters[i];
+                found = &mica_meters[i];
             else if (!owner && !unused)
-                unused = &meters[i];
+                unused = &mica_meters[i];
         }
         if (!found && unused) {
             unused->gpu = mica_gpu_current();
@@ -94,53 +47,71 @@ struct mica_meter *mica_meter_current(int *gpu)
     return found;
 }
 
+/* Lock held (or nobody else is there). */
 static void empty(struct mica_meter *meter)
 {
-    for (int p = 0; p < MICA_PAIRS; p++)
-        meter->pairs[p] = (struct mica_pair){0}; /* the driver destroys the events with the context */
-    meter->head = meter->tail = 0;
-    meter->last_begin = meter->last_end = NULL;
+    for (int o = 0; o < MICA_OPEN; o++)
+        atomic_store(&meter->open[o], 0);
+    for (int b = 0; b < MICA_BATCHES; b++) {
+        struct mica_batch *batch = &meter->batches[b];
+        /* closed for good: who is inside finds nothing to do */
+        atomic_store(&batch->word, ((atomic_load(&batch->word) + MICA_WORD_TURN) | MICA_WORD_CLOSED | MICA_WORD_ENTER * 0x80)
+                                       & ~(MICA_WORD_LEFT));
+        atomic_store(&batch->state, FREE);
+        batch->older = batch->newer = 0;
+        batch->begin = batch->end = NULL; /* the driver destroys the events with the context */
+    }
+    meter->first = meter->last = 0;
+    meter->base = NULL;
     atomic_store(&meter->unsettled, 0);
     /* Leaves a hole: meters behind it are found under the lock only, until it is filled. */
     atomic_store(&meter->context, NULL);
 }
 
-void mica_meter_forget(CUcontext context)
+static void account(int gpu, int64_t inflight, int batches, int64_t spread)
 {
-    for (int i = 0; i < MICA_METERS; i++) {
-        struct mica_meter *meter = &meters[i];
-        if (atomic_load(&meter->context) != context)
-            continue;
-        mica_acquire(&meter->lock);
-        for (int p = 0; p < MICA_PAIRS; p++)
-            if ((meter->pairs[p].state == OPEN || meter->pairs[p].state == PENDING) && meter->gpu >= 0)
-                atomic_fetch_sub(&mica_region->gpus[meter->gpu].inflight, meter->pairs[p].estimate);
-        empty(meter);
-        mica_release(&meter->lock);
-    }
+    mica_work_add(gpu, inflight, batches);
+    atomic_fetch_add_explicit(&mica_meter_spread[gpu], spread, memory_order_relaxed);
+}
+
+/* What was charged in advance and not launched is given back. */
+static void give_back(struct mica_meter *meter, struct mica_batch *batch, int64_t ns)
+{
+    batch->budget -= ns;
+    account(meter->gpu, -ns, 0, 0);
+    atomic_fetch_add_explicit(&mica_region->gpus[meter->gpu].balance, ns, memory_order_relaxed);
 }
 
 void mica_meter_forked(void)
 {
     atomic_store(&table_lock, 0);
     for (int i = 0; i < MICA_METERS; i++) {
-        if (atomic_load(&meters[i].context))
-            empty(&meters[i]);
-        atomic_store(&meters[i].lock, 0);
+        if (atomic_load(&mica_meters[i].context))
+            empty(&mica_meters[i]);
+        atomic_store(&mica_meters[i].lock, 0);
+    }
+    for (int g = 0; g < MICA_GPUS; g++) {
+        atomic_store(&mica_meter_unknown[g], 0);
+        atomic_store(&mica_meter_spread[g], 0);
     }
 }
 
-/* Event calls of this thread must not break a stream capture that runs elsewhere in the program. Returns the mode to restore. */
-static int relax(void)
+int mica_meter_relax(void)
 {
     int mode = CAPTURE_RELAXED;
     return mica_real.cuThreadExchangeStreamCaptureMode && mica_real.cuThreadExchangeStreamCaptureMode(&mode) == 0 ? mode : -1;
 }
 
-static void restore(int mode)
+void mica_meter_restore(int mode)
 {
     if (mode >= 0)
         (void)mica_real.cuThreadExchangeStreamCaptureMode(&mode);
+}
+
+/* Only while something is captured does the mode matter. */
+static int relax(void)
+{
+    return mica_gate_captures() ? mica_meter_relax() : -1;
 }
 
 static bool make_event(CUevent *event)
@@ -148,92 +119,192 @@ static bool make_event(CUevent *event)
     return *event || (mica_real.cuEventCreate && mica_real.cuEventCreate(event, 0) == 0);
 }
 
-/* Lock held. Nothing will be measured with this pair. */
-static void cancel(struct mica_meter *meter, struct mica_pair *pair)
+/* Called once per batch, by whoever closed it last. */
+static void finish(struct mica_meter *meter, struct mica_batch *batch, uint64_t word)
 {
-    if (pair->state != OPEN)
-        return; /* the context went meanwhile */
-    pair->state = FREE;
+    const int number = (int)(batch - meter->batches);
+    CUstream stream = atomic_load(&batch->stream);
+    int expected = number + 1, mode = relax();
+    atomic_compare_exchange_strong(&meter->open[mica_meter_place(stream)], &expected, 0);
+    give_back(meter, batch, (int64_t)(word & MICA_WORD_LEFT));
+    if (mica_real.cuEventRecord(batch->end, stream))
+        batch->blind = true;
+    mica_meter_restore(mode);
+    atomic_store_explicit(&batch->state, PENDING, memory_order_release);
+}
+
+static void close_batch(struct mica_meter *meter, struct mica_batch *batch, bool late)
+{
+    uint64_t word = atomic_load(&batch->word);
+    do {
+        if (word & MICA_WORD_CLOSED)
+            return;
+    } while (!atomic_compare_exchange_weak(&batch->word, &word, word | MICA_WORD_CLOSED));
+    batch->late = late;
+    if (!MICA_WORD_ENTERED(word))
+        finish(meter, batch, word);
+}
+
+void mica_meter_leave_slow(struct mica_meter *meter, struct mica_batch *batch, uint64_t word, bool launched)
+{
+    uint64_t none = 0;
+    if (!launched) /* which of its launches failed does not matter when all are of one shape, and hardly otherwise */
+        batch->shapes[batch->limit - 1 - MICA_WORD_LAUNCHES(word)] = MICA_SHAPE_NONE;
+    atomic_compare_exchange_strong(&batch->sent, &none, mica_now());
+    if (word & MICA_WORD_CLOSED) {
+        if (!MICA_WORD_ENTERED(word))
+            finish(meter, batch, word);
+    } else if (!MICA_WORD_LAUNCHES(word)) {
+        close_batch(meter, batch, false);
+    }
+}
+
+void mica_meter_close(struct mica_meter *meter, bool stale)
+{
+    for (int o = 0; o < MICA_OPEN; o++) {
+        int number = atomic_load(&meter->open[o]) - 1;
+        if (number < 0)
+            continue;
+        struct mica_batch *batch = &meter->batches[number];
+        uint64_t word = atomic_load(&batch->word);
+        if (!stale || (word == batch->seen && !MICA_WORD_ENTERED(word)))
+            close_batch(meter, batch, stale);
+        batch->seen = word;
+    }
+}
+
+void mica_meter_close_stream(struct mica_meter *meter, CUstream stream)
+{
+    int number = atomic_load(&meter->open[mica_meter_place(stream)]) - 1;
+    if (number >= 0)
+        close_batch(meter, &meter->batches[number], false);
+}
+
+/* Lock held. A free place, prepared and last in order; NULL when all are in use. */
+static struct mica_batch *next_batch(struct mica_meter *meter)
+{
+    int number = 0;
+    while (number < MICA_BATCHES && atomic_load(&meter->batches[number].state) != FREE)
+        number++;
+    struct mica_batch *batch = &meter->batches[number];
+    if (number == MICA_BATCHES || !make_event(&batch->begin) || !make_event(&batch->end))
+        return NULL;
+    batch->older = meter->last;
+    batch->newer = 0;
+    if (meter->last)
+        meter->batches[meter->last - 1].newer = number + 1;
+    else
+        meter->first = number + 1;
+    meter->last = number + 1;
+    return batch;
+}
+
+static void unlink_batch(struct mica_meter *meter, struct mica_batch *batch)
+{
+    *(batch->older ? &meter->batches[batch->older - 1].newer : &meter->first) = batch->newer;
+    *(batch->newer ? &meter->batches[batch->newer - 1].older : &meter->last) = batch->older;
+}
+
+/* The batch is over, whatever is known of it. Lock held. */
+static void retire(struct mica_meter *meter, struct mica_batch *batch)
+{
+    account(meter->gpu, -batch->budget, -1, -batch->spread);
+    if (batch->unknown)
+        atomic_fetch_sub(&mica_meter_unknown[meter->gpu], 1);
+    unlink_batch(meter, batch);
+    atomic_store(&batch->state, FREE);
     atomic_fetch_sub(&meter->unsettled, 1);
 }
 
-int mica_meter_begin(struct mica_meter *meter, CUstream stream, uint64_t key, int64_t estimate)
+void mica_meter_forget(CUcontext context)
 {
-    int number = -1, mode = relax();
-    CUevent begin = NULL;
+    for (int i = 0; i < MICA_METERS; i++) {
+        struct mica_meter *meter = &mica_meters[i];
+        if (atomic_load(&meter->context) != context)
+            continue;
+        mica_acquire(&meter->lock);
+        for (int b = 0; b < MICA_BATCHES; b++)
+            if (atomic_load(&meter->batches[b].state) != FREE)
+                retire(meter, &meter->batches[b]);
+        empty(meter);
+        mica_release(&meter->lock);
+    }
+}
+
+/* A record that failed, of an event nobody waits for: not measured. */
+static void cancel(struct mica_meter *meter, struct mica_batch *batch)
+{
     mica_acquire(&meter->lock);
-    struct mica_pair *pair = &meter->pairs[meter->tail % MICA_PAIRS];
-    if (meter->tail - meter->head < MICA_PAIRS && make_event(&pair->begin) && make_event(&pair->end)) {
-        pair->state = OPEN;
-        pair->key = key;
-        pair->stream = stream;
-        pair->estimate = estimate;
-        begin = pair->begin;
-        number = (int)(meter->tail++ % MICA_PAIRS);
-        atomic_fetch_add(&meter->unsettled, 1);
-        if (meter->gpu >= 0)
-            atomic_fetch_add_explicit(&mica_region->gpus[meter->gpu].inflight, estimate, memory_order_relaxed);
+    if (atomic_load(&batch->state) == OPEN) {
+        atomic_fetch_add_explicit(&mica_region->gpus[meter->gpu].balance, batch->budget, memory_order_relaxed);
+        retire(meter, batch);
     }
     mica_release(&meter->lock);
-    /* Outside the lock: a full queue of the driver may make this wait. */
-    if (number >= 0 && mica_real.cuEventRecord(begin, stream)) {
-        mica_meter_end(meter, number, false);
-        number = -1;
+}
+
+static void prepare(struct mica_meter *meter, struct mica_batch *batch, const struct mica_opening *opening)
+{
+    const int64_t mean = opening->estimate > 0 ? opening->estimate : 1;
+    int64_t buys = opening->budget / mean;
+    buys = buys < 1 ? 1 : buys > opening->limit ? opening->limit : buys;
+    uint64_t turn = (atomic_load(&batch->word) & ~(MICA_WORD_TURN - 1)) + MICA_WORD_TURN;
+    atomic_store(&batch->stream, opening->stream);
+    batch->limit = opening->limit;
+    batch->budget = opening->budget;
+    batch->spread = atomic_load_explicit(&mica_shapes[opening->shape].spread, memory_order_relaxed) * buys;
+    batch->unknown = opening->unknown;
+    batch->late = batch->blind = false;
+    batch->seen = 0;
+    batch->shapes[0] = opening->shape;
+    atomic_store(&batch->sent, 0);
+    atomic_store(&batch->state, OPEN);
+    atomic_store_explicit(&batch->word,
+                          turn | MICA_WORD_ENTER | (uint64_t)(opening->limit - 1) * MICA_WORD_LAUNCH
+                              | (uint64_t)(opening->budget - opening->estimate),
+                          memory_order_release);
+    atomic_fetch_sub_explicit(&mica_region->gpus[meter->gpu].balance, opening->budget, memory_order_relaxed);
+    account(meter->gpu, opening->budget, 1, batch->spread);
+    if (opening->unknown)
+        atomic_fetch_add(&mica_meter_unknown[meter->gpu], 1);
+    atomic_fetch_add(&meter->unsettled, 1);
+}
+
+int mica_meter_open(struct mica_meter *meter, const struct mica_opening *opening)
+{
+    const size_t place = mica_meter_place(opening->stream);
+    int mode = relax();
+    mica_acquire(&meter->lock);
+    struct mica_batch *batch = next_batch(meter);
+    if (batch)
+        prepare(meter, batch, opening);
+    mica_release(&meter->lock);
+    if (batch && mica_gate_revoked(meter->gpu)) { /* asked after the batch was counted: the arbiter does the opposite */
+        cancel(meter, batch);
+        mica_meter_restore(mode);
+        return MICA_METER_REVOKED;
     }
-    restore(mode);
+    if (batch) {
+        /* Outside the lock: a full queue of the driver may make this wait. */
+        batch->before = mica_now();
+        if (mica_real.cuEventRecord(batch->begin, opening->stream)) {
+            cancel(meter, batch);
+            batch = NULL;
+        } else {
+            batch->recorded = mica_now();
+        }
+    }
+    mica_meter_restore(mode);
+    if (!batch)
+        return -1;
+    const int number = (int)(batch - meter->batches);
+    int none = 0;
+    if (opening->limit > 1)
+        atomic_compare_exchange_strong(&meter->open[place], &none, number + 1);
+    mica_helper_wake();
     return number;
 }
 
-void mica_meter_end(struct mica_meter *meter, int number, bool launched)
-{
-    struct mica_pair *pair = &meter->pairs[number]; /* ours while it is OPEN */
-    int mode = relax();
-    bool measured = launched && pair->state == OPEN && mica_real.cuEventRecord(pair->end, pair->stream) == 0;
-    restore(mode);
-    mica_acquire(&meter->lock);
-    if (pair->state == OPEN && measured) {
-        pair->state = PENDING;
-    } else if (pair->state == OPEN) {
-        if (meter->gpu >= 0)
-            atomic_fetch_sub(&mica_region->gpus[meter->gpu].inflight, pair->estimate);
-        if (launched && meter->gpu >= 0)
-            mica_ledger_busy(meter->gpu, (uint64_t)pair->estimate); /* the estimate stands */
-        cancel(meter, pair);
-    }
-    mica_release(&meter->lock);
-}
-
-static void swap(CUevent *a, CUevent *b)
-{
-    CUevent old = *a;
-    *a = *b;
-    *b = old;
-}
-
-/* Nanoseconds of the pair's interval that the latest stretch of work does not cover; the stretch grows, or moves on to the pair. */
-static int64_t uncovered(struct mica_meter *meter, struct mica_pair *pair)
-{
-    float length = 0, begin = 0, end = 0, stretch = 0;
-    if (mica_real.cuEventElapsedTime(&length, pair->begin, pair->end))
-        return pair->estimate; /* nothing measured: the estimate stands */
-    if (!meter->last_end || mica_real.cuEventElapsedTime(&begin, meter->last_end, pair->begin)
-        || mica_real.cuEventElapsedTime(&end, meter->last_end, pair->end)
-        || mica_real.cuEventElapsedTime(&stretch, meter->last_begin, meter->last_end)) {
-        swap(&meter->last_begin, &pair->begin);
-        swap(&meter->last_end, &pair->end);
-        return (int64_t)((double)length * 1e6);
-    }
-    /* Times since the end of the stretch, which began at -stretch. */
-    float overlap = (end < 0 ? end : 0) - (begin > -stretch ? begin : -stretch);
-    bool later = end > 0, apart = overlap <= 0;
-    if (apart ? later : begin < -stretch)
-        swap(&meter->last_begin, &pair->begin);
-    if (later)
-        swap(&meter->last_end, &pair->end);
-    return (int64_t)((double)(apart ? length : length - overlap) * 1e6);
-}
-
-/* True when an older pair of the same stream still runs; a stream is in order. */
+/* True when an older batch of the same stream still runs; a stream is in order. */
 static bool behind(const CUstream busy[], int count, CUstream stream)
 {
     for (int i = 0; i < count; i++)
@@ -242,38 +313,59 @@ static bool behind(const CUstream busy[], int count, CUstream stream)
     return false;
 }
 
-static void settle(struct mica_meter *meter, struct mica_pair *pair, CUresult done)
+static void settle(struct mica_meter *meter, struct mica_batch *batch, CUresult done)
 {
     struct mica_region_gpu *gpu = &mica_region->gpus[meter->gpu];
-    int64_t measured = done ? pair->estimate : uncovered(meter, pair);
-    atomic_fetch_sub(&gpu->inflight, pair->estimate);
-    atomic_fetch_add(&gpu->balance, pair->estimate - measured);
+    int64_t raw = 0, measured = done || batch->blind ? batch->budget : mica_meter_measure(meter, batch, &raw);
+    unsigned count = batch->limit - MICA_WORD_LAUNCHES(atomic_load(&batch->word));
+    atomic_fetch_add(&gpu->balance, batch->budget - measured);
+    atomic_fetch_add_explicit(&gpu->launches, count, memory_order_relaxed);
     mica_ledger_busy(meter->gpu, (uint64_t)measured);
-    if (!done)
-        learn(pair->key, measured);
-    pair->state = FREE;
-    atomic_fetch_sub(&meter->unsettled, 1);
+    if (!done && !batch->late && !batch->blind)
+        mica_shapes_learn(batch->shapes, count, measured > raw / 16 ? measured : raw / 16);
+    retire(meter, batch);
+}
+
+/* Lock held. */
+static void settle_all(struct mica_meter *meter)
+{
+    CUstream busy[BUSY_STREAMS];
+    int count = 0;
+    for (int at = meter->first, next; at && count < BUSY_STREAMS; at = next) {
+        struct mica_batch *batch = &meter->batches[at - 1];
+        CUstream stream = atomic_load(&batch->stream);
+        next = batch->newer;
+        if (atomic_load_explicit(&batch->state, memory_order_acquire) != PENDING || behind(busy, count, stream))
+            continue;
+        CUresult done = mica_real.cuEventQuery(batch->end);
+        if (done == MICA_CUDA_NOT_READY)
+            busy[count++] = stream;
+        else
+            settle(meter, batch, done);
+    }
 }
 
 void mica_meter_settle(struct mica_meter *meter)
 {
-    CUstream busy[BUSY_STREAMS];
-    int count = 0;
     if (!mica_meter_unsettled(meter) || meter->gpu < 0 || !mica_try(&meter->lock))
         return;
     int mode = relax();
-    for (uint32_t at = meter->head; at != meter->tail && count < BUSY_STREAMS; at++) {
-        struct mica_pair *pair = &meter->pairs[at % MICA_PAIRS];
-        if (pair->state != PENDING || behind(busy, count, pair->stream))
-            continue;
-        CUresult done = mica_real.cuEventQuery(pair->end);
-        if (done == MICA_CUDA_NOT_READY)
-            busy[count++] = pair->stream;
-        else
-            settle(meter, pair, done);
+    settle_all(meter);
+    mica_meter_restore(mode);
+    mica_release(&meter->lock);
+}
+
+void mica_meter_serve(struct mica_meter *meter, bool close)
+{
+    CUcontext old, context = atomic_load(&meter->context);
+    if (!context || !mica_meter_unsettled(meter) || meter->gpu < 0 || !mica_try(&meter->lock))
+        return;
+    context = atomic_load(&meter->context); /* a context is forgotten under the lock before it is destroyed */
+    if (context && mica_real.cuCtxPushCurrent_v2 && mica_real.cuCtxPopCurrent_v2 && mica_real.cuCtxPushCurrent_v2(context) == 0) {
+        if (close)
+            mica_meter_close(meter, true);
+        settle_all(meter);
+        (void)mica_real.cuCtxPopCurrent_v2(&old);
     }
-    while (meter->head != meter->tail && meter->pairs[meter->head % MICA_PAIRS].state == FREE)
-        meter->head++;
-    restore(mode);
     mica_release(&meter->lock);
 }

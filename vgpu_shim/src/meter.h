@@ -1,47 +1,126 @@
-/* How long launches take on the GPU: pairs of events around them, polled and never waited for. */
+/* What launches take on the GPU: batches of launches of one stream between a pair of events, polled and never waited for. */
 #ifndef MICA_METER_H
 #define MICA_METER_H
 
+#include "shapes.h"
 #include "slice.h"
 
-enum { MICA_PAIRS = 64, MICA_METERS = 128 };
+enum { MICA_BATCHES = 64, MICA_METERS = 128, MICA_OPEN = 16, MICA_BATCH_LAUNCHES = 64 };
 
-struct mica_pair {
+/* The word of a batch: everything that joining it needs, in one compare-and-swap. */
+#define MICA_WORD_LEFT ((UINT64_C(1) << 36) - 1) /* ns of its budget that are left */
+#define MICA_WORD_LAUNCH (UINT64_C(1) << 36)     /* launches that may still join, 8 bits */
+#define MICA_WORD_ENTER (UINT64_C(1) << 44)      /* threads between joining and having launched, 8 bits */
+#define MICA_WORD_CLOSED (UINT64_C(1) << 52)
+#define MICA_WORD_TURN (UINT64_C(1) << 53) /* which use of this place it is, 11 bits */
+#define MICA_WORD_LAUNCHES(word) ((unsigned)((word) >> 36) & 0xff)
+#define MICA_WORD_ENTERED(word) ((unsigned)((word) >> 44) & 0xff)
+
+struct mica_batch {
+    _Atomic uint64_t word;
+    _Atomic(CUstream) stream;
+    _Atomic int state;
+    int older, newer; /* as first and last */
+    unsigned limit;   /* launches at most */
     CUevent begin, end;
-    CUstream stream;
-    int state;
-    int64_t estimate;
-    uint64_t key;
+    int64_t budget;              /* ns charged in advance */
+    int64_t spread;              /* of what the budget buys, square microseconds */
+    uint64_t before, recorded;   /* host times around recording `begin` */
+    _Atomic uint64_t sent;       /* host time after the first launch, 0 = not yet */
+    uint64_t seen;               /* word when the helper last looked */
+    bool unknown, late;          /* a shape's first measurement; closed some time after the last launch */
+    bool blind;                  /* its end could not be recorded: the estimate stands */
+    uint16_t shapes[MICA_BATCH_LAUNCHES];
 };
 
-/* Measurements of one context. */
+/* Measurements of one context. Lock order: lock of a meter, nothing else. */
 struct mica_meter {
     _Atomic(CUcontext) context;
     int gpu;
     mica_lock lock;
-    uint32_t head, tail;           /* pairs [head, tail) are in use or wait for an older one; guarded by lock */
-    _Atomic uint32_t unsettled;    /* how many of them are in use */
-    CUevent last_begin, last_end;  /* latest settled stretch of work: intervals that overlap are charged once */
-    struct mica_pair pairs[MICA_PAIRS];
+    int first, last; /* batches in use in the order they were opened: numbers + 1, 0 = none; guarded by lock */
+    _Atomic uint32_t unsettled;
+    _Atomic int open[MICA_OPEN]; /* by stream: number of the open batch + 1, 0 = none */
+    /* the context's event clock against CLOCK_MONOTONIC; guarded by lock */
+    CUevent base;
+    int64_t base_at;
+    int64_t call_ns; /* shortest time that recording an event took */
+    struct mica_batch batches[MICA_BATCHES];
 };
+
+extern struct mica_meter mica_meters[MICA_METERS];
+/* Batches of this process with a shape's first measurement; spread of all that is in flight. */
+extern _Atomic int mica_meter_unknown[MICA_GPUS];
+extern _Atomic int64_t mica_meter_spread[MICA_GPUS];
 
 /* GPU of the current context (index, MICA_GPU_NONE, MICA_GPU_FOREIGN) and its meter; NULL when there is none to measure with. */
 struct mica_meter *mica_meter_current(int *gpu);
 void mica_meter_forget(CUcontext context);
 /* A forked child: no context of the parent's is left. */
 void mica_meter_forked(void);
-/* Nanoseconds a launch of this shape is expected to take; much, for one that was never measured. */
-int64_t mica_meter_estimate(uint64_t key);
-/* Whether this launch should be measured: long and little known shapes always, short ones now and then. */
-bool mica_meter_should(uint64_t key, int64_t estimate);
-/* Record the start of a measured launch; the pair's number, or -1. */
-int mica_meter_begin(struct mica_meter *meter, CUstream stream, uint64_t key, int64_t estimate);
-void mica_meter_end(struct mica_meter *meter, int pair, bool launched);
+
+static inline size_t mica_meter_place(CUstream stream)
+{
+    return (size_t)((uintptr_t)stream * UINT64_C(0x9e3779b97f4a7c15) >> 60) % MICA_OPEN;
+}
+
+/* Join the stream's open batch: its number, or -1 when there is none or it is full. Lock-free. */
+static inline int mica_meter_join(struct mica_meter *meter, CUstream stream, uint16_t shape, int64_t estimate)
+{
+    int number = atomic_load_explicit(&meter->open[mica_meter_place(stream)], memory_order_acquire) - 1;
+    if (MICA_UNLIKELY(number < 0))
+        return -1;
+    struct mica_batch *batch = &meter->batches[number];
+    uint64_t word = atomic_load_explicit(&batch->word, memory_order_acquire);
+    do {
+        if (MICA_UNLIKELY((word & MICA_WORD_CLOSED) || (int64_t)(word & MICA_WORD_LEFT) < estimate || !MICA_WORD_LAUNCHES(word)
+                          || MICA_WORD_ENTERED(word) == 0xff || atomic_load_explicit(&batch->stream, memory_order_relaxed) != stream))
+            return -1;
+    } while (MICA_UNLIKELY(!atomic_compare_exchange_weak_explicit(&batch->word, &word, word + MICA_WORD_ENTER - MICA_WORD_LAUNCH - (uint64_t)estimate,
+                                                                  memory_order_acq_rel, memory_order_acquire)));
+    batch->shapes[batch->limit - MICA_WORD_LAUNCHES(word)] = shape;
+    return number;
+}
+
+struct mica_opening {
+    CUstream stream;
+    uint16_t shape;
+    bool unknown;
+    unsigned limit; /* launches at most, 1 to MICA_BATCH_LAUNCHES */
+    int64_t estimate, budget; /* budget >= estimate */
+};
+/* Open a batch with its first launch in it; -1 when nothing can be measured (too much under way, no events); MICA_METER_REVOKED when
+ * the turn ended meanwhile. */
+enum { MICA_METER_REVOKED = -2 };
+int mica_meter_open(struct mica_meter *meter, const struct mica_opening *opening);
+/* The launch was made, or failed. */
+void mica_meter_leave_slow(struct mica_meter *meter, struct mica_batch *batch, uint64_t word, bool launched);
+static inline void mica_meter_leave(struct mica_meter *meter, int number, bool launched)
+{
+    struct mica_batch *batch = &meter->batches[number];
+    uint64_t word = atomic_fetch_sub_explicit(&batch->word, MICA_WORD_ENTER, memory_order_acq_rel) - MICA_WORD_ENTER;
+    if (MICA_UNLIKELY(!launched || (word & MICA_WORD_CLOSED) || !MICA_WORD_LAUNCHES(word)
+                      || !atomic_load_explicit(&batch->sent, memory_order_relaxed)))
+        mica_meter_leave_slow(meter, batch, word, launched);
+}
+/* Close the open batches: of all streams, or (stale) of those that nothing was added to since the last such call. */
+void mica_meter_close(struct mica_meter *meter, bool stale);
+/* Close the one in the place of this stream, which is full or another stream's. */
+void mica_meter_close_stream(struct mica_meter *meter, CUstream stream);
 /* Take over what has finished: corrects balance and estimates. Does nothing when another thread is at it. */
 void mica_meter_settle(struct mica_meter *meter);
+/* As settle, for the helper thread, which may close batches too: in the context, with the lock held all the time. */
+void mica_meter_serve(struct mica_meter *meter, bool close);
 static inline uint32_t mica_meter_unsettled(const struct mica_meter *meter)
 {
     return atomic_load_explicit(&meter->unsettled, memory_order_relaxed);
 }
+
+/* Event calls of this thread must not break a stream capture that runs elsewhere in the program. Returns the mode to restore. */
+int mica_meter_relax(void);
+void mica_meter_restore(int mode);
+
+/* settle.c: what a finished batch took, in ns that nothing else was charged for; lock held. */
+int64_t mica_meter_measure(struct mica_meter *meter, struct mica_batch *batch, int64_t *raw);
 
 #endif

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "gate.h"
+#include "helper.h"
+#include "lease.h"
 #include "imports.h"
 #include "memory.h"
 #include "overhead.h"
@@ -44,6 +46,7 @@ static void in_child(void)
     mica_overhead_forked();
     mica_vmm_forked();
     mica_gate_forked();
+    mica_helper_forked();
 }
 
 void mica_slice_watch_forks(void)
@@ -171,6 +174,7 @@ static CUresult start(void)
     if (!map_devices())
         return MICA_CUDA_NOT_INITIALIZED; /* the driver was not started yet: try again later */
     apply(&limits);
+    mica_lease_look(mica_now());
     atomic_store_explicit(&mica_slice_state, 1, memory_order_release);
     return MICA_CUDA_SUCCESS;
 }
@@ -229,6 +233,7 @@ void mica_slice_tick_slow(uint64_t now)
     atomic_store_explicit(&mica_next_tick, now + TICK_NS, memory_order_relaxed);
     if (atomic_load(&mica_slice_state) == 1) {
         reload();
+        mica_lease_look(now);
         if (now - reaped_at >= REAP_NS) {
             reaped_at = now;
             mica_ledger_reap();

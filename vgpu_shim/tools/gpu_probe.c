@@ -14,7 +14,7 @@ struct options {
     bool fill;
     const char *family;
     uint64_t allocate, step;
-    double spin_s, hold_s;
+    double wait_s, spin_s, hold_s;
     uint64_t kernel_us, long_us, long_permille, pause_us;
     int streams, depth, graph;
 };
@@ -147,9 +147,9 @@ static int usage(const char *program)
     fprintf(stderr,
             "usage: %s [--device N] [--alloc BYTES] [--fill] [--family linear|async|managed|pitch|vmm] [--step BYTES]\n"
             "          [--spin SECONDS] [--kernel-us N] [--streams N] [--depth N] [--long-us N --long-permille N] [--graph N]\n"
-            "          [--pause-us N] [--hold SECONDS]\n"
+            "          [--pause-us N] [--wait SECONDS] [--hold SECONDS]\n"
             "Prints one line of JSON. --alloc and --fill allocate (in steps, default 2 MiB, until refused); --spin launches kernels\n"
-            "of N microseconds (default 1000) and reports the share of time they took; --hold keeps the memory for that long.\n",
+            "of N microseconds (default 1000) and reports the share of time they took; --wait sleeps first, --hold keeps the memory for that long.\n",
             program);
     return 2;
 }
@@ -160,7 +160,7 @@ static int parse(struct options *options, int argc, char **argv)
                                           {"family", 1, NULL, 'y'},    {"step", 1, NULL, 's'},   {"spin", 1, NULL, 'p'},
                                           {"kernel-us", 1, NULL, 'k'}, {"streams", 1, NULL, 'n'}, {"hold", 1, NULL, 'h'},
                                           {"depth", 1, NULL, 'D'},     {"long-us", 1, NULL, 'l'}, {"long-permille", 1, NULL, 'L'},
-                                          {"graph", 1, NULL, 'g'},     {"pause-us", 1, NULL, 'P'},
+                                          {"graph", 1, NULL, 'g'},     {"pause-us", 1, NULL, 'P'},   {"wait", 1, NULL, 'w'},
                                           {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
@@ -177,6 +177,7 @@ static int parse(struct options *options, int argc, char **argv)
         case 'L': options->long_permille = strtoull(optarg, NULL, 10); break;
         case 'g': options->graph = atoi(optarg); break;
         case 'P': options->pause_us = strtoull(optarg, NULL, 10); break;
+        case 'w': options->wait_s = atof(optarg); break;
         case 'h': options->hold_s = atof(optarg); break;
         default: return usage(argv[0]);
         }
@@ -193,6 +194,8 @@ int main(int argc, char **argv)
     int status = parse(&options, argc, argv);
     if (status)
         return status;
+    if (options.wait_s > 0)
+        nap(options.wait_s);
     int count = 0;
     CUdevice device;
     CUcontext context;

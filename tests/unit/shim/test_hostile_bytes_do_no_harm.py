@@ -17,8 +17,8 @@ FOLDER = Path(__file__).parent / "fuzz"
 SHIM = ROOT / "vgpu_shim"
 SOURCES = {
     "limits": ("src/limits.c",),
-    "region": ("src/limits.c", "src/ledger.c", "src/region.c", "src/log.c"),
-    "view": ("tools/monitor_print.c", "src/limits.c", "src/ledger.c", "src/region.c", "src/log.c"),
+    "region": ("src/limits.c", "src/ledger.c", "src/region.c", "src/work.c", "src/log.c"),
+    "view": ("tools/monitor_print.c", "src/limits.c", "src/ledger.c", "src/region.c", "src/work.c", "src/log.c"),
 }
 """Harness → what it tries."""
 

@@ -114,7 +114,15 @@ def test_two_builds_are_equal_to_the_byte(shim, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for path in ("libmica.so", "gpu-monitor", "sim/libcuda.so.1", "sim/libnvidia-ml.so.1", "tools/gpu-probe", "tools/sim-state"):
+    for path in (
+        "libmica.so",
+        "gpu-monitor",
+        "mica-arbiter",
+        "sim/libcuda.so.1",
+        "sim/libnvidia-ml.so.1",
+        "tools/gpu-probe",
+        "tools/sim-state",
+    ):
         assert filecmp.cmp(tmp_path / path, shim.root / path, shallow=False), path
     assert str(tmp_path).encode() not in (tmp_path / "libmica.so").read_bytes()
 

@@ -1,29 +1,38 @@
-/* The arithmetic of gate.c and meter.c on made-up clocks and events: an event is its time in milliseconds. Prints one number per question. */
+/* The arithmetic of gate.c, meter.c, settle.c and shapes.c on made-up clocks and events: an event is its time in microseconds. Prints one number per
+ * question. */
 #include <stdio.h>
 
 #include "../../../../vgpu_shim/src/gate.c"
 #include "../../../../vgpu_shim/src/meter.c"
+#include "../../../../vgpu_shim/src/settle.c"
+#include "../../../../vgpu_shim/src/shapes.c"
 
 struct mica_real mica_real;
 struct mica_slice mica_slice;
-_Atomic int mica_slice_state = 1, mica_driver_state = 2;
+_Atomic int mica_slice_state = 1, mica_driver_state = 2, mica_helper_state = MICA_HELPER_AWAKE;
 _Atomic uint64_t mica_next_tick = UINT64_MAX;
 static struct mica_region memory;
 struct mica_region *mica_region = &memory;
 static uintptr_t running; /* an event at this time has not happened yet */
 static int mode;          /* of captures, of this thread */
 static int strict_calls;
+static uint64_t epoch;
 
 void mica_slice_tick_slow(uint64_t now) { (void)now; }
 CUresult mica_slice_start(void) { return 0; }
 CUresult mica_slice_foreign(CUresult error) { return error; }
 int mica_gpu_current(void) { return 0; }
 void mica_ledger_busy(int gpu, uint64_t ns) { memory.gpus[gpu].busy += ns; }
+void mica_work_add(int gpu, int64_t ns, int batches) { memory.gpus[gpu].inflight += ns; memory.gpus[gpu].batches += (unsigned)batches; }
 bool mica_driver_load(void) { return true; }
+void mica_helper_wake_slow(void) { }
+bool mica_lease_arbiter(uint64_t now) { return now == 0; }
+int64_t mica_lease_rest(int gpu, uint64_t now) { (void)gpu, (void)now; return MICA_LEASE_OPEN; }
+void mica_lease_wait(int gpu, uint64_t ns) { (void)gpu, (void)ns; }
 
 static CUresult elapsed(float *ms, CUevent a, CUevent b)
 {
-    *ms = (float)((intptr_t)b - (intptr_t)a);
+    *ms = (float)((double)((intptr_t)b - (intptr_t)a) / 1000);
     return 0;
 }
 
@@ -41,20 +50,28 @@ static CUresult exchange(int *wanted)
     return 0;
 }
 
+/* A launch of one shape that nobody knew, from `begin` to `end` (us), made long before. */
 static void add(struct mica_meter *meter, uintptr_t begin, uintptr_t end, uintptr_t stream)
 {
-    meter->pairs[meter->tail++ % MICA_PAIRS] =
-        (struct mica_pair){(CUevent)begin, (CUevent)end, (CUstream)stream, PENDING, 100000, 7 + meter->tail};
-    meter->unsettled++;
+    const struct mica_opening opening = {.stream = (CUstream)stream, .shape = (uint16_t)(meter->unsettled + 1), .limit = 1, .estimate = 1000, .budget = 1000};
+    struct mica_batch *batch = next_batch(meter);
+    prepare(meter, batch, &opening);
+    batch->begin = (CUevent)begin;
+    batch->end = (CUevent)end;
+    batch->before = batch->recorded = epoch;
+    batch->sent = epoch;
+    batch->state = PENDING;
 }
 
-/* Milliseconds charged for what has been added. */
+/* Microseconds charged for what has been added. */
 static void settled(struct mica_meter *meter)
 {
     uint64_t before = memory.gpus[0].busy;
     mica_meter_settle(meter);
-    printf("%.0f\n", (double)(memory.gpus[0].busy - before) / 1e6);
+    printf("%.0f\n", (double)(memory.gpus[0].busy - before) / 1e3);
 }
+
+static CUresult create(CUevent *event, unsigned flags) { *event = (CUevent)(uintptr_t)(1 + flags); return 0; }
 
 int main(void)
 {
@@ -75,25 +92,30 @@ int main(void)
     refill(gpu, start + 32000000, 50);
     printf("%lld\n", (long long)gpu->balance / 1000000);
 
-    struct mica_meter *meter = &meters[0];
+    struct mica_meter *meter = &mica_meters[0];
+    epoch = mica_now() - 500000000;
     meter->context = (CUcontext)1;
+    meter->base = (CUevent)1;
+    meter->base_at = (int64_t)epoch;
+    mica_captures = 1; /* somewhere in the program */
     mica_real.cuEventElapsedTime = elapsed;
     mica_real.cuEventQuery = query;
+    mica_real.cuEventCreate = create;
     mica_real.cuThreadExchangeStreamCaptureMode = exchange;
-    add(meter, 1000, 1001, 1);
-    add(meter, 10, 900, 2); /* launched later, ran earlier */
+    add(meter, 10001, 10901, 2);
+    add(meter, 11001, 11002, 1);
     settled(meter);
-    add(meter, 1000, 1003, 1); /* from where the last stretch began, and longer */
-    add(meter, 1002, 1004, 2);
-    add(meter, 1001, 1002, 3); /* wholly inside */
+    add(meter, 11001, 11004, 1); /* from where the last stretch began, and longer */
+    add(meter, 11003, 11005, 2);
+    add(meter, 11002, 11003, 3); /* wholly inside */
     settled(meter);
-    running = 9000;
-    add(meter, 2000, 9000, 1);
-    add(meter, 2000, 2005, 1); /* behind it in its stream */
-    add(meter, 2000, 2007, 2); /* not behind it */
+    running = 29001;
+    add(meter, 21001, 29001, 1);
+    add(meter, 21001, 21006, 1); /* behind it in its stream */
+    add(meter, 21001, 21008, 2); /* not behind it */
     settled(meter);
     running = 0;
     settled(meter);
-    printf("%d %d %u\n", strict_calls, mode, meter->unsettled);
+    printf("%d %d %u %lld\n", strict_calls, mode, meter->unsettled, (long long)memory.gpus[0].inflight);
     return 0;
 }

@@ -7,6 +7,7 @@
 
 #include "../../../../vgpu_shim/src/ledger.c"
 #include "../../../../vgpu_shim/src/region.c"
+#include "../../../../vgpu_shim/src/work.c"
 
 static const uint64_t HELD = UINT64_C(1) << 30;
 
