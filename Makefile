@@ -97,7 +97,7 @@ demo: venv images ## a cluster in a box, Mica installed, and the main job shown
 demo-down: venv ## remove the demo and every trace of it (caches stay)
 	@$(BOX) down mica-demo
 
-bench-limiter: shim
+bench-limiter bench-gpu: shim
 bench-%: venv kernel ## run one benchmark: benchmarks/<name>; PART=<part> runs one part of it
 	@test -e benchmarks/$*/__main__.py || { echo "mica: no benchmark $*; there are: $$(cd benchmarks && echo */__main__.py | sed 's,/__main__.py,,g')"; exit 1; }
 	@$(PY) -m benchmarks.$* $(PART)
