@@ -10,11 +10,14 @@ from typing import Final
 import kopf
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from mica_operator.autoscaler import Autoscaler
 from mica_operator.cluster import KubePools, KubeServices
-from mica_operator.handlers import POOL, Handlers, KopfEvents, kopf_settings
+from mica_operator.demand import HttpFetch, KubeRouterPods, RouterDemand
+from mica_operator.handlers import POOL, SERVICE, Handlers, KopfEvents, kopf_settings
 from mica_operator.inventory import NodeInventory
 from mica_operator.loop import Loop, Pulse, Wakeups
 from mica_operator.metrics import Metrics
+from mica_operator.names_index import NamesIndex
 from mica_operator.reconcile import PoolReconciler, ServiceReconciler
 from mica_operator.settings import OperatorSettings
 from mica_runtime import logging
@@ -47,11 +50,19 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     inventory = NodeInventory(client, on_change=lambda pool: wakeups.wake((POOL, pool)))
     loop = Loop(wakeups, pulse, metrics, resync_s=settings.resync_s)
     namespace, _, name = settings.router_service.partition("/")
+    index = NamesIndex(client, on_change=lambda namespace, name: wakeups.wake((SERVICE, f"{namespace}/{name}")))
+    routers = KubeRouterPods(client, namespace=namespace, service=name, port=settings.router_admin_port)
+    fetch = HttpFetch()
+    autoscaler = Autoscaler(
+        RouterDemand(routers, fetch), clock=time.monotonic, wake=lambda key: wakeups.wake((SERVICE, "/".join(key)))
+    )
     services = ServiceReconciler(
         cluster=KubeServices(client, router=(namespace, name)),
         images={str(kind): image for kind, image in settings.engine_images.items()},
         events=KopfEvents(),
         metrics=metrics,
+        names=index,
+        autoscaler=autoscaler,
     )
     pools = PoolReconciler(KubePools(client), inventory)
     handlers = Handlers(loop=loop, services=services, pools=pools, client=client)
@@ -63,9 +74,12 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     tasks = await kopf.spawn_tasks(
         registry=handlers.registry(), settings=kopf_settings(), clusterwide=True, standalone=True, ready_flag=kopf_ready
     )
-    await run_parts(
-        kopf.run_tasks(tasks, ignored=ours),
-        inventory.run(),
-        loop.run(DEFAULT_POOL_KEY, pools.ensure_default),
-        serve(admin, host=settings.admin_host, port=settings.admin_port),
-    )
+    async with fetch:
+        await run_parts(
+            kopf.run_tasks(tasks, ignored=ours),
+            inventory.run(),
+            index.run(),
+            autoscaler.run(),
+            loop.run(DEFAULT_POOL_KEY, pools.ensure_default),
+            serve(admin, host=settings.admin_host, port=settings.admin_port),
+        )

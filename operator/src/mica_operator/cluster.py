@@ -16,8 +16,9 @@ from mica_api.models.inference_service import InferenceServiceStatus
 from mica_api.models.vgpu_pool import VGPUPoolStatus
 from mica_operator.core import children
 from mica_operator.core.decide import WantedStatus
+from mica_operator.core.keys import hash_keys
 from mica_operator.core.pools import WantedPoolStatus
-from mica_operator.core.views import Body, Observed, read_child, read_deployment_state, read_pod, read_router
+from mica_operator.core.views import Body, KeyHashes, Observed, read_child, read_deployment_state, read_pod, read_router
 from mica_operator.ports import Seen, Unreadable
 from mica_runtime.kube import ApiError, KubeClient
 
@@ -50,12 +51,13 @@ class KubeServices:
             service = InferenceService.model_validate(body)
         except ValidationError as error:
             return Seen(body, Unreadable("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())))
-        child = children.child_name(service)
-        deployment, endpoint, pods, router = await asyncio.gather(
-            _get(self._client, _PATHS["Deployment"].format(namespace, child)),
-            _get(self._client, _PATHS["Service"].format(namespace, child)),
+        child, cpu = children.child_name(service), children.child_name(service, "cpu")
+        (deployment, endpoint), (cpu_deployment, cpu_endpoint), pods, router, keys = await asyncio.gather(
+            self._children(namespace, child),
+            self._children(namespace, cpu),
             self._pods(namespace, service),
             _get(self._client, _PATHS["Service"].format(*self._router)),
+            self._keys(namespace, service),
         )
         views = (read_pod(pod) for pod in pods)
         observed = Observed(
@@ -65,6 +67,10 @@ class KubeServices:
             state=read_deployment_state(deployment),
             pods=tuple(view for view in views if view is not None),
             router=read_router(router),
+            cpu_deployment=read_child(cpu_deployment),
+            cpu_endpoint=read_child(cpu_endpoint),
+            cpu_state=read_deployment_state(cpu_deployment),
+            keys=keys,
         )
         return Seen(body, observed)
 
@@ -74,19 +80,53 @@ class KubeServices:
         path = _PATHS[body["kind"]].format(meta["namespace"], meta["name"])
         await self._client.apply(path, body, field_manager=names.MANAGER_OPERATOR)
 
+    async def delete(self, body: Mapping[str, Any]) -> None:
+        """See ServiceCluster."""
+        meta = body["metadata"]
+        path = _PATHS[body["kind"]].format(meta["namespace"], meta["name"])
+        try:
+            await self._client.delete(path, body={"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"})
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
     async def write_status(self, seen: Seen, status: WantedStatus) -> bool:
         """See ServiceCluster."""
         meta = seen.body["metadata"]
         wanted = InferenceServiceStatus(
             observed_generation=meta["generation"],
             url=status.url,
+            desired_replicas=status.desired_replicas,
             replicas=status.replicas,
             ready_replicas=status.ready_replicas,
+            cpu_ready_replicas=status.cpu_ready_replicas,
+            api_key_hashes=list(status.api_key_hashes) or None,
             selector=status.selector,
             conditions=_merged(seen.body, status.conditions, self._now()),
         ).to_wire()
         path = _service_path(meta["namespace"], meta["name"])
         return await _apply_status(self._client, path, seen.body, wanted)
+
+    async def _children(self, namespace: str, name: str) -> tuple[Body | None, Body | None]:
+        """Deployment and Service of one tier."""
+        deployment, endpoint = await asyncio.gather(
+            _get(self._client, _PATHS["Deployment"].format(namespace, name)),
+            _get(self._client, _PATHS["Service"].format(namespace, name)),
+        )
+        return deployment, endpoint
+
+    async def _keys(self, namespace: str, service: InferenceService) -> KeyHashes:
+        routing = service.spec.routing
+        if routing is None or routing.api_key_secret_ref is None:
+            return KeyHashes()
+        name = routing.api_key_secret_ref.name
+        try:
+            secret = await _get(self._client, f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return KeyHashes(problem=f"the operator may not read the Secret {name}")
+        return hash_keys(name, secret)
 
     async def _pods(self, namespace: str, service: InferenceService) -> Sequence[Body]:
         selector = ",".join(f"{key}={value}" for key, value in children.selector(service).items())

@@ -38,8 +38,20 @@ class ServiceCluster(Protocol):
         """Server-side apply of an owned object."""
         ...
 
+    async def delete(self, body: Mapping[str, Any]) -> None:
+        """Delete an owned object that is no longer wanted, if it is still the one that was seen."""
+        ...
+
     async def write_status(self, seen: Seen, status: WantedStatus) -> bool:
         """Store the status; whether that changed anything."""
+        ...
+
+
+class NameOwners(Protocol):
+    """Which model names belong to whom."""
+
+    def shadowed(self, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
+        """Names that a service claims and an older one has, with that one's ``namespace/name``."""
         ...
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mica_api.models.common import WantedCondition
-from mica_operator.core.conditions import READY, spec_problem
+from mica_operator.autoscaler import Autoscaler
+from mica_operator.core.conditions import READY, ready_pods, spec_problem
 from mica_operator.core.decide import Plan, WantedStatus, decide
 from mica_operator.core.pools import pool_status
 from mica_operator.core.views import Observed
 from mica_operator.metrics import Metrics
-from mica_operator.ports import EventSink, Inventory, PoolCluster, Seen, ServiceCluster, Unreadable
+from mica_operator.ports import EventSink, Inventory, NameOwners, PoolCluster, Seen, ServiceCluster, Unreadable
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
@@ -26,24 +27,39 @@ class ServiceReconciler:
     images: Mapping[str, str]
     events: EventSink
     metrics: Metrics
+    names: NameOwners
+    autoscaler: Autoscaler
 
     async def step(self, namespace: str, name: str) -> None:
         """Bring one service closer to what it wants. Raises KubeError."""
         seen = await self.cluster.observe(namespace, name)
         if seen is None:
+            self.autoscaler.forget((namespace, name))
             return
         plan = self._plan(seen)
         for body in plan.apply:
             await self.cluster.apply(body)
             self.metrics.writes.labels(body["kind"]).inc()
             _log.info("applied", kind=body["kind"], namespace=namespace, name=body["metadata"]["name"])
+        for child in plan.delete:
+            await self.cluster.delete(child.body)
+            _log.info("deleted", kind=child.body["kind"], namespace=namespace, name=child.body["metadata"]["name"])
         if await self.cluster.write_status(seen, plan.status):
             self._announce(seen.body, plan.status)
 
     def _plan(self, seen: Seen) -> Plan:
         if isinstance(seen.observed, Observed):
-            return decide(seen.observed, self.images)
+            return decide(self._completed(seen.observed), self.images)
         return Plan((), _unreadable_status(seen.observed))
+
+    def _completed(self, observed: Observed) -> Observed:
+        """With what is known from elsewhere than the object and its children."""
+        meta, stored = observed.service.metadata, observed.deployment
+        current = stored.body.get("spec", {}).get("replicas") if stored is not None else None
+        scaling = self.autoscaler.scaling(
+            (meta.namespace, meta.name), observed.service.spec.autoscaling, current=current, ready=ready_pods(observed)
+        )
+        return replace(observed, scaling=scaling, shadowed=self.names.shadowed(meta.namespace, meta.name))
 
     def _announce(self, body: Mapping[str, Any], status: WantedStatus) -> None:
         """One event per change of Ready's status or reason."""
@@ -76,4 +92,4 @@ class PoolReconciler:
 def _unreadable_status(observed: Unreadable) -> WantedStatus:
     problem = spec_problem("Unreadable", observed.message)
     ready = WantedCondition(READY, "False", problem.reason, problem.message)
-    return WantedStatus(url=None, replicas=0, ready_replicas=0, selector="", conditions=(problem, ready))
+    return WantedStatus(conditions=(problem, ready))

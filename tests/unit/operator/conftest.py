@@ -30,6 +30,7 @@ def carried_out(observed: Observed, plan: Plan) -> Observed:
     for body in plan.apply:
         stored = read_child({**body, "spec": {**body["spec"], "defaulted": True}, "status": {}})
         field = "deployment" if body["kind"] == "Deployment" else "endpoint"
+        field = f"cpu_{field}" if body["metadata"]["labels"]["mica.dev/tier"] == "cpu" else field
         observed = replace(observed, **{field: stored})
     return observed
 

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
+from mica_operator.autoscaler import Autoscaler
 from mica_operator.core.decide import Plan, WantedStatus
 from mica_operator.core.pools import NodeTotals, WantedPoolStatus
 from mica_operator.core.views import Observed
@@ -27,6 +28,7 @@ class FakeCluster:
     carry_out: CarryOut
     body: dict[str, Any] = field(default_factory=lambda: {"metadata": {"generation": 1}})
     applied: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     written: list[WantedStatus] = field(default_factory=list)
 
     async def observe(self, namespace: str, name: str) -> Seen | None:
@@ -35,7 +37,10 @@ class FakeCluster:
     async def apply(self, body: Mapping[str, Any]) -> None:
         self.applied.append(body["kind"])
         assert isinstance(self.observed, Observed)
-        self.observed = self.carry_out(self.observed, Plan((dict(body),), WantedStatus(None, 0, 0, "", ())))
+        self.observed = self.carry_out(self.observed, Plan((dict(body),), WantedStatus(conditions=())))
+
+    async def delete(self, body: Mapping[str, Any]) -> None:
+        self.deleted.append(body["metadata"]["name"])
 
     async def write_status(self, seen: Seen, status: WantedStatus) -> bool:
         if self.written and self.written[-1] == status:
@@ -55,9 +60,25 @@ class Announced:
         self.seen.append((condition.status, condition.reason))
 
 
+class NoRouters:
+    """No router tells its demand."""
+
+    async def read(self) -> None:
+        return None
+
+
+class OwnNames:
+    """Nobody claims the same name."""
+
+    def shadowed(self, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
+        return ()
+
+
 def _reconciler(cluster: FakeCluster) -> tuple[ServiceReconciler, Announced]:
     events = Announced()
-    return ServiceReconciler(cluster, {"llamacpp": "i"}, events, Metrics(CollectorRegistry())), events
+    autoscaler = Autoscaler(NoRouters(), clock=lambda: 0.0, wake=lambda key: None)
+    metrics = Metrics(CollectorRegistry())
+    return ServiceReconciler(cluster, {"llamacpp": "i"}, events, metrics, OwnNames(), autoscaler), events
 
 
 async def test_a_second_look_writes_nothing(service: Callable[..., InferenceService], carry_out: CarryOut) -> None:

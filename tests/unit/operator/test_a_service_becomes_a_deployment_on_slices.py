@@ -12,13 +12,21 @@ from mica_api.models import InferenceService
 from mica_api.models.inference_service import SliceSpec
 from mica_api.request import MAX_NUMBER
 from mica_operator.core.children import deployment_body, service_body
-from mica_operator.core.engines import engine_command, slice_limits, takes_whole_cards
+from mica_operator.core.engines import engine_command, gpu_role, slice_limits, takes_whole_cards
 
 Make = Callable[..., InferenceService]
 
 
+def _deployment(service: InferenceService) -> dict[str, Any]:
+    return deployment_body(service, gpu_role(service, service.replicas), "image:1")
+
+
+def _args(service: InferenceService) -> tuple[str, ...]:
+    return engine_command(service, gpu_role(service, 1)).args
+
+
 def _container(service: InferenceService) -> dict[str, Any]:
-    (container,) = deployment_body(service, "image:1")["spec"]["template"]["spec"]["containers"]
+    (container,) = _deployment(service)["spec"]["template"]["spec"]["containers"]
     return dict(container)
 
 
@@ -69,19 +77,19 @@ def test_admission_reads_back_what_the_service_wants(wanted: SliceSpec) -> None:
     ],
 )
 def test_each_engine_type_is_told_model_name_and_port(service: Make, engine: dict[str, Any], args: str) -> None:
-    assert " ".join(engine_command(service(engine=engine)).args) == args
+    assert " ".join(_args(service(engine=engine))) == args
 
 
 def test_vllm_splits_a_model_over_the_cards_of_the_slice(service: Make) -> None:
-    assert engine_command(service(engine={"type": "vllm"}, slice={"number": 4})).args[-2:] == ("--tensor-parallel-size", "4")
+    assert _args(service(engine={"type": "vllm"}, slice={"number": 4}))[-2:] == ("--tensor-parallel-size", "4")
     told = service(engine={"type": "vllm", "args": ["--tensor-parallel-size=2"]}, slice={"number": 4})
-    assert engine_command(told).args[-1] == "--tensor-parallel-size=2"
-    assert "--tensor-parallel-size" not in engine_command(told).args
+    assert _args(told)[-1] == "--tensor-parallel-size=2"
+    assert "--tensor-parallel-size" not in _args(told)
 
 
 def test_the_model_name_is_the_service_unless_it_has_its_own(service: Make) -> None:
     named = service(model={"uri": "file:///m", "name": "org/model-7b"})
-    assert "org/model-7b" in engine_command(named).args
+    assert "org/model-7b" in _args(named)
     assert named.model_name == "org/model-7b"
 
 
@@ -94,7 +102,7 @@ def test_a_custom_engine_keeps_its_command(service: Make) -> None:
 
 
 def test_children_belong_to_the_service(service: Make) -> None:
-    for body in (deployment_body(service(), "i"), service_body(service())):
+    for body in (_deployment(service()), service_body(service())):
         (owner,) = body["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"], owner["controller"]) == ("InferenceService", "u-1", True)
         assert body["metadata"]["labels"]["mica.dev/inference-service"] == "tiny"
@@ -102,7 +110,7 @@ def test_children_belong_to_the_service(service: Make) -> None:
 
 
 def test_the_service_selects_exactly_the_replicas(service: Make) -> None:
-    deployment, endpoint = deployment_body(service(), "i"), service_body(service())
+    deployment, endpoint = _deployment(service()), service_body(service())
     labels = deployment["spec"]["template"]["metadata"]["labels"].items()
     assert endpoint["spec"]["selector"].items() <= labels
     assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
@@ -111,12 +119,12 @@ def test_the_service_selects_exactly_the_replicas(service: Make) -> None:
 
 
 def test_admission_alone_marks_pods_as_slices(service: Make) -> None:
-    assert "mica.dev/slice" not in deployment_body(service(), "i")["spec"]["template"]["metadata"]["labels"]
+    assert "mica.dev/slice" not in _deployment(service())["spec"]["template"]["metadata"]["labels"]
 
 
 def test_whole_cards_are_freed_before_they_are_asked_for_again(service: Make) -> None:
     def rollout(**slice_: Any) -> dict[str, int]:
-        found: dict[str, int] = deployment_body(service(slice=slice_), "i")["spec"]["strategy"]["rollingUpdate"]
+        found: dict[str, int] = _deployment(service(slice=slice_))["spec"]["strategy"]["rollingUpdate"]
         return found
 
     assert rollout() == rollout(cores=100, memory="8Gi") == {"maxSurge": 0, "maxUnavailable": 1}
@@ -124,7 +132,7 @@ def test_whole_cards_are_freed_before_they_are_asked_for_again(service: Make) ->
 
 
 def test_the_engine_may_load_for_half_an_hour_and_no_token_is_mounted(service: Make) -> None:
-    pod = deployment_body(service(placement={"nodeSelector": {"a": "b"}}), "i")["spec"]["template"]["spec"]
+    pod = _deployment(service(placement={"nodeSelector": {"a": "b"}}))["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
     assert pod["nodeSelector"] == {"a": "b"}

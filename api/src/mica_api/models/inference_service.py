@@ -6,15 +6,28 @@ Holds only fields that the operator and the router enforce.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
 from mica_api.models.common import Condition, Model, ObjectMeta, map_list, rule
+from mica_api.models.engine import Duration, EngineSpec
+from mica_api.models.placement import PlacementSpec
+from mica_api.models.routing import CPUSpec, RoutingSpec
 from mica_api.request import MAX_NUMBER
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,253}[A-Za-z0-9])?$"
 _GI_PATTERN = re.compile(r"^([1-9][0-9]{0,6})(Gi|Mi)$")
+
+
+_ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=255)]
+
+
+class Adapter(Model):
+    """A LoRA adapter, served as a model of its own."""
+
+    name: _ModelName
+    uri: Annotated[str, Field(min_length=8, max_length=1024, pattern="^file:///", description="Its directory: file:///PATH.")]
 
 
 class ModelSource(Model):
@@ -44,6 +57,22 @@ class ModelSource(Model):
             description="Name that clients write in the field model. Default: the name of this object.",
         ),
     ] = None
+    aliases: Annotated[
+        list[_ModelName] | None,
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}, description="Further names of the model."),
+    ] = None
+    revision: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="Which version of the weights is found there. A change replaces the replicas.",
+        ),
+    ] = None
+    adapters: Annotated[
+        list[Adapter] | None,
+        Field(max_length=16, json_schema_extra=map_list("name"), description="LoRA adapters; engine type vllm only."),
+    ] = None
 
 
 class SliceSpec(Model):
@@ -66,77 +95,64 @@ class SliceSpec(Model):
         return int(match[1]) * (1024 if match[2] == "Gi" else 1) if match else None
 
 
-class EnvVar(Model):
-    """Literal environment variable of the engine."""
+class AutoscalingTarget(Model):
+    """What each replica should have to do."""
 
-    name: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=253,
-            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-            json_schema_extra={
-                "x-kubernetes-validations": [
-                    rule(
-                        "!(self in ['LD_PRELOAD', 'LD_AUDIT', 'GLIBC_TUNABLES'])",
-                        "LD_PRELOAD, LD_AUDIT and GLIBC_TUNABLES are not allowed in containers on GPU slices; remove them",
-                    )
-                ]
-            },
-        ),
-    ]
-    value: Annotated[str, Field(max_length=4096)] = ""
+    inflight: Annotated[int, Field(ge=1, le=100_000, description="Requests per replica, those that wait included.")] = 16
 
 
-class EngineSpec(Model):
-    """The program that serves the model."""
+class AutoscalingSpec(Model):
+    """Replicas follow the demand that the router counts. They are written by the operator alone."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "x-kubernetes-validations": [
-                rule(
-                    "self.type != 'custom' || has(self.image)",
-                    "engine.image is required for engine type custom",
-                ),
-                rule(
-                    "self.type == 'custom' || !has(self.command)",
-                    "engine.command may be set for engine type custom only",
-                ),
-            ]
+            "x-kubernetes-validations": [rule("self.min <= self.max", "autoscaling.min must not be larger than autoscaling.max")]
         }
     )
 
-    type: Annotated[
-        Literal["llamacpp", "vllm", "custom"],
-        Field(description="llamacpp and vllm get the arguments for model, name and port; custom gets only args."),
-    ] = "llamacpp"
-    image: Annotated[
-        str | None,
-        Field(min_length=1, max_length=512, description="Default: the chart's image for the type."),
-    ] = None
-    command: Annotated[list[Annotated[str, Field(max_length=1024)]] | None, Field(max_length=16)] = None
-    args: Annotated[
-        list[Annotated[str, Field(max_length=1024)]] | None,
-        Field(max_length=128, description="Appended to the arguments of the type."),
-    ] = None
-    env: Annotated[list[EnvVar] | None, Field(max_length=64, json_schema_extra=map_list("name"))] = None
-    port: Annotated[int, Field(ge=1, le=65535, description="HTTP port of the engine.")] = 8000
-
-
-class PlacementSpec(Model):
-    """Where replicas may run."""
-
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]] | None, Field(max_length=16)] = None
+    min: Annotated[int, Field(ge=0, le=1000, description="0: the last replica ends when nothing is asked of it.")] = 1
+    max: Annotated[int, Field(ge=1, le=1000)]
+    target: AutoscalingTarget = AutoscalingTarget()
+    idle_timeout: Annotated[Duration, Field(description="Time without any request after which the last replica ends.")] = "30m"
+    scale_down_window: Annotated[
+        Duration, Field(description="Replicas are taken away, one at a time, when fewer would have been enough for so long.")
+    ] = "5m"
 
 
 class InferenceServiceSpec(Model):
     """Wanted state."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.model.adapters) || (has(self.engine) && self.engine.type == 'vllm')",
+                    "model.adapters needs engine.type vllm",
+                ),
+                rule(
+                    "!has(self.model.adapters) || !has(self.cpu)",
+                    "model.adapters and cpu cannot be combined: the CPU tier would not serve the adapters",
+                ),
+                rule(
+                    "!has(self.routing) || !has(self.routing.rules) || has(self.cpu)",
+                    "routing.rules choose between tiers: set cpu, or remove them",
+                ),
+                rule(
+                    "!(has(self.replicas) && has(self.autoscaling))",
+                    "replicas and autoscaling cannot both be set: remove replicas",
+                ),
+            ]
+        }
+    )
+
     model: ModelSource
     slice: SliceSpec = SliceSpec()
     engine: EngineSpec = EngineSpec()
-    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    replicas: Annotated[int | None, Field(ge=0, le=1000, description="Default: 1.")] = None
+    autoscaling: AutoscalingSpec | None = None
     placement: PlacementSpec | None = None
+    cpu: CPUSpec | None = None
+    routing: RoutingSpec | None = None
 
 
 class InferenceServiceStatus(Model):
@@ -144,9 +160,14 @@ class InferenceServiceStatus(Model):
 
     observed_generation: int | None = None
     url: str | None = None
+    desired_replicas: int | None = None
     replicas: int = 0
     ready_replicas: int = 0
+    cpu_ready_replicas: int | None = None
     selector: str = ""
+    api_key_hashes: Annotated[
+        list[str] | None, Field(max_length=1000, description="SHA-256 of the keys that clients may use, read by the router.")
+    ] = None
     conditions: Annotated[list[Condition] | None, Field(json_schema_extra=map_list("type"))] = None
 
 
@@ -174,3 +195,8 @@ class InferenceService(Model):
     def model_name(self) -> str:
         """Name under which clients ask for the model."""
         return self.spec.model.name or self.metadata.name
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that are asked for where nothing scales them."""
+        return 1 if self.spec.replicas is None else self.spec.replicas

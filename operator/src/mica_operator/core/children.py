@@ -4,48 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mica_api import names
+from mica_api.cpu import parse_milli
+from mica_api.durations import parse_duration
 from mica_api.models import InferenceService
-from mica_api.request import InvalidRequest, parse_count
-from mica_operator.core.engines import engine_command, engine_env, slice_limits, takes_whole_cards
+from mica_api.models.engine import Volume
+from mica_operator.core.engines import Role, Tier, engine_command, engine_env
 from mica_operator.core.views import Body, Child
 
-SUFFIX: Final = "-engine"
+SUFFIXES: Final[Mapping[Tier, str]] = {"gpu": "-engine", "cpu": "-cpu"}
 PORT_NAME: Final = "http"
-_DRAIN_S: Final = 3
 _GRACE_S: Final = 30
+_MANAGED: Final = {"app.kubernetes.io/managed-by": names.MANAGER_OPERATOR}
 _STARTUP_S: Final = 1800
+_AMOUNTS: Final = frozenset({"limits", "requests", "emptyDir"})
 
 
-def child_name(service: InferenceService) -> str:
-    """Name of both children."""
-    return service.metadata.name + SUFFIX
+def child_name(service: InferenceService, tier: Tier = "gpu") -> str:
+    """Name of a tier's Deployment and Service."""
+    return service.metadata.name + SUFFIXES[tier]
 
 
-def selector(service: InferenceService) -> dict[str, str]:
-    """Labels of the replicas."""
-    return {names.LABEL_INFERENCE_SERVICE: service.metadata.name}
+def selector(service: InferenceService, tier: Tier = "gpu") -> dict[str, str]:
+    """Labels of a tier's replicas."""
+    label = names.LABEL_INFERENCE_SERVICE if tier == "gpu" else names.LABEL_CPU_ENGINE
+    return {label: service.metadata.name}
 
 
-def deployment_body(service: InferenceService, image: str) -> dict[str, Any]:
-    """Deployment with one engine per replica, each on its slice."""
+def deployment_body(service: InferenceService, role: Role, image: str) -> dict[str, Any]:
+    """Deployment with one engine per replica."""
+    labels = {**selector(service, role.tier), **_MANAGED}
     spec = {
-        "replicas": service.spec.replicas,
-        "selector": {"matchLabels": selector(service)},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rollout(service)},
-        "template": {"metadata": {"labels": _labels(service)}, "spec": _pod(service, image)},
+        "replicas": role.replicas,
+        "selector": {"matchLabels": selector(service, role.tier)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rollout(role)},
+        "template": {"metadata": {"labels": labels}, "spec": _pod(service, role, image)},
     }
-    return _stamped(_object(service, "apps/v1", "Deployment", spec))
+    return _stamped(_object(service, "apps/v1", "Deployment", tier=role.tier, spec=spec))
 
 
-def service_body(service: InferenceService) -> dict[str, Any]:
-    """Service in front of the replicas; the router reads its EndpointSlices."""
+def service_body(service: InferenceService, tier: Tier = "gpu") -> dict[str, Any]:
+    """Service in front of a tier's replicas; the router reads its EndpointSlices."""
     ports = [{"name": PORT_NAME, "port": 80, "targetPort": PORT_NAME, "protocol": "TCP"}]
-    spec = {"type": "ClusterIP", "selector": selector(service), "ports": ports}
-    return _stamped(_object(service, "v1", "Service", spec))
+    spec = {"type": "ClusterIP", "selector": selector(service, tier), "ports": ports}
+    return _stamped(_object(service, "v1", "Service", tier=tier, spec=spec))
 
 
 def needs_apply(wanted: Body, stored: Child | None) -> bool:
@@ -55,7 +61,7 @@ def needs_apply(wanted: Body, stored: Child | None) -> bool:
     return stored.applied != wanted["metadata"]["annotations"][names.ANNOTATION_APPLIED] or not _covers(stored.body, wanted)
 
 
-def _object(service: InferenceService, api_version: str, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _object(service: InferenceService, api_version: str, kind: str, *, tier: Tier, spec: Mapping[str, Any]) -> dict[str, Any]:
     owner = {
         "apiVersion": names.API_VERSION,
         "kind": "InferenceService",
@@ -65,9 +71,9 @@ def _object(service: InferenceService, api_version: str, kind: str, spec: Mappin
         "blockOwnerDeletion": True,
     }
     metadata = {
-        "name": child_name(service),
+        "name": child_name(service, tier),
         "namespace": service.metadata.namespace,
-        "labels": _labels(service),
+        "labels": {names.LABEL_INFERENCE_SERVICE: service.metadata.name, names.LABEL_TIER: tier, **_MANAGED},
         "annotations": {},
         "ownerReferences": [owner],
     }
@@ -80,52 +86,64 @@ def _stamped(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _labels(service: InferenceService) -> dict[str, str]:
-    return {**selector(service), "app.kubernetes.io/managed-by": names.MANAGER_OPERATOR}
-
-
-def _rollout(service: InferenceService) -> dict[str, int]:
+def _rollout(role: Role) -> dict[str, int]:
     """Shares of a card usually leave room for one more replica; a second set of whole cards usually does not exist."""
-    if takes_whole_cards(service.spec.slice):
+    if role.whole_cards:
         return {"maxSurge": 0, "maxUnavailable": 1}
     return {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def _pod(service: InferenceService, image: str) -> dict[str, Any]:
-    placement = service.spec.placement
+def _pod(service: InferenceService, role: Role, image: str) -> dict[str, Any]:
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": _GRACE_S,
+        "terminationGracePeriodSeconds": _drain_seconds(role) + _GRACE_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [_container(service, image)],
+        "containers": [_container(service, role, image)],
+        **_placement(role),
     }
-    if placement is not None and placement.node_selector:
-        pod["nodeSelector"] = dict(placement.node_selector)
+    if role.engine.volumes:
+        pod["volumes"] = [volume.source() for volume in role.engine.volumes]
     return pod
 
 
-def _container(service: InferenceService, image: str) -> dict[str, Any]:
-    run = engine_command(service)
+def _placement(role: Role) -> dict[str, Any]:
+    wanted = role.placement.to_wire() if role.placement is not None else {}
+    return {field: value for field, value in wanted.items() if value}
+
+
+def _drain_seconds(role: Role) -> int:
+    return math.ceil(parse_duration(role.engine.drain))
+
+
+def _container(service: InferenceService, role: Role, image: str) -> dict[str, Any]:
+    run = engine_command(service, role)
     container: dict[str, Any] = {
         "name": "engine",
         "image": image,
-        "ports": [{"name": PORT_NAME, "containerPort": service.spec.engine.port, "protocol": "TCP"}],
-        "resources": {"limits": slice_limits(service.spec.slice)},
+        "ports": [{"name": PORT_NAME, "containerPort": role.engine.port, "protocol": "TCP"}],
+        "resources": {side: dict(amounts) for side, amounts in role.resources.items()},
         "startupProbe": _probe(period=2, threshold=_STARTUP_S // 2),
         "readinessProbe": _probe(period=2, threshold=2),
         "livenessProbe": _probe(period=10, threshold=6),
         # Routers learn from the EndpointSlice that the replica is leaving; it serves until they have.
-        "lifecycle": {"preStop": {"sleep": {"seconds": _DRAIN_S}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": max(_drain_seconds(role), 1)}}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     if run.command:
         container["command"] = list(run.command)
     if run.args:
         container["args"] = list(run.args)
-    if env := engine_env(service):
+    if env := engine_env(role):
         container["env"] = env
+    if role.engine.volumes:
+        container["volumeMounts"] = [_mount(volume) for volume in role.engine.volumes]
     return container
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.mount_path}
+    return {**mount, "readOnly": True} if volume.read_only else mount
 
 
 def _probe(*, period: int, threshold: int) -> dict[str, Any]:
@@ -142,7 +160,7 @@ def _covers(stored: Any, wanted: Any, *, key: str = "") -> bool:
     if isinstance(wanted, Mapping):
         if not isinstance(stored, Mapping):
             return False
-        same = _same_amount if key == "limits" else _covers
+        same = _same_amount if key in _AMOUNTS else _covers
         return all(name in stored and same(stored[name], value, key=name) for name, value in wanted.items())
     if isinstance(wanted, list):
         return isinstance(stored, list) and len(stored) >= len(wanted) and all(map(_covers, stored, wanted))
@@ -150,8 +168,10 @@ def _covers(stored: Any, wanted: Any, *, key: str = "") -> bool:
 
 
 def _same_amount(stored: Any, wanted: Any, *, key: str) -> bool:
-    """Our limits are extended resources, of which the API server stores 3000 as ``3k``."""
+    """The API server stores 3000 as ``3k`` and 1000m as ``1``."""
+    if isinstance(wanted, Mapping):
+        return _covers(stored, wanted, key=key)
     try:
-        return parse_count("engine", key, stored) == parse_count("engine", key, wanted)
-    except InvalidRequest:
+        return stored == wanted or parse_milli(str(stored)) == parse_milli(str(wanted))
+    except ValueError:
         return False

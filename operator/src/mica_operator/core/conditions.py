@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
+from mica_operator.core.further import cpu_serves, further
 from mica_operator.core.views import Observed, PodView, Waiting
 from mica_operator.core.words import counted
 
@@ -31,7 +31,7 @@ def conditions(observed: Observed, problem: WantedCondition | None) -> tuple[Wan
         return (problem, *rest, WantedCondition(READY, "False", problem.reason, problem.message))
     valid = WantedCondition(SPEC_VALID, "True", "Valid")
     parts = (valid, _slices(observed), _engine(observed), _routable(observed))
-    return (*parts, _ready(observed, parts))
+    return (*parts, *further(observed), _ready(observed, parts))
 
 
 def spec_problem(reason: str, message: str) -> WantedCondition:
@@ -45,9 +45,9 @@ def ready_pods(observed: Observed) -> int:
 
 
 def _slices(observed: Observed) -> WantedCondition:
-    wanted = observed.service.spec.replicas
+    wanted = observed.wanted
     if wanted == 0:
-        return _zero(SLICES_ALLOCATED, observed.service, status="True")
+        return _zero(SLICES_ALLOCATED, observed, status="True")
     waiting = [p for p in observed.pods if not p.node and not p.failed]
     placed = [p for p in observed.pods if p.node and not p.failed]
     for pod in waiting:
@@ -64,9 +64,9 @@ def _slices(observed: Observed) -> WantedCondition:
 
 
 def _engine(observed: Observed) -> WantedCondition:
-    wanted = observed.service.spec.replicas
+    wanted = observed.wanted
     if wanted == 0:
-        return _zero(ENGINE_READY, observed.service, status="False")
+        return _zero(ENGINE_READY, observed, status="False")
     ready = ready_pods(observed)
     trouble = next((t for p in observed.pods if (t := _trouble(p)) is not None), None)
     if ready:
@@ -119,11 +119,11 @@ def _words(waiting: Waiting) -> str:
 
 
 def _routable(observed: Observed) -> WantedCondition:
-    if observed.service.spec.replicas == 0:
-        return _zero(ROUTABLE, observed.service, status="False")
+    if observed.wanted == 0 and not cpu_serves(observed):
+        return _zero(ROUTABLE, observed, status="False")
     if observed.router is None:
         return WantedCondition(ROUTABLE, "False", "NoRouter", "the router's Service does not exist or has no cluster IP")
-    if not ready_pods(observed):
+    if not ready_pods(observed) and not cpu_serves(observed):
         return WantedCondition(ROUTABLE, "False", "NoReadyEngine", "no engine answers")
     # The bare model name may belong to an older service; the qualified one always leads here.
     meta = observed.service.metadata
@@ -132,13 +132,18 @@ def _routable(observed: Observed) -> WantedCondition:
 
 def _ready(observed: Observed, parts: tuple[WantedCondition, ...]) -> WantedCondition:
     by_type = {c.type: c for c in parts}
-    if observed.service.spec.replicas == 0:
-        return _zero(READY, observed.service, status="False")
+    if observed.scaling is not None and observed.wanted == 0 and observed.router is not None:
+        # Requests are held until a replica has come: this is service, not its absence.
+        return _zero(READY, observed, status="True")
+    if observed.wanted == 0 and not cpu_serves(observed):
+        return _zero(READY, observed, status="False")
     if by_type[ROUTABLE].status != "True":
         # The first link of the chain that is broken is the one to read.
         cause = next(c for c in parts if c.status != "True")
         return WantedCondition(READY, "False", cause.reason, cause.message)
-    wanted, ready = observed.service.spec.replicas, ready_pods(observed)
+    wanted, ready = observed.wanted, ready_pods(observed)
+    if not ready:
+        return WantedCondition(READY, "True", "CPUOnly", _cpu_only(observed, by_type[ENGINE_READY]))
     why = _unfinished(observed, by_type[SLICES_ALLOCATED])
     if (progress := _progress(observed)) is not None:
         return WantedCondition(READY, "True", "Progressing", f"{progress}{why}")
@@ -147,9 +152,15 @@ def _ready(observed: Observed, parts: tuple[WantedCondition, ...]) -> WantedCond
     return WantedCondition(READY, "True", "Serving", counted(ready, "engine", "answer"))
 
 
+def _cpu_only(observed: Observed, engine: WantedCondition) -> str:
+    """The CPU tier answers and no GPU engine does."""
+    ready = counted(observed.cpu_state.ready, "CPU engine", "answer")
+    return f"{ready}; {engine.message}"
+
+
 def _progress(observed: Observed) -> str | None:
     """How far a rollout is, or None when it is done: a replica is replaced only once its successor answers."""
-    state, wanted = observed.state, observed.service.spec.replicas
+    state, wanted = observed.state, observed.wanted
     if not state.current:
         return "the rollout of this specification has not begun"
     if state.replicas > state.updated:
@@ -170,7 +181,12 @@ def _unfinished(observed: Observed, slices: WantedCondition) -> str:
     return f"; {found[0]}" if found else ""
 
 
-def _zero(kind: str, service: InferenceService, *, status: str) -> WantedCondition:
-    meta = service.metadata
-    message = f"spec.replicas is 0; start it with: kubectl -n {meta.namespace} scale minf {meta.name} --replicas=1"
-    return WantedCondition(kind, "True" if status == "True" else "False", "ScaledToZero", message)
+def _zero(kind: str, observed: Observed, *, status: str) -> WantedCondition:
+    return WantedCondition(kind, "True" if status == "True" else "False", "ScaledToZero", _why_zero(observed))
+
+
+def _why_zero(observed: Observed) -> str:
+    meta = observed.service.metadata
+    if observed.scaling is not None:
+        return "nothing is asked of the model; the next request starts a replica and waits for it in the router"
+    return f"spec.replicas is 0; start it with: kubectl -n {meta.namespace} scale minf {meta.name} --replicas=1"

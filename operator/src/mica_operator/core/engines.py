@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mica_api import dialects
 from mica_api.models import InferenceService
+from mica_api.models.engine import EngineSpec
 from mica_api.models.inference_service import SliceSpec
+from mica_api.models.placement import PlacementSpec
 from mica_api.request import MIB_PER_GIB
 
 _SCHEME = "file://"
+# The router decides between tiers by what engines say of themselves; llama.cpp's server keeps silent unless told.
+_LLAMACPP_METRICS = ("--metrics",)
+
+Tier = Literal["gpu", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +28,75 @@ class Command:
     args: tuple[str, ...]
 
 
-def engine_image(service: InferenceService, images: Mapping[str, str]) -> str | None:
-    """Image of the engine: the one asked for, else the installation's for the type, else None."""
-    engine = service.spec.engine
-    return engine.image or images.get(engine.type)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """One tier of a service: what its pods run, and on what."""
+
+    tier: Tier
+    engine: EngineSpec
+    uri: str
+    replicas: int
+    resources: Mapping[str, Mapping[str, str]]
+    env: Mapping[str, str]
+    placement: PlacementSpec | None
+    whole_cards: bool = False
+
+    def image(self, images: Mapping[str, str]) -> str | None:
+        """Image of the engine: the one asked for, else the installation's for the type, else None."""
+        return self.engine.image or images.get(self.engine.type)
 
 
-def engine_command(service: InferenceService) -> Command:
+def gpu_role(service: InferenceService, replicas: int) -> Role:
+    """Engines on slices."""
+    spec = service.spec
+    own = spec.engine.resources
+    requests, limits = (own.requests or {}, own.limits or {}) if own is not None else ({}, {})
+    resources = {"limits": {**limits, **slice_limits(spec.slice)}}
+    return Role(
+        tier="gpu",
+        engine=spec.engine,
+        uri=spec.model.uri,
+        replicas=replicas,
+        resources={**resources, "requests": requests} if requests else resources,
+        env=_revision(service),
+        placement=spec.placement,
+        whole_cards=takes_whole_cards(spec.slice),
+    )
+
+
+def cpu_role(service: InferenceService) -> Role | None:
+    """Engines on CPUs, or None when the service has none. Memory is bounded; CPU is asked for and may be exceeded."""
+    cpu = service.spec.cpu
+    if cpu is None:
+        return None
+    cores = str(cpu.cores)
+    threads = {} if cpu.engine.type == "llamacpp" else {"OMP_NUM_THREADS": cores}
+    return Role(
+        tier="cpu",
+        engine=cpu.engine,
+        uri=cpu.uri or service.spec.model.uri,
+        replicas=cpu.replicas,
+        resources={"requests": {"cpu": cores, "memory": cpu.memory}, "limits": {"memory": cpu.memory}},
+        env={**threads, **_revision(service)},
+        placement=cpu.placement,
+    )
+
+
+def engine_command(service: InferenceService, role: Role) -> Command:
     """Arguments of the type, then the user's own, which win where the engine lets the last one win."""
-    engine = service.spec.engine
+    engine = role.engine
     own = tuple(engine.args or ())
     if engine.type == "custom":
         return Command(tuple(engine.command or ()), own)
-    path = service.spec.model.uri.removeprefix(_SCHEME)
+    path = role.uri.removeprefix(_SCHEME)
     serve = ("--host", "0.0.0.0", "--port", str(engine.port))
     if engine.type == "llamacpp":
-        return Command((), ("--model", path, "--alias", service.model_name, *serve, *own))
-    parallel = _tensor_parallel(service.spec.slice.number, own)
-    return Command((), ("--model", path, "--served-model-name", service.model_name, *serve, *parallel, *own))
+        metrics = _LLAMACPP_METRICS if service.spec.cpu is not None else ()
+        threads = ("--threads", role.resources["requests"]["cpu"]) if role.tier == "cpu" else ()
+        return Command((), ("--model", path, "--alias", service.model_name, *serve, *metrics, *threads, *own))
+    parallel = _tensor_parallel(service.spec.slice.number, own) if role.tier == "gpu" else ()
+    adapters = _adapters(service) if role.tier == "gpu" else ()
+    return Command((), ("--model", path, "--served-model-name", service.model_name, *serve, *parallel, *adapters, *own))
 
 
 def slice_limits(wanted: SliceSpec) -> dict[str, str]:
@@ -64,9 +121,22 @@ def takes_whole_cards(wanted: SliceSpec) -> bool:
     return wanted.cores == 100 or (wanted.cores is None and wanted.memory is None)
 
 
-def engine_env(service: InferenceService) -> list[dict[str, Any]]:
-    """Environment of the engine; an empty value is left out, as the API server stores it."""
-    return [{"name": v.name, "value": v.value} if v.value else {"name": v.name} for v in service.spec.engine.env or ()]
+def engine_env(role: Role) -> list[dict[str, Any]]:
+    """Environment of the engine, the user's own last; an empty value is left out, as the API server stores it."""
+    own = {variable.name: variable.value for variable in role.engine.env or ()}
+    return [{"name": name, "value": value} if value else {"name": name} for name, value in {**role.env, **own}.items()]
+
+
+def _revision(service: InferenceService) -> dict[str, str]:
+    """Part of the pod, so that other weights at the same place are a new set of replicas."""
+    revision = service.spec.model.revision
+    return {"MICA_MODEL_REVISION": revision} if revision else {}
+
+
+def _adapters(service: InferenceService) -> tuple[str, ...]:
+    found = service.spec.model.adapters or ()
+    modules = (f"{adapter.name}={adapter.uri.removeprefix(_SCHEME)}" for adapter in found)
+    return ("--enable-lora", "--lora-modules", *modules) if found else ()
 
 
 def _tensor_parallel(number: int, own: tuple[str, ...]) -> tuple[str, ...]:

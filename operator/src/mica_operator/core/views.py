@@ -68,6 +68,7 @@ class DeploymentState:
     current: bool = False
     replicas: int = 0
     updated: int = 0
+    ready: int = 0
     failure: str = ""
 
 
@@ -80,8 +81,28 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyHashes:
+    """SHA-256 of the API keys of a service, as hex, or why there are none."""
+
+    hashes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How many replicas demand asks for, as the autoscaler sees it. ``stale``: why the demand is not known."""
+
+    replicas: int
+    reason: str = ""
+    stale: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that one decision about an InferenceService depends on."""
+    """Everything that one decision about an InferenceService depends on.
+
+    ``shadowed``: names that it claims and an older service has, with that service.
+    """
 
     service: InferenceService
     deployment: Child | None = None
@@ -89,6 +110,17 @@ class Observed:
     state: DeploymentState = field(default_factory=DeploymentState)
     pods: tuple[PodView, ...] = ()
     router: Address | None = None
+    cpu_deployment: Child | None = None
+    cpu_endpoint: Child | None = None
+    cpu_state: DeploymentState = field(default_factory=DeploymentState)
+    keys: KeyHashes = field(default_factory=KeyHashes)
+    scaling: Scaling | None = None
+    shadowed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def wanted(self) -> int:
+        """Replicas on slices: what the autoscaler says, where there is one."""
+        return self.service.replicas if self.scaling is None else self.scaling.replicas
 
 
 def read_child(body: Body | None) -> Child | None:
@@ -118,6 +150,7 @@ def read_deployment_state(body: Body | None) -> DeploymentState:
         current=status.get("observedGeneration", 0) >= body.get("metadata", {}).get("generation", 0),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
         failure=failures[0] if failures else "",
     )
 

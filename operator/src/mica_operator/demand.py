@@ -1,0 +1,145 @@
+"""The demand as the routers tell it: `GET /demand` at the admin port of every ready router pod, summed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import aiohttp
+import msgspec
+
+from mica_operator.autoscaler import DemandReport, Key
+from mica_runtime.kube import KubeClient, KubeError
+from mica_runtime.logging import get_logger
+
+_TIMEOUT_S: Final = 2.0
+_PODS_FOR_S: Final = 10.0
+_log = get_logger(__name__)
+
+
+class Entry(msgspec.Struct):
+    """One model at one router. ``service`` is ``namespace/name``."""
+
+    service: str
+    in_flight: int
+    queued: int
+
+
+class Answer(msgspec.Struct):
+    """Answer of ``GET /demand``; other fields are the router's own business."""
+
+    models: dict[str, Entry]
+
+
+_decode: Final = msgspec.json.Decoder(Answer).decode
+
+
+class RouterPods(Protocol):
+    """Admin addresses of the routers that serve."""
+
+    async def addresses(self) -> Sequence[str]:
+        """As host:port. Raises KubeError."""
+
+
+class Fetch(Protocol):
+    """One HTTP GET."""
+
+    async def __call__(self, url: str) -> bytes:
+        """Body of an answer with status 200. Raises OSError, TimeoutError or aiohttp.ClientError."""
+
+
+class RouterDemand:
+    """DemandPort over the routers' admin ports."""
+
+    def __init__(self, pods: RouterPods, fetch: Fetch) -> None:
+        self._pods = pods
+        self._fetch = fetch
+
+    async def read(self) -> DemandReport | None:
+        """See DemandPort."""
+        try:
+            addresses = await self._pods.addresses()
+        except KubeError as error:
+            _log.warning("router pods cannot be listed", error=str(error))
+            return None
+        answers = await asyncio.gather(*map(self._ask, addresses))
+        heard = [answer for answer in answers if answer is not None]
+        if not heard:
+            return None
+        return DemandReport(_summed(heard), complete=len(heard) == len(answers))
+
+    async def _ask(self, address: str) -> Answer | None:
+        try:
+            return _decode(await self._fetch(f"http://{address}/demand"))
+        except (OSError, TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
+            _log.warning("a router does not tell its demand", router=address, error=repr(error))
+            return None
+
+
+def _summed(answers: Sequence[Answer]) -> dict[Key, tuple[int, int]]:
+    """A service is listed once per name that it has; every entry counts requests of its own."""
+    total: dict[Key, tuple[int, int]] = {}
+    for answer in answers:
+        for entry in answer.models.values():
+            namespace, _, name = entry.service.partition("/")
+            in_flight, queued = total.get((namespace, name), (0, 0))
+            total[namespace, name] = (in_flight + entry.in_flight, queued + entry.queued)
+    return total
+
+
+class KubeRouterPods:
+    """RouterPods from the EndpointSlices of the router's Service, read every ten seconds."""
+
+    def __init__(self, client: KubeClient, *, namespace: str, service: str, port: int) -> None:
+        self._client = client
+        self._path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        self._selector = f"kubernetes.io/service-name={service}"
+        self._port = port
+        self._found: list[str] = []
+        self._read_at = -_PODS_FOR_S
+
+    async def addresses(self) -> Sequence[str]:
+        """See RouterPods."""
+        now = asyncio.get_running_loop().time()
+        if now - self._read_at >= _PODS_FOR_S or not self._found:
+            slices = await self._client.get(self._path, params={"labelSelector": self._selector})
+            self._found = [self._address(host) for host in _ready_hosts(slices)]
+            self._read_at = now
+        return self._found
+
+    def _address(self, host: str) -> str:
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+
+
+def _ready_hosts(slices: dict[str, list[dict[str, list[dict[str, object]]]]]) -> list[str]:
+    found: set[str] = set()
+    for slice_ in slices.get("items", []):
+        for endpoint in slice_.get("endpoints") or []:
+            conditions, addresses = endpoint.get("conditions"), endpoint.get("addresses")
+            ready = not isinstance(conditions, dict) or conditions.get("ready") is not False
+            if ready and isinstance(addresses, list) and addresses:
+                found.add(str(addresses[0]))
+    return sorted(found)
+
+
+class HttpFetch:
+    """Fetch with a session of its own. An async context manager."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpFetch:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def __call__(self, url: str) -> bytes:
+        """See Fetch."""
+        assert self._session is not None, "enter first"
+        async with self._session.get(url) as response:
+            response.raise_for_status()
+            return await response.read()
