@@ -17,8 +17,9 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
         "mica.dev/vgpupools": READ | {"patch", "create"},
         "mica.dev/vgpupools/status": {"patch"},
         "mica.dev/vgpunodes": READ,
-        "apps/deployments": READ | {"create", "patch"},
-        "/services": READ | {"create", "patch"},
+        "apps/deployments": READ | {"create", "patch", "delete"},
+        "/services": READ | {"create", "patch", "delete"},
+        "/secrets": {"get"},
         "/pods": READ,
         "/events": {"create"},
     },
@@ -52,6 +53,7 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
         "mica.dev/inferenceservices": WRITE,
         "mica.dev/inferenceservices/scale": WRITE,
     },
+    "Role/mica-operator-routers": {"discovery.k8s.io/endpointslices": {"list"}},
     "Role/mica-explain": {"/services/proxy:mica-explain": {"get"}},
     "Role/mica-scheduler-lease": {
         "coordination.k8s.io/leases": {"create"},
@@ -91,6 +93,7 @@ def test_bindings_are_exactly_these(rendered: list[Body]) -> None:
         ("system:volume-scheduler", "mica-extender", ""),
         ("extension-apiserver-authentication-reader", "mica-extender", "kube-system"),
         ("mica-scheduler-lease", "mica-extender", "mica-system"),
+        ("mica-operator-routers", "mica-operator", "mica-system"),
     }
 
 

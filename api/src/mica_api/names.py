@@ -61,6 +61,7 @@ ANNOTATION_POKE: Final = f"{GROUP}/poke"
 POKE_OBJECT: Final = "mica-poke"
 
 FINALIZER: Final = f"{GROUP}/cleanup"
+"""Put on objects by versions before 0.2 and taken off again; nothing needs it."""
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
 """Digest of what the operator last applied: a field that is no longer wanted is a change too, and comparing values misses it."""
 

@@ -15,7 +15,7 @@ from mica_operator.cluster import KubePools, KubeServices
 from mica_operator.demand import HttpFetch, KubeRouterPods, RouterDemand
 from mica_operator.handlers import POOL, SERVICE, Handlers, KopfEvents, kopf_settings
 from mica_operator.inventory import NodeInventory
-from mica_operator.loop import Loop, Pulse, Wakeups
+from mica_operator.loop import Loop, LoopSet, Pulse, Wakeups
 from mica_operator.metrics import Metrics
 from mica_operator.names_index import NamesIndex
 from mica_operator.reconcile import PoolReconciler, ServiceReconciler
@@ -65,7 +65,8 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
         autoscaler=autoscaler,
     )
     pools = PoolReconciler(KubePools(client), inventory)
-    handlers = Handlers(loop=loop, services=services, pools=pools, client=client)
+    loops = LoopSet(loop)
+    handlers = Handlers(loops=loops, wakeups=wakeups, services=services, pools=pools, client=client)
     kopf_ready = asyncio.Event()
     ready = {"kopf": kopf_ready.is_set, "inventory": lambda: inventory.synced}
     admin = admin_app(component="operator", registry=registry, ready=ready, live={"loops": pulse.alive})
@@ -77,6 +78,7 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     async with fetch:
         await run_parts(
             kopf.run_tasks(tasks, ignored=ours),
+            loops.run(),
             inventory.run(),
             index.run(),
             autoscaler.run(),

@@ -1,4 +1,4 @@
-"""Kopf's side of the operator: it keeps one daemon per object and tells when something happened. Decides nothing.
+"""Kopf's side of the operator: it tells which objects there are and when something happened. Decides nothing.
 
 Registered on a registry of its own, so that importing this module has no effect.
 """
@@ -14,7 +14,7 @@ import kopf
 
 from mica_api import names
 from mica_api.models.common import WantedCondition
-from mica_operator.loop import Loop
+from mica_operator.loop import LoopSet, Wakeups
 from mica_operator.reconcile import PoolReconciler, ServiceReconciler
 from mica_runtime.kube import KubeClient
 
@@ -22,7 +22,7 @@ SERVICE: Final = "InferenceService"
 POOL: Final = "VGPUPool"
 _SERVICES: Final = (names.GROUP, names.VERSION, "inferenceservices")
 _POOLS: Final = (names.GROUP, names.VERSION, "vgpupools")
-_CANCEL_S: Final = 1.0
+_DELETED: Final = "DELETED"
 _ON_THE_WAY: Final = frozenset({"Pending", "NotPlaced", "Starting", "ScaledToZero"})
 
 
@@ -40,19 +40,18 @@ class KopfEvents:
 class Handlers:
     """What the handlers call."""
 
-    loop: Loop
+    loops: LoopSet
+    wakeups: Wakeups
     services: ServiceReconciler
     pools: PoolReconciler
     client: KubeClient
 
     def registry(self) -> kopf.OperatorRegistry:
-        """All handlers, registered."""
+        """All handlers, registered. None of them makes kopf put a finalizer on an object."""
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(self._login)
-        kopf.daemon(*_SERVICES, registry=registry, id="reconcile", cancellation_timeout=_CANCEL_S)(self._run_service)
-        kopf.daemon(*_POOLS, registry=registry, id="reconcile", cancellation_timeout=_CANCEL_S)(self._run_pool)
-        kopf.on.event(*_SERVICES, registry=registry, id="wake")(self._service_changed)
-        kopf.on.event(*_POOLS, registry=registry, id="wake")(self._pool_changed)
+        kopf.on.event(*_SERVICES, registry=registry, id="look")(self._service_changed)
+        kopf.on.event(*_POOLS, registry=registry, id="look")(self._pool_changed)
         for group, version, plural in (("", "v1", "pods"), ("", "v1", "services"), ("apps", "v1", "deployments")):
             kopf.on.event(
                 group, version, plural, registry=registry, id="wake-owner", labels={names.LABEL_INFERENCE_SERVICE: kopf.PRESENT}
@@ -63,36 +62,41 @@ class Handlers:
         server, session = await self.client.open_session()
         return kopf.AiohttpSession(server=server, aiohttp_session=session)
 
-    async def _run_service(self, namespace: str | None, name: str | None, **_: Any) -> None:
+    async def _service_changed(self, namespace: str | None, name: str | None, **event: Any) -> None:
         where, what = str(namespace), str(name)
+        key = (SERVICE, f"{where}/{what}")
 
         async def step() -> None:
             await self.services.step(where, what)
 
-        await self.loop.run((SERVICE, f"{where}/{what}"), step)
+        if event["type"] == _DELETED:
+            self.loops.end(key)
+            self.services.forget(where, what)
+        else:
+            self.loops.look(key, step)
 
-    async def _run_pool(self, name: str | None, **_: Any) -> None:
+    async def _pool_changed(self, name: str | None, **event: Any) -> None:
         what = str(name)
 
         async def step() -> None:
+            await self.pools.inventory.wait_synced()
             await self.pools.step(what)
 
-        await self.pools.inventory.wait_synced()
-        await self.loop.run((POOL, what), step)
-
-    async def _service_changed(self, namespace: str | None, name: str | None, **_: Any) -> None:
-        self.loop.wakeups.wake((SERVICE, f"{namespace}/{name}"))
-
-    async def _pool_changed(self, name: str | None, **_: Any) -> None:
-        self.loop.wakeups.wake((POOL, str(name)))
-        self.loop.wakeups.wake((POOL, ""))
+        if event["type"] == _DELETED:
+            self.loops.end((POOL, what))
+        else:
+            self.loops.look((POOL, what), step)
+        self.wakeups.wake((POOL, ""))
 
     async def _child_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        self.loop.wakeups.wake((SERVICE, f"{namespace}/{labels[names.LABEL_INFERENCE_SERVICE]}"))
+        self.wakeups.wake((SERVICE, f"{namespace}/{labels[names.LABEL_INFERENCE_SERVICE]}"))
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Settings of kopf: our names, bounded waiting, no peering, no scanning for kinds, no logs as events."""
+    """Settings of kopf: our names, bounded waiting, no peering, no scanning for kinds, no logs as events.
+
+    The finalizer is named only so that it is taken from objects of older versions.
+    """
     settings = kopf.OperatorSettings()
     settings.persistence.finalizer = names.FINALIZER
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)

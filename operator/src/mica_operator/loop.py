@@ -112,3 +112,35 @@ class Loop:
             self.pulse.end(key)
         self.metrics.reconciles.labels(kind, "done").inc()
         return True
+
+
+class LoopSet:
+    """One running loop per object that exists. Objects need no finalizer for this: what they own is deleted with them."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
+
+    def look(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> None:
+        """The object exists and something about it has changed: its loop begins, or looks again."""
+        if key in self._tasks:
+            self._loop.wakeups.wake(key)
+        else:
+            self._tasks[key] = asyncio.get_running_loop().create_task(self._loop.run(key, step))
+
+    def end(self, key: tuple[str, str]) -> None:
+        """The object is gone."""
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    async def run(self) -> None:
+        """Until cancelled, then end every loop."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            tasks = list(self._tasks.values())
+            self._tasks.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,7 +34,7 @@ class ServiceReconciler:
         """Bring one service closer to what it wants. Raises KubeError."""
         seen = await self.cluster.observe(namespace, name)
         if seen is None:
-            self.autoscaler.forget((namespace, name))
+            self.forget(namespace, name)
             return
         plan = self._plan(seen)
         for body in plan.apply:
@@ -46,6 +46,10 @@ class ServiceReconciler:
             _log.info("deleted", kind=child.body["kind"], namespace=namespace, name=child.body["metadata"]["name"])
         if await self.cluster.write_status(seen, plan.status):
             self._announce(seen.body, plan.status)
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The service is gone."""
+        self.autoscaler.forget((namespace, name))
 
     def _plan(self, seen: Seen) -> Plan:
         if isinstance(seen.observed, Observed):

@@ -23,6 +23,11 @@ def _service(name: str = "ok", **spec: Any) -> Body:
     }
 
 
+def _rule(conditions: Body, device: str = "CPU") -> Body:
+    rule = {"name": "r", "conditions": conditions, "action": {"device": device}}
+    return _service(cpu={}, routing={"rules": [rule]})
+
+
 def _pool(**spec: Any) -> Body:
     return {"apiVersion": "mica.dev/v1alpha1", "kind": "VGPUPool", "metadata": {"name": "p"}, "spec": spec}
 
@@ -46,7 +51,37 @@ def _pool(**spec: Any) -> Body:
             "LD_PRELOAD, LD_AUDIT and GLIBC_TUNABLES are not allowed",
         ),
         (_service(engine={"env": [{"name": "A"}, {"name": "A"}]}), "Duplicate value"),
-        (_service(autoscaling={"min": 0}), 'unknown field "spec.autoscaling"'),
+        (_service(autoscaling={"min": 0}), "spec.autoscaling.max: Required value"),
+        (_service(autoscaling={"min": 3, "max": 2}), "autoscaling.min must not be larger than autoscaling.max"),
+        (_service(replicas=1, autoscaling={"max": 2}), "replicas and autoscaling cannot both be set"),
+        (_service(cpu={"mode": "relay"}), "cpu.mode relay is not supported yet"),
+        (_service(cpu={"engine": {"resources": {}}}), "set cpu.cores and cpu.memory"),
+        (_service(cpu={"engine": {"type": "custom"}}), "engine.image is required for engine type custom"),
+        (
+            _service(model={"uri": "file:///m", "adapters": [{"name": "a", "uri": "file:///l"}]}),
+            "model.adapters needs engine.type vllm",
+        ),
+        (_service(routing={"policy": "fastest"}), 'supported values: "auto", "round-robin"'),
+        (_service(routing={"kvEvents": True}), 'unknown field "spec.routing.kvEvents"'),
+        (_service(routing={"timeouts": {"idle": "soon"}}), "spec.routing.timeouts.idle"),
+        (_service(routing={"rules": []}), "routing.rules choose between tiers: set cpu"),
+        (_rule({}), "spec.routing.rules[0].conditions"),
+        (_rule({"max_tokens": {}}), "should have at least 1 properties"),
+        (_rule({"max_tokens": {"gte": "1024"}}), "must be of type number"),
+        (_rule({"max_tokens": {"above": 1}}), 'unknown field "spec.routing.rules[0].conditions.max_tokens.above"'),
+        (_rule({"header:": {"exists": True}}), "a condition needs the name of a field"),
+        (_rule({"stream": {"eq": True}}, device="NPU"), 'supported values: "GPU", "CPU"'),
+        (_service(engine={"resources": {"limits": {"nvidia.com/gpu": 1}}}), "takes cpu, memory and ephemeral-storage"),
+        (_service(engine={"resources": {"limits": {"cpu": "lots"}}}), "spec.engine.resources.limits"),
+        (
+            _service(engine={"volumes": [{"name": "v", "mountPath": "/m"}]}),
+            "a volume is either emptyDir or persistentVolumeClaim",
+        ),
+        (
+            _service(engine={"volumes": [{"name": "v", "mountPath": "/m", "hostPath": {"path": "/"}}]}),
+            'unknown field "spec.engine.volumes[0].hostPath"',
+        ),
+        (_service(placement={"tolerations": [{"operator": "Equal"}]}), "a toleration needs a key, or operator Exists"),
         (_service(name="a" * 51), "metadata.name must be at most 50 characters"),
         (_service(name="has.dot"), "metadata.name must be at most 50 characters"),
         ({**_service(), "spec": {}}, "spec.model: Required value"),
@@ -110,10 +145,65 @@ def test_eight_lines_are_enough_and_defaults_are_stored(crds: RunningBox, unique
     body = _service(unique)
     crds.apply(body)
     stored = crds.get("inferenceservices", unique)["spec"]
-    assert stored["replicas"] == 1
-    assert stored["engine"] == {"type": "llamacpp", "port": 8000}
+    assert "replicas" not in stored, "a default would be in the way of autoscaling"
+    assert stored["engine"] == {"type": "llamacpp", "port": 8000, "drain": "3s"}
     assert stored["slice"] == {"number": 1}
     crds.kubectl("delete", "minf", unique, "--wait=false")
+
+
+def test_a_service_may_use_every_field(crds: RunningBox) -> None:
+    full = _service(
+        model={"uri": "file:///m", "name": "org/m", "aliases": ["m"], "revision": "2026-01"},
+        autoscaling={"min": 0, "max": 4, "target": {"inflight": 8}, "idleTimeout": "10m", "scaleDownWindow": "2m"},
+        engine={
+            "type": "vllm",
+            "image": "x",
+            "resources": {"requests": {"cpu": 4, "memory": "16Gi"}, "limits": {"memory": "32Gi"}},
+            "volumes": [
+                {"name": "m", "mountPath": "/m", "persistentVolumeClaim": {"claimName": "m"}},
+                {"name": "shm", "mountPath": "/dev/shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+            ],
+            "maxInFlight": 64,
+            "drain": "1m",
+        },
+        placement={"nodeSelector": {"a": "b"}, "tolerations": [{"key": "gpu", "operator": "Exists"}], "priorityClassName": "p"},
+        cpu={
+            "replicas": 2,
+            "cores": 16,
+            "memory": "64Gi",
+            "uri": "file:///m.gguf",
+            "engine": {"type": "llamacpp", "maxInFlight": 4},
+            "mode": "overflow",
+            "when": {"gpuKVPercent": 85, "gpuWaiting": 2, "noGPUReady": False},
+            "maxOutputTokens": 512,
+        },
+        routing={
+            "policy": "prefix",
+            "sessionHeader": "x-user",
+            "timeouts": {"connect": "500ms", "firstByte": "1m30s", "idle": "2m", "total": "1h"},
+            "retries": 3,
+            "resumeMidStream": False,
+            "hedgeAfter": "5s",
+            "queue": {"maxRequests": 100, "maxWait": "30s", "heartbeat": "5s"},
+            "apiKeySecretRef": {"name": "keys"},
+            "rules": [
+                {
+                    "name": "every operator",
+                    "priority": 10,
+                    "conditions": {
+                        "max_tokens": {"gt": 1, "gte": 2, "lt": 5000, "lte": 4096},
+                        "stream": {"eq": True},
+                        "model": {"in": ["m", "org/m", 7]},
+                        "messages": {"min_count": 1, "max_count": 20},
+                        "tools": {"exists": False},
+                        "header:x-class": {"eq": "batch"},
+                    },
+                    "action": {"device": "CPU"},
+                }
+            ],
+        },
+    )
+    crds.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(full))
 
 
 def test_a_service_is_scaled_by_its_scale_subresource(crds: RunningBox, unique: str) -> None:

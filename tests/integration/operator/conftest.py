@@ -1,4 +1,4 @@
-"""The operator as a process with the chart's own rights, in a box of its own: it puts finalizers on objects of everybody."""
+"""The operator as a process with the chart's own rights, in a box of its own: it acts on objects of everybody."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mica_generate.files import CHART, REPOSITORY
 
 Body = dict[str, Any]
 NAMESPACE = "mica-system"
-KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Service")
+KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "CustomResourceDefinition", "Service")
 
 
 def eventually(check: Callable[[], Any], *, within: float = 30.0) -> Any:

@@ -145,14 +145,14 @@ async def test_a_service_that_cannot_be_read_is_left_out_alone() -> None:
 def test_only_the_port_named_http_counts() -> None:
     ports = [{"name": "metrics", "port": 9090}, {"name": "http", "port": 8000}, {"name": "http", "port": None}, {}]
     read = read_endpoint_slice(json.dumps(endpoint_slice("chat", "10.0.0.1", ports=ports)).encode())
-    assert read.endpoints == (Endpoint("10.0.0.1", 8000),)
+    assert read.places == ((Endpoint("10.0.0.1", 8000), ""),)
 
 
 @pytest.mark.parametrize("changes", [{"endpoints": None}, {"ports": None}, {"endpoints": [], "ports": []}])
 def test_an_empty_slice_has_no_engines(changes: dict[str, Any]) -> None:
-    assert read_endpoint_slice(json.dumps(endpoint_slice("chat", "10.0.0.1") | changes).encode()).endpoints == ()
+    assert read_endpoint_slice(json.dumps(endpoint_slice("chat", "10.0.0.1") | changes).encode()).places == ()
 
 
 def test_the_model_name_defaults_to_the_objects_name() -> None:
-    assert read_inference_service(json.dumps(minf("chat")).encode()).model == "chat"
-    assert read_inference_service(json.dumps(minf("chat", model="org/x")).encode()).model == "org/x"
+    assert read_inference_service(json.dumps(minf("chat")).encode()).service.model == "chat"
+    assert read_inference_service(json.dumps(minf("chat", model="org/x")).encode()).service.model == "org/x"

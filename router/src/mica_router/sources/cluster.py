@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from mica_api.names import API_VERSION, LABEL_INFERENCE_SERVICE
-from mica_router.core.routes import EMPTY_TABLE, RouteTable, Service, build_table
+from mica_router.core.routes import EMPTY_TABLE, RouteTable, build_table
 from mica_router.ports import Publish
 from mica_router.sources.cluster_objects import (
+    Declared,
     EngineSet,
     join_services,
     read_endpoint_slice,
@@ -29,7 +30,9 @@ class ClusterRouteSource:
 
     def __init__(self, source: Source) -> None:
         self._changed = asyncio.Event()
-        self._services = Reflector[Service](source, path=SERVICES_PATH, decode=read_inference_service, on_change=self._on_service)
+        self._services = Reflector[Declared](
+            source, path=SERVICES_PATH, decode=read_inference_service, on_change=self._on_service
+        )
         self._engines = Reflector[EngineSet](
             source,
             path=SLICES_PATH,
@@ -58,7 +61,7 @@ class ClusterRouteSource:
                 published = table
             await self._changed.wait()
 
-    def _on_service(self, change: Change[Service]) -> None:
+    def _on_service(self, change: Change[Declared]) -> None:
         if change.old != change.new:
             self._changed.set()
 
