@@ -9,6 +9,8 @@ usage: gen_build.py sim-entries NAMES_INC API_HEADER OUT      table of the simul
        gen_build.py forwards-asm NAMES_INC HOOKS_DEF OUT      their trampolines, numbered
        gen_build.py hook-rows NAMES_INC HOOKS_DEF OUT         the hooks with name, version and stream form
        gen_build.py shim-map NAMES_INC HOOKS_DEF OUT          libmica.so's version script
+       gen_build.py nvml-map NVML_NAMES_INC NVML_DEF OUT      the version script of the library in front of NVML; `forwards` and
+                                                              `forwards-asm` work for its lists too
 """
 
 import re
@@ -17,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROW = re.compile(r"^MICA_NAME\((\w+), (\w+), (\d+), (\d)\)", re.M)
-HOOK = re.compile(r"^H\((\w+),", re.M)
+NVML_ROW = re.compile(r"^MICA_NVML\((\w+)\)", re.M)
+HOOK = re.compile(r"^(?:H\((\w+),|N\((\w+)\))", re.M)
 PROTOTYPE = re.compile(r"^CUresult (cu\w+)\(", re.M)
 # Declared for the limiter alone: hooked or called there, absent from the simulated driver.
 NOT_SIMULATED = re.compile(
@@ -29,8 +32,14 @@ Row = tuple[str, str, int, int]
 
 
 def names(path: Path) -> list[Row]:
-    """Return (symbol, base, version, per-thread) of every driver function."""
-    return [(s, b, int(v), int(t)) for s, b, v, t in ROW.findall(path.read_text())]
+    """Return (symbol, base, version, per-thread) of every driver function, or the functions of NVML in the same form."""
+    text = path.read_text()
+    return [(s, b, int(v), int(t)) for s, b, v, t in ROW.findall(text)] + [(s, s, 0, 0) for s in NVML_ROW.findall(text)]
+
+
+def hooked_names(path: Path) -> set[str]:
+    """Return the symbols that a .def file answers for."""
+    return {driver or nvml for driver, nvml in HOOK.findall(path.read_text())}
 
 
 def simulated(path: Path) -> set[str]:
@@ -40,7 +49,7 @@ def simulated(path: Path) -> set[str]:
 
 def forwarded(rows: list[Row], hooks: Path) -> list[str]:
     """Return the symbols that are not hooked."""
-    hooked = set(HOOK.findall(hooks.read_text()))
+    hooked = hooked_names(hooks)
     if missing := hooked - {row[0] for row in rows}:
         raise SystemExit(f"hooks.def names unknown to names.inc: {sorted(missing)}")
     return [row[0] for row in rows if row[0] not in hooked]
@@ -94,7 +103,7 @@ def forwards_asm(rows: list[Row], hooks: Path) -> str:
 
 def hook_rows(rows: list[Row], hooks: Path) -> str:
     """Return one MICA_HOOK row per hooked symbol."""
-    hooked = set(HOOK.findall(hooks.read_text()))
+    hooked = hooked_names(hooks)
     return "".join(f"MICA_HOOK({s}, {b}, {v}, {t})\n" for s, b, v, t in rows if s in hooked)
 
 
@@ -102,6 +111,12 @@ def shim_map(rows: list[Row], hooks: Path) -> str:
     """Return the limiter's version script: every driver name, and dlsym."""
     del hooks
     return version_script([row[0] for row in rows] + ["dlsym"])
+
+
+def nvml_map(rows: list[Row], hooks: Path) -> str:
+    """Return the version script of the library in front of NVML: every name, and the one that tells it from the real library."""
+    del hooks
+    return version_script([row[0] for row in rows] + ["mica_nvml_front"])
 
 
 MODES: dict[str, Callable[[list[Row], Path], str]] = {
@@ -114,6 +129,7 @@ MODES: dict[str, Callable[[list[Row], Path], str]] = {
     "forwards-asm": forwards_asm,
     "hook-rows": hook_rows,
     "shim-map": shim_map,
+    "nvml-map": nvml_map,
 }
 
 

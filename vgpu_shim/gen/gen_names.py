@@ -1,9 +1,10 @@
-"""Write `names.inc`, the list of every public driver entry point, from CUDA's headers.
+"""Write `names.inc` and `nvml_names.inc`, the lists of every public entry point of the driver and of NVML, from their headers.
 
 Run by a developer when a new toolkit appears; the build needs only the result. No header text is kept: a row is the symbol, the
 name under which `cuGetProcAddress` knows it, the driver version that introduced it and whether it is the per-thread-stream form.
 
-usage: gen_names.py INCLUDE_DIR > names.inc   (the `include` folder of the wheel nvidia-cuda-runtime)
+usage: gen_names.py INCLUDE_DIR > names.inc                (the `include` folder of the wheel nvidia-cuda-runtime)
+       gen_names.py --nvml INCLUDE_DIR > nvml_names.inc    (of the wheel nvidia-nvml-dev)
 """
 
 import re
@@ -14,6 +15,16 @@ from pathlib import Path
 TYPEDEF = re.compile(r"\bPFN_(cu[A-Z]\w*?)_v(\d+)(_pt[sd][sz])?\)")
 DECLARED = re.compile(r"CUDAAPI\s+(cu[A-Z]\w*)\s*\(")
 DEFINED = re.compile(r"^\s*#\s*define\s+cu[A-Z]\w*\s+(?:__CUDA_API_PT[SD][SZ]\()?(cu[A-Z]\w*)\)?\s*$", re.M)
+
+NVML_DECLARED = re.compile(r"\bDECLDIR\s+(nvml[A-Z]\w*)\s*\(")
+NVML_RENAMED = re.compile(r"^\s*#\s*define\s+(nvml[A-Z]\w*)\s+(nvml[A-Z]\w*)\s*$", re.M)
+
+
+def nvml_names(include: Path) -> list[str]:
+    """Return every function of NVML, first forms that the header renames to later ones among them."""
+    text = (include / "nvml.h").read_text(errors="replace")
+    declared = set(NVML_DECLARED.findall(text))
+    return sorted(declared | {old for old, new in NVML_RENAMED.findall(text) if new in declared})
 
 
 def rows(include: Path) -> list[tuple[str, str, int, int]]:
@@ -39,6 +50,11 @@ def rows(include: Path) -> list[tuple[str, str, int, int]]:
 
 def main() -> None:
     """Print the list."""
+    if sys.argv[1] == "--nvml":
+        print("/* Written by gen_names.py. MICA_NVML(symbol) */")
+        for symbol in nvml_names(Path(sys.argv[2])):
+            print(f"MICA_NVML({symbol})")
+        return
     print("/* Written by gen_names.py. MICA_NAME(symbol, base name, introduced in driver version, per-thread) */")
     for symbol, base, version, per_thread in rows(Path(sys.argv[1])):
         print(f"MICA_NAME({symbol}, {base}, {version}, {per_thread})")

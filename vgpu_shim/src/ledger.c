@@ -44,12 +44,6 @@ static bool range_lock(int fd, int command, short type, off_t at)
     return result == 0;
 }
 
-bool mica_ledger_slot_alive(int fd, unsigned slot)
-{
-    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = slot_byte(slot), .l_len = 1};
-    return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
-}
-
 static void lower(int gpu, uint64_t bytes)
 {
     _Atomic uint64_t *total = &mica_region->gpus[gpu].used;

@@ -28,6 +28,13 @@ bool mica_ledger_valid(const struct mica_region *region)
         && region->slot_bytes == sizeof(struct mica_region_slot) && region->size == MICA_REGION_BYTES;
 }
 
+bool mica_ledger_slot_alive(int fd, unsigned slot)
+{
+    const off_t at = (off_t)(offsetof(struct mica_region, slots) + slot * sizeof(struct mica_region_slot));
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+    return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
 const char *mica_ledger_path(enum mica_source source, char *buffer, size_t bytes, bool *create)
 {
     struct stat st;

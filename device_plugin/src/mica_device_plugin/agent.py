@@ -18,6 +18,7 @@ from mica_api.allocation import GPUShare
 from mica_device_plugin.cdi import Bind, Edits, allocate_binds, simulated_edits
 from mica_device_plugin.cluster import ApiCluster, Cluster
 from mica_device_plugin.discovery import Discovery, NvmlDiscovery
+from mica_device_plugin.driver_names import lacking
 from mica_device_plugin.events import EventReporter
 from mica_device_plugin.feed import DeviceFeed
 from mica_device_plugin.files import Files, HostFiles, sweep_temporaries
@@ -152,6 +153,7 @@ class Agent:
     async def prepare(self) -> list[Coroutine[Any, Any, None]]:
         """Rebuild what is known and look at the cards once; returns the parts to run together."""
         self.state.load(await asyncio.to_thread(self.store.load))
+        self.state.unlimited_names = await asyncio.to_thread(self._compare_with_driver)
         self.pool_watch.recall()
         driver = DriverWatch(state=self.state, discovery=self._discovery)
         await driver.look()
@@ -220,6 +222,16 @@ class Agent:
             library_dir=self._settings.library_dir,
             driver_version=inventory.driver_version if inventory else "",
         )
+
+    def _compare_with_driver(self) -> tuple[str, ...]:
+        """Functions that the driver has and the limiter lacks; blocks. A real driver is not looked at: it is not handed out."""
+        simulator = self._installed.simulator
+        driver = self._files.read(simulator / "libcuda.so.1") if simulator is not None else None
+        limiter = self._files.read(self._installed.library / "libmica.so")
+        found = lacking(driver=driver or b"", limiter=limiter or b"")
+        if found:
+            _log.warning("the driver has functions that the limiter lacks", count=len(found), functions=list(found[:20]))
+        return found
 
     def _missing(self, host_paths: Sequence[Path]) -> list[str]:
         named = [path for path in host_paths if path.is_relative_to(self._layout.lib)]

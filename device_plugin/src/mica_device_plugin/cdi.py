@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mica_api import names
-from mica_device_plugin.limits import DRIVER_IN_CONTAINER
+from mica_device_plugin.limits import DRIVER_IN_CONTAINER, NVML_IN_CONTAINER
 from mica_device_plugin.values import SliceKey
 
 _CDI_VERSION: Final = "0.6.0"
@@ -50,11 +50,12 @@ def allocate_binds(*, library: Path, limits: Path, usage: Path, library_dir: Pat
 
     ``library`` is the installed version on the host, ``library_dir`` the library directory inside the container.
     """
-    limiter, monitor = library / "libmica.so", library / "gpu-monitor"
+    limiter, front, monitor = library / "libmica.so", library / "libmica-nvml.so", library / "gpu-monitor"
     return (
         Bind(library / "ld.so.preload", "/etc/ld.so.preload"),
         Bind(limiter, "/usr/lib/mica/libmica.so"),
         Bind(limiter, f"{library_dir}/libcuda.so.1"),
+        Bind(front, f"{library_dir}/libnvidia-ml.so.1"),
         Bind(monitor, "/usr/bin/gpu-monitor"),
         Bind(monitor, "/opt/xpu/bin/gpu-monitor"),
         Bind(limits, "/run/mica/limits"),
@@ -66,13 +67,13 @@ def simulated_edits(
     *, uuids: Sequence[str], driver: Path, library: Path, sim_dir: Path, library_dir: Path, driver_version: str
 ) -> Edits:
     """Driver of simulated cards: ``driver`` is the installed version of the two libraries, ``sim_dir`` their shared state."""
-    versioned = f"{library_dir}/libcuda.so.{driver_version}"
-    over_versioned = (Bind(library / "libmica.so", versioned),) if _DRIVER_VERSION.fullmatch(driver_version) else ()
+    ours = (("libmica.so", "libcuda.so"), ("libmica-nvml.so", "libnvidia-ml.so"))
+    versioned = ours if _DRIVER_VERSION.fullmatch(driver_version) else ()
     return Edits(
         mounts=(
             Bind(driver / "libcuda.so.1", DRIVER_IN_CONTAINER),
-            Bind(driver / "libnvidia-ml.so.1", f"{library_dir}/libnvidia-ml.so.1"),
-            *over_versioned,
+            Bind(driver / "libnvidia-ml.so.1", NVML_IN_CONTAINER),
+            *(Bind(library / file, f"{library_dir}/{name}.{driver_version}") for file, name in versioned),
             Bind(sim_dir, _SIM_DIR_IN_CONTAINER, read_only=False),
         ),
         env=(("MICA_SIM_VISIBLE", ",".join(uuids)), ("NVIDIA_VISIBLE_DEVICES", "void")),

@@ -13,7 +13,7 @@ from typing import Final
 
 from mica_device_plugin.files import Files
 
-LIBRARY_FILES: Final = ("libmica.so", "gpu-monitor")
+LIBRARY_FILES: Final = ("libmica.so", "libmica-nvml.so", "gpu-monitor")
 PRELOAD_FILE: Final = "ld.so.preload"
 SIMULATOR_FILES: Final = ("libcuda.so.1", "libnvidia-ml.so.1")
 _PRELOAD: Final = b"/usr/lib/mica/libmica.so\n"

@@ -9,6 +9,8 @@ from mica_api.allocation import GPUShare
 from mica_device_plugin.values import SliceOwner
 
 DRIVER_IN_CONTAINER: Final = "/usr/lib/mica/driver/libcuda.so.1"
+# The limiter looks for the real NVML beside the driver.
+NVML_IN_CONTAINER: Final = "/usr/lib/mica/driver/libnvidia-ml.so.1"
 _VERSION: Final = 1
 _MIB: Final = 2**20
 

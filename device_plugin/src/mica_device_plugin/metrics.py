@@ -75,6 +75,11 @@ class NodeCollector(Collector):
             "mica_node_kubelet_registered", "Whether the kubelet has the device plugin", value=float(self._state.registered)
         )
         yield registered
+        yield GaugeMetricFamily(
+            "mica_node_driver_names_unlimited",
+            "Functions that the driver has and the limiter lacks",
+            value=len(self._state.unlimited_names),
+        )
 
     def _samples(self, pin: Pin) -> Iterator[tuple[SliceSample, bool]]:
         for container in pin.containers:

@@ -38,7 +38,7 @@ _MAP_LISTS: Final[Mapping[str, tuple[str, ...]]] = {
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What the object is made from. An empty ``driver_problem`` means that the driver answers; ``cordoned`` are UUIDs as people
-    wrote them."""
+    wrote them; ``unlimited_names`` are functions of the driver that the limiter lacks."""
 
     inventory: Inventory
     pool: PoolChoice | None
@@ -48,6 +48,7 @@ class Situation:
     registered: bool
     cordoned: frozenset[str] = frozenset()
     cpu: NodeCPU | None = None
+    unlimited_names: tuple[str, ...] = ()
 
 
 def build_spec(situation: Situation) -> VGPUNodeSpec:
@@ -128,6 +129,15 @@ def conditions(situation: Situation) -> list[WantedCondition]:
         f"the Node's annotations ({', '.join(KEYS)}) name GPUs that are not on this node: {', '.join(strange)}; "
         "write UUIDs as spec.gpus lists them",
     )
+    complete = _condition(
+        "LimiterComplete",
+        not situation.unlimited_names,
+        "AllKnown",
+        "DriverIsNewer",
+        f"the driver has {len(situation.unlimited_names)} functions that the limiter lacks "
+        f"({', '.join(situation.unlimited_names[:5])} …): programs that need them do not start in slices; "
+        "install a newer Mica, or an older driver",
+    )
     healthy = _condition("GPUsHealthy", not sick, "AllHealthy", "GPUUnhealthy", f"unhealthy: {', '.join(sick)}")
     ready = _condition(
         "Ready",
@@ -136,7 +146,7 @@ def conditions(situation: Situation) -> list[WantedCondition]:
         failing[0].reason if failing else "",
         "; ".join(part.message for part in failing),
     )
-    return [*parts, healthy, cordon, ready]
+    return [*parts, healthy, cordon, complete, ready]
 
 
 def comparable(status: VGPUNodeStatus) -> Mapping[str, Any]:

@@ -137,5 +137,6 @@ class Publisher:
             driver_problem=state.driver_problem,
             registered=state.registered,
             cordoned=read_cordon(node.annotations),
+            unlimited_names=state.unlimited_names,
             cpu=node_cpu(node.cpu_milli, self._cluster.pods().values()),
         )

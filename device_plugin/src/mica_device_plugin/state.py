@@ -26,6 +26,7 @@ class AgentState:
         self.fresh: dict[SliceKey, float] = {}
         self.survey: Survey | None = None
         self.driver_problem = "the driver has not been asked yet"
+        self.unlimited_names: tuple[str, ...] = ()
         self.pool: PoolChoice | None = None
         self.pool_known = False
         self.registered = False

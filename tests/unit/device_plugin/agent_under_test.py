@@ -63,7 +63,10 @@ def make_pool(name: str = "default", *, max_slices: int = 10, labels: Mapping[st
 def make_settings(host: Path) -> AgentSettings:
     """Settings below ``host``, with an image's libraries made up."""
     lib, sim = host / "image" / "lib", host / "image" / "sim"
-    for directory, files in ((lib, ("libmica.so", "gpu-monitor")), (sim, ("libcuda.so.1", "libnvidia-ml.so.1"))):
+    for directory, files in (
+        (lib, ("libmica.so", "libmica-nvml.so", "gpu-monitor")),
+        (sim, ("libcuda.so.1", "libnvidia-ml.so.1")),
+    ):
         directory.mkdir(parents=True, exist_ok=True)
         for name in files:
             (directory / name).write_text(f"content of {name}")

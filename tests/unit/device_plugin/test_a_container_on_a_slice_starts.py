@@ -21,6 +21,7 @@ async def test_allocate_names_the_cdi_device_and_the_limiters_mounts_without_any
         "/etc/ld.so.preload",
         "/usr/lib/mica/libmica.so",
         "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+        "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
         "/usr/bin/gpu-monitor",
         "/opt/xpu/bin/gpu-monitor",
         "/run/mica/limits",
@@ -56,8 +57,9 @@ async def test_the_slice_is_written_before_prestart_answers(agent, kubelet):
     assert {"LD_PRELOAD=", "LD_AUDIT=", "GLIBC_TUNABLES="} <= set(edits["env"])
     assert {m["containerPath"] for m in edits["mounts"]} == {
         "/usr/lib/mica/driver/libcuda.so.1",
-        "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+        "/usr/lib/mica/driver/libnvidia-ml.so.1",
         "/usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05",
+        "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05",
         "/run/mica/sim",
     }
 
@@ -90,7 +92,9 @@ async def test_the_vgpunode_lists_inventory_and_slices_and_is_owned_by_its_node(
     }
     assert [s["container"] for s in stored["status"]["slices"]] == ["c0", "c1"]
     ready = {c["type"]: c["status"] for c in stored["status"]["conditions"]}
-    assert ready == dict.fromkeys(("DriverOK", "PoolSelected", "Registered", "GPUsHealthy", "CordonApplied", "Ready"), "True")
+    assert ready == dict.fromkeys(
+        ("DriverOK", "PoolSelected", "Registered", "GPUsHealthy", "CordonApplied", "LimiterComplete", "Ready"), "True"
+    )
 
 
 async def test_nothing_is_left_after_the_pod_is_gone(agent, kubelet):

@@ -37,6 +37,10 @@ class Shim:
         return self.root / "libmica.so"
 
     @property
+    def front(self) -> Path:
+        return self.root / "libmica-nvml.so"
+
+    @property
     def driver(self) -> Path:
         return self.root / "sim" / "libcuda.so.1"
 

@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
 ROOT = Path(__file__).parents[3] / "vgpu_shim"
-BINARIES = ["library", "driver", "nvml", "probe", "sim_state", "monitor"]
+BINARIES = ["library", "front", "driver", "nvml", "probe", "sim_state", "monitor"]
 
 
 def read(path):
@@ -28,24 +28,38 @@ def names():
     return set(re.findall(r"^MICA_NAME\((\w+)", (ROOT / "gen" / "names.inc").read_text(), re.M))
 
 
+def nvml_names():
+    return set(re.findall(r"^MICA_NVML\((\w+)", (ROOT / "gen" / "nvml_names.inc").read_text(), re.M))
+
+
+def soname_of(path):
+    with read(path) as elf:
+        return [t.soname for t in elf.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_SONAME"]
+
+
+def glibc_needed(path):
+    needed = []
+    with read(path) as elf:
+        for section in elf.iter_sections():
+            if isinstance(section, GNUVerNeedSection):
+                needed += [aux.name for _, auxes in section.iter_versions() for aux in auxes]
+    return needed
+
+
 def hooks():
     return set(re.findall(r"^H\((\w+),", (ROOT / "hooks" / "hooks.def").read_text(), re.M))
 
 
 @pytest.mark.parametrize("binary", BINARIES)
 def test_nothing_newer_than_glibc_2_17_is_needed(shim, binary):
-    needed = []
-    with read(getattr(shim, binary)) as elf:
-        for section in elf.iter_sections():
-            if isinstance(section, GNUVerNeedSection):
-                needed += [aux.name for _, auxes in section.iter_versions() for aux in auxes]
+    needed = glibc_needed(getattr(shim, binary))
     versions = [tuple(map(int, n.removeprefix("GLIBC_").split("."))) for n in needed if n.startswith("GLIBC_")]
     assert versions
     assert max(versions) <= (2, 17)
     assert "GLIBC_PRIVATE" not in needed
 
 
-@pytest.mark.parametrize("binary", ["library", "driver", "nvml"])
+@pytest.mark.parametrize("binary", ["library", "front", "driver", "nvml"])
 def test_no_library_runs_code_of_ours_when_it_is_loaded(shim, binary):
     """The compiler's start file leaves an empty `_init` and `_fini`; nothing may be added to them."""
     with read(getattr(shim, binary)) as elf:
@@ -58,10 +72,34 @@ def test_no_library_runs_code_of_ours_when_it_is_loaded(shim, binary):
 
 
 def test_the_limiter_has_the_drivers_soname_and_exports_every_driver_name_and_dlsym(shim):
-    with read(shim.library) as elf:
-        soname = [t.soname for t in elf.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_SONAME"]
-    assert soname == ["libcuda.so.1"]
+    assert soname_of(shim.library) == ["libcuda.so.1"]
     assert exported(shim.library) == names() | {"dlsym"}
+
+
+def test_the_library_in_front_of_nvml_has_its_soname_and_every_name(shim):
+    assert soname_of(shim.front) == ["libnvidia-ml.so.1"]
+    assert exported(shim.front) == nvml_names() | {"mica_nvml_front"}
+
+
+def test_the_limiter_is_built_for_arm64_with_the_same_names_and_the_same_glibc(shim, tmp_path):
+    """It can only be looked at: there is no such machine. RTLD_NEXT is passed on by a branch (br x9), not a call (blr x9)."""
+    files = [tmp_path / "libmica.so", tmp_path / "libmica-nvml.so"]
+    make = ["make", "-s", "-C", str(ROOT), "ARCH=aarch64", f"BUILD={tmp_path}", f"PYTHON={sys.executable}"]
+    done = subprocess.run([*make, *map(str, files)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for arm, here in zip(files, (shim.library, shim.front), strict=True):
+        with read(arm) as elf:
+            assert elf.get_machine_arch() == "AArch64"
+        assert exported(arm) == exported(here)
+        assert soname_of(arm) == soname_of(here)
+        assert set(glibc_needed(arm)) <= {"GLIBC_2.17"}
+    with read(files[0]) as elf:
+        (symbol,) = (s for s in elf.get_section_by_name(".dynsym").iter_symbols() if s.name == "dlsym")
+        text = elf.get_section_by_name(".text")
+        start = symbol["st_value"] - text["sh_addr"]
+        code = text.data()[start : start + symbol["st_size"]]
+    assert b"\x20\x01\x1f\xd6" in code
+    assert b"\x20\x01\x3f\xd6" not in code
 
 
 def test_every_name_of_the_simulated_driver_is_a_driver_name(shim):
@@ -116,6 +154,7 @@ def test_two_builds_are_equal_to_the_byte(shim, tmp_path):
     assert done.returncode == 0, done.stderr
     for path in (
         "libmica.so",
+        "libmica-nvml.so",
         "gpu-monitor",
         "mica-arbiter",
         "sim/libcuda.so.1",

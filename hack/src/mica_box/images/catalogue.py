@@ -56,7 +56,7 @@ def code_files(paths: Paths) -> dict[str, Path]:
     for component in COMPONENTS:
         files |= tree(paths.repo / component / "src", "opt/mica/src")
     require(paths.repo / KERNEL, "kernel")
-    for name in ("libmica.so", "gpu-monitor"):
+    for name in ("libmica.so", "libmica-nvml.so", "gpu-monitor"):
         files[f"opt/mica/lib/{name}"] = require(paths.shim / name, "shim")
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
         files[f"opt/mica/sim/{name}"] = require(paths.shim / "sim" / name, "shim")

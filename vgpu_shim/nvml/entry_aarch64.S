@@ -1,0 +1,6 @@
+/* Forwarders of the library in front of NVML. */
+    .text
+#include "../src/forward_aarch64.inc"
+#include "nvml_forwards_asm.inc"
+
+    .section .note.GNU-stack,"",%progbits
