@@ -54,7 +54,9 @@ async def _run(settings: OperatorSettings, client: KubeClient) -> None:
     routers = KubeRouterPods(client, namespace=namespace, service=name, port=settings.router_admin_port)
     fetch = HttpFetch()
     autoscaler = Autoscaler(
-        RouterDemand(routers, fetch), clock=time.monotonic, wake=lambda key: wakeups.wake((SERVICE, "/".join(key)))
+        RouterDemand(routers, fetch, owner=index.owner),
+        clock=time.monotonic,
+        wake=lambda key: wakeups.wake((SERVICE, "/".join(key))),
     )
     services = ServiceReconciler(
         cluster=KubeServices(client, router=(namespace, name)),

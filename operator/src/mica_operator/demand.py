@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import aiohttp
@@ -19,15 +19,14 @@ _log = get_logger(__name__)
 
 
 class Entry(msgspec.Struct):
-    """One model at one router. ``service`` is ``namespace/name``."""
+    """One model at one router."""
 
-    service: str
     in_flight: int
     queued: int
 
 
 class Answer(msgspec.Struct):
-    """Answer of ``GET /demand``; other fields are the router's own business."""
+    """Answer of ``GET /demand``, by the name that a service is listed under; other fields are the router's own business."""
 
     models: dict[str, Entry]
 
@@ -52,9 +51,11 @@ class Fetch(Protocol):
 class RouterDemand:
     """DemandPort over the routers' admin ports."""
 
-    def __init__(self, pods: RouterPods, fetch: Fetch) -> None:
+    def __init__(self, pods: RouterPods, fetch: Fetch, *, owner: Callable[[str], str | None]) -> None:
+        """``owner``: ``namespace/name`` of the service that a model name means."""
         self._pods = pods
         self._fetch = fetch
+        self._owner = owner
 
     async def read(self) -> DemandReport | None:
         """See DemandPort."""
@@ -67,7 +68,7 @@ class RouterDemand:
         heard = [answer for answer in answers if answer is not None]
         if not heard:
             return None
-        return DemandReport(_summed(heard), complete=len(heard) == len(answers))
+        return DemandReport(self._summed(heard), complete=len(heard) == len(answers))
 
     async def _ask(self, address: str) -> Answer | None:
         try:
@@ -76,16 +77,14 @@ class RouterDemand:
             _log.warning("a router does not tell its demand", router=address, error=repr(error))
             return None
 
-
-def _summed(answers: Sequence[Answer]) -> dict[Key, tuple[int, int]]:
-    """A service is listed once per name that it has; every entry counts requests of its own."""
-    total: dict[Key, tuple[int, int]] = {}
-    for answer in answers:
-        for entry in answer.models.values():
-            namespace, _, name = entry.service.partition("/")
-            in_flight, queued = total.get((namespace, name), (0, 0))
-            total[namespace, name] = (in_flight + entry.in_flight, queued + entry.queued)
-    return total
+    def _summed(self, answers: Sequence[Answer]) -> dict[Key, tuple[int, int]]:
+        total: dict[Key, tuple[int, int]] = {}
+        for answer in answers:
+            for model, entry in answer.models.items():
+                namespace, _, name = (self._owner(model) or "").partition("/")
+                in_flight, queued = total.get((namespace, name), (0, 0))
+                total[namespace, name] = (in_flight + entry.in_flight, queued + entry.queued)
+        return total
 
 
 class KubeRouterPods:

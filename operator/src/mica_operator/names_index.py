@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from mica_api import names
-from mica_api.model_names import Claim, shadowed_names
+from mica_api.model_names import Claim, name_owners, shadowed_names
 from mica_runtime.reflector import Change, Reflector, Source
 
 PATH: Final = f"/apis/{names.API_VERSION}/inferenceservices"
@@ -19,6 +19,7 @@ class NamesIndex:
 
     def __init__(self, source: Source, on_change: Callable[[str, str], None]) -> None:
         self._on_change = on_change
+        self._owners: Mapping[str, str] | None = None
         self._reflector = Reflector[Claim](source, path=PATH, decode=_decode, on_change=self._changed)
 
     async def run(self) -> None:
@@ -31,9 +32,16 @@ class NamesIndex:
         own = next((claim for claim in claims if (claim.namespace, claim.name) == (namespace, name)), None)
         return shadowed_names(claims, own) if own is not None and self._reflector.synced else ()
 
+    def owner(self, name: str) -> str | None:
+        """``namespace/name`` of the service that a model name means."""
+        if self._owners is None:
+            self._owners = name_owners(self._reflector.objects.values())
+        return self._owners.get(name)
+
     def _changed(self, change: Change[Claim]) -> None:
         if change.old == change.new:
             return
+        self._owners = None
         touched = {name for claim in (change.old, change.new) if claim is not None for name in (*claim.names, claim.qualified)}
         for claim in list(self._reflector.objects.values()):
             if touched.intersection(claim.names):

@@ -143,12 +143,12 @@ class Routers:
         return answer
 
     async def read(self) -> DemandReport | None:
-        return await RouterDemand(self, self.fetch).read()
+        return await RouterDemand(self, self.fetch, owner={"chat": "ml/tiny", "ml/tiny": "ml/tiny"}.get).read()
 
 
-ONE = b'{"models": {"chat": {"service": "ml/tiny", "in_flight": 3, "queued": 1, "oldest_wait": 0.5}}}'
-TWO = b"""{"models": {"chat": {"service": "ml/tiny", "in_flight": 2, "queued": 0},
-                      "lora": {"service": "ml/tiny", "in_flight": 1, "queued": 1}}}"""
+ONE = b'{"models": {"chat": {"in_flight": 3, "queued": 1, "oldest_wait": 0.5}}}'
+TWO = b"""{"models": {"chat": {"in_flight": 2, "queued": 0},
+                      "ml/tiny": {"in_flight": 1, "queued": 1}}}"""
 
 
 async def test_the_demand_of_all_routers_and_names_is_summed() -> None:
@@ -156,7 +156,7 @@ async def test_the_demand_of_all_routers_and_names_is_summed() -> None:
     assert report == DemandReport({("ml", "tiny"): (6, 2)}, complete=True)
 
 
-@pytest.mark.parametrize("failure", [OSError("refused"), TimeoutError(), b"<html>", b'{"models": {"chat": {"in_flight": 1}}}'])
+@pytest.mark.parametrize("failure", [OSError("refused"), TimeoutError(), b"<html>", b'{"models": {"chat": {"queued": 1}}}'])
 async def test_a_router_that_does_not_tell_makes_the_sum_a_lower_bound(failure: bytes | Exception) -> None:
     report = await Routers({"10.0.0.1:8080": ONE, "10.0.0.2:8080": failure}).read()
     assert report == DemandReport({("ml", "tiny"): (3, 1)}, complete=False)
