@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -46,6 +49,7 @@ class Operator:
     kubeconfig: Path
     port: int
     log: Path
+    router_port: int
     child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -54,6 +58,7 @@ class Operator:
             **{key: value for key, value in os.environ.items() if not key.startswith("MICA_")},
             "MICA_KUBECONFIG": str(self.kubeconfig),
             "MICA_ROUTER_SERVICE": f"{NAMESPACE}/mica-router",
+            "MICA_ROUTER_ADMIN_PORT": str(self.router_port),
             "MICA_ENGINE_IMAGES": '{"llamacpp": "localhost/engine:1"}',
             "MICA_ADMIN_HOST": "127.0.0.1",
             "MICA_ADMIN_PORT": str(self.port),
@@ -118,6 +123,54 @@ def op_box() -> Iterator[RunningBox]:
         yield box
 
 
+class Routers(ThreadingHTTPServer):
+    """The one router of the cluster, as far as the operator asks it: it tells the demand that a test sets."""
+
+    def __init__(self) -> None:
+        super().__init__(("0.0.0.0", 0), _Demand)
+        self.demand: Body = {}
+
+
+class _Demand(BaseHTTPRequestHandler):
+    server: Routers
+
+    def do_GET(self) -> None:
+        body = json.dumps({"models": self.server.demand}).encode()
+        self.send_response(200 if self.path == "/demand" else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="session")
+def routers(op_box: RunningBox) -> Iterator[Routers]:
+    """Known to the cluster by an EndpointSlice with this host's address."""
+    server = Routers()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    op_box.apply(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "mica-router-x",
+                "namespace": NAMESPACE,
+                "labels": {"kubernetes.io/service-name": "mica-router"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [op_box.box.plan.host_ip], "conditions": {"ready": True}}],
+            "ports": [{"name": "http", "port": server.server_port}],
+        }
+    )
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
 def _install_rights(box: RunningBox) -> None:
     command = [str(box.box.binary("helm")), "template", "mica", CHART, "--namespace", NAMESPACE, "--set", "scheduler.image=x"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -126,7 +179,7 @@ def _install_rights(box: RunningBox) -> None:
 
 
 @pytest.fixture(scope="session")
-def operator_process(op_box: RunningBox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def operator_process(op_box: RunningBox, routers: Routers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """An operator under its service account, to be started."""
     folder = tmp_path_factory.mktemp("operator")
     config = yaml.safe_load(op_box.box.kubeconfig.read_text())
@@ -137,7 +190,7 @@ def operator_process(op_box: RunningBox, tmp_path_factory: pytest.TempPathFactor
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = Operator(kubeconfig, port, folder / "log")
+    process = Operator(kubeconfig, port, folder / "log", routers.server_port)
     yield process
     process.kill()
 
