@@ -25,7 +25,7 @@ def engine(running: int = 0, *, waiting: int = 0, cache: float | None = None, tp
     gauges = EngineGauges(
         age=0, running=running, waiting=waiting, kv_percent=None if cache is None else cache * 100, generation_rate=tps
     )
-    return EngineView(name="e", in_flight=running + waiting, capacity=256, gauges=gauges)
+    return EngineView(in_flight=running + waiting, capacity=256, gauges=gauges)
 
 
 def first(decider: Decider, tiers: Tiers) -> str:
@@ -90,7 +90,7 @@ def test_rules_and_missing_tiers_come_first(decider: Decider) -> None:
     rules = parse_rules([{"name": "r", "conditions": {"stream": {"eq": True}}, "action": {"device": "CPU"}}])
     placed = decider.place(Routing(rules=rules), facts, both(engine(0), engine(3)))
     assert placed.tiers[0] == "cpu" and placed.rule == "r"
-    full = EngineView(name="e", in_flight=256, capacity=256)
+    full = EngineView(in_flight=256, capacity=256)
     assert decider.place(Routing(rules=rules), facts, both(engine(0), full)).tiers[0] == "gpu"
     assert decider.place(Routing(), facts, both(None, engine(1))).tiers == ("cpu",)
     assert decider.place(Routing(), facts, both(None, None)).tiers == ()

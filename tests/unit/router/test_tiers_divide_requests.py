@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -28,8 +27,8 @@ def request(*, path: str = "/v1/chat/completions", **fields: Any) -> RequestFact
     return RequestFacts(path=path, body=msgspec.json.encode(fields))
 
 
-def engine(in_flight: int = 0, *, capacity: int = 4, gauges: EngineGauges | None = None, name: str = "e") -> EngineView:
-    return EngineView(name=name, in_flight=in_flight, capacity=capacity, gauges=gauges)
+def engine(in_flight: int = 0, *, capacity: int = 4, gauges: EngineGauges | None = None) -> EngineView:
+    return EngineView(in_flight=in_flight, capacity=capacity, gauges=gauges)
 
 
 def rates(*, prefill: float, token: float, output: float = 100) -> Rates:
@@ -158,7 +157,6 @@ def test_more_than_one_may_have_to_wait_before_the_gpu_counts_as_saturated(
 
 Views = st.builds(
     EngineView,
-    name=st.just("e"),
     in_flight=st.integers(0, 600),
     capacity=st.integers(1, 256),
     gauges=st.none()
@@ -209,7 +207,7 @@ def test_sums_of_a_tier_stay_within_their_bounds(engines: list[EngineView]) -> N
 def test_a_longer_queue_never_finishes_earlier(busy: int, limit: int) -> None:
     known = rates(prefill=1e-4, token=0.02)
     before = TierView(engines=1, busy=busy, capacity=8, free=max(8 - busy, 0), waiting=max(busy - 8, 0))
-    after = replace(before, busy=busy + 1, free=max(7 - busy, 0), waiting=max(busy - 7, 0))
+    after = before._replace(busy=busy + 1, free=max(7 - busy, 0), waiting=max(busy - 7, 0))
     sooner, later = (forecast(view, known, request(max_tokens=limit)) for view in (before, after))
     assert sooner is not None and later is not None and later.finish >= sooner.finish
 

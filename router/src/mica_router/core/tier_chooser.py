@@ -61,9 +61,9 @@ class TierChooser:
 
     def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
         """Pick an engine of the first tier that has one with room."""
-        by_tier = _by_tier(candidates)
-        if not by_tier[CPU]:
+        if not needs_metrics(candidates):
             return pick_engine(features, candidates=candidates, load=load)
+        by_tier = _by_tier(candidates)
         placement = self._place(features, by_tier, self._tiers(features, by_tier, load))
         result: Pick | Hold = Hold(placement.reason.value)
         for tier in placement.tiers:
@@ -96,11 +96,17 @@ class TierChooser:
 
     def _tiers(self, features: Features, by_tier: Mapping[Tier, Sequence[Engine]], load: LoadView) -> Tiers:
         key = features.route.service.key
-        engines = [engine for tier in (GPU, CPU) for engine in by_tier[tier]]
-        # When all are ejected, all are tried: refusing without trying helps nobody.
-        usable = [engine for engine in engines if _sound(engine, load)] or engines
-        gpu, cpu = (tier_view(_view(e, load) for e in usable if e.tier == tier) for tier in (GPU, CPU))
-        return Tiers(gpu=gpu, cpu=cpu, gpu_rates=self.rates(key, GPU), cpu_rates=self.rates(key, CPU))
+        gpu, cpu = by_tier[GPU], by_tier[CPU]
+        if load.fitness:
+            sound = [[engine for engine in engines if _sound(engine, load)] for engines in (gpu, cpu)]
+            # When all are ejected, all are tried: refusing without trying helps nobody.
+            gpu, cpu = sound if any(sound) else (gpu, cpu)
+        return Tiers(
+            gpu=tier_view([_view(engine, load) for engine in gpu]),
+            cpu=tier_view([_view(engine, load) for engine in cpu]),
+            gpu_rates=self.rates(key, GPU),
+            cpu_rates=self.rates(key, CPU),
+        )
 
 
 def facts_of(features: Features) -> RequestFacts:
@@ -115,7 +121,7 @@ def capacity(engine: Engine) -> int:
 
 def needs_metrics(engines: Sequence[Engine]) -> bool:
     """Whether a service's decisions look at what its engines say."""
-    return any(engine.tier == CPU for engine in engines)
+    return CPU in [engine.tier for engine in engines]
 
 
 def _by_tier(candidates: Sequence[Engine]) -> Mapping[Tier, list[Engine]]:
@@ -127,13 +133,11 @@ def _sound(engine: Engine, load: LoadView) -> bool:
 
 
 def _view(engine: Engine, load: LoadView) -> EngineView:
-    gauges = load.gauges(engine.endpoint)
-    return EngineView(
-        name=engine.endpoint.authority,
-        in_flight=load.in_flight(engine.endpoint),
-        capacity=capacity(engine) * (load.fitness.get(engine.endpoint, 1.0) or 1.0),
-        gauges=gauges if gauges is not None and gauges.age <= STALE_SECONDS else None,
-    )
+    endpoint, room = engine.endpoint, float(capacity(engine))
+    if load.fitness:
+        room *= load.fitness.get(endpoint, 1.0) or 1.0
+    gauges = load.gauges(endpoint)
+    return EngineView(load.in_flight(endpoint), room, gauges if gauges is not None and gauges.age <= STALE_SECONDS else None)
 
 
 def _busy(features: Features) -> Refusal:

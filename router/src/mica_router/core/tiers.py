@@ -8,8 +8,7 @@ on at once, so a small engine that is full does not make a large tier look half 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mica_router.core.choice import EngineGauges
 from mica_router.core.engines import Tier
@@ -24,42 +23,23 @@ def other(tier: Tier) -> Tier:
     return CPU if tier == GPU else GPU
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineView:
+class EngineView(NamedTuple):
     """One engine that may be used. `in_flight`: requests that routers have there; `capacity`: requests that it works on at once.
 
-    `gauges` is None when there are none or they are stale.
+    `gauges` is None when there are none or they are stale. A tuple, because some are made for every request.
     """
 
-    name: str
     in_flight: int
     capacity: float
     gauges: EngineGauges | None = None
 
-    @property
-    def busy(self) -> float:
-        """Requests there: what the router counts, or more when the engine says so (other clients, other routers)."""
-        gauges = self.gauges
-        if gauges is None:
-            return self.in_flight
-        return max(self.in_flight, (gauges.running or 0) + (gauges.waiting or 0))
 
-    @property
-    def waiting(self) -> float:
-        """Requests that the engine has not begun: those beyond its capacity, or more when it says so."""
-        said = self.gauges.waiting if self.gauges is not None else None
-        return max(self.in_flight - self.capacity, said or 0, 0)
+class TierView(NamedTuple):
+    """A tier in sums.
 
-    @property
-    def free(self) -> float:
-        """Requests that it could begin at once; none while others wait there, whatever its capacity is said to be."""
-        return 0 if self.waiting else max(self.capacity - self.busy, 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierView:
-    """A tier in sums. `saturation` is busy requests by capacity (above 1: some wait); `kv_percent` is 0 to 100,
-    `generation_rate` tokens per second; None when unknown."""
+    `busy`: requests there, those of other clients included. `waiting`: of these, what no engine has begun. `free`: requests that
+    could begin at once. `kv_percent` is 0 to 100, `generation_rate` tokens per second; None when unknown.
+    """
 
     engines: int = 0
     in_flight: int = 0
@@ -77,7 +57,7 @@ class TierView:
 
     @property
     def saturation(self) -> float:
-        """Busy by capacity."""
+        """Busy requests by capacity; above 1 some wait."""
         return self.busy / self.capacity if self.capacity else 0.0
 
     @property
@@ -87,24 +67,46 @@ class TierView:
 
 
 def tier_view(engines: Iterable[EngineView]) -> TierView:
-    """Sum up the engines of one tier that may be used."""
-    found = tuple(engines)
-    if not found:
-        return _EMPTY
-    kv = [(gauges.kv_percent, engine.capacity) for engine in found if (gauges := engine.gauges) is not None]
-    known = [(percent, weight) for percent, weight in kv if percent is not None]
-    speeds = [gauges.generation_rate for engine in found if (gauges := engine.gauges) is not None]
-    said = [speed for speed in speeds if speed is not None]
+    """Sum up the engines of one tier that may be used. One pass, because it is done for every request."""
+    count = in_flight = 0
+    busy = waiting = capacity = free = 0.0
+    kv = kv_weight = speed = 0.0
+    told_speed = False
+    for there, room, gauges in engines:
+        count += 1
+        in_flight += there
+        capacity += room
+        if gauges is None:
+            busy_here: float = there
+            waits = max(there - room, 0.0)
+        else:
+            busy_here, waits = _told(there, room, gauges)
+            if gauges.kv_percent is not None:
+                kv += gauges.kv_percent * room
+                kv_weight += room
+            if gauges.generation_rate is not None:
+                speed += gauges.generation_rate
+                told_speed = True
+        busy += busy_here
+        waiting += waits
+        if not waits and room > busy_here:
+            free += room - busy_here
     return TierView(
-        engines=len(found),
-        in_flight=sum(engine.in_flight for engine in found),
-        busy=sum(engine.busy for engine in found),
-        waiting=sum(engine.waiting for engine in found),
-        capacity=sum(engine.capacity for engine in found),
-        free=sum(engine.free for engine in found),
-        kv_percent=sum(percent * weight for percent, weight in known) / sum(weight for _, weight in known) if known else None,
-        generation_rate=sum(said) if said else None,
+        count,
+        in_flight,
+        busy,
+        waiting,
+        capacity,
+        free,
+        kv / kv_weight if kv_weight else None,
+        speed if told_speed else None,
     )
 
 
-_EMPTY = TierView()
+def _told(in_flight: int, capacity: float, gauges: EngineGauges) -> tuple[float, float]:
+    """Busy and waiting requests: what the router counts, or more when the engine says so (other clients, other routers).
+
+    While any wait there, an engine has no room, whatever its capacity is said to be.
+    """
+    said = gauges.waiting or 0.0
+    return max(in_flight, (gauges.running or 0.0) + said), max(in_flight - capacity, said, 0.0)

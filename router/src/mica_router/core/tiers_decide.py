@@ -14,7 +14,6 @@ A tier is saturated when its cache is fuller than `gpu_kv_percent`, or when no e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -44,8 +43,7 @@ class Reason(StrEnum):
     BALANCE = "balance"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(NamedTuple):
     """Tiers in the order in which they are tried; none when the request must wait or be refused (`reason` says which).
 
     `relay_after`: continue on the other tier after so many tokens; 0 for never. `rule`: name of the rule that decided.
@@ -64,8 +62,7 @@ class Forecast(NamedTuple):
     finish: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
+class Tiers(NamedTuple):
     """Both tiers at one moment, and what was learned of them."""
 
     gpu: TierView
