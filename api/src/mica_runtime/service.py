@@ -25,8 +25,11 @@ class PartEnded(RuntimeError):
     """A part of the process returned although it should run for ever."""
 
 
-async def run_parts(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run until SIGTERM or SIGINT, or until a part ends. Raises what a failing part raised, PartEnded if one returned."""
+async def run_parts(*parts: Coroutine[Any, Any, None], grace: float = _GRACE_S) -> None:
+    """Run until SIGTERM or SIGINT, or until a part ends. Raises what a failing part raised, PartEnded if one returned.
+
+    ``grace``: seconds that parts have to end once they are cancelled.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +39,7 @@ async def run_parts(*parts: Coroutine[Any, Any, None]) -> None:
     done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in (stopped, *tasks):
         task.cancel()
-    await asyncio.wait([stopped, *tasks], timeout=_GRACE_S)
+    await asyncio.wait([stopped, *tasks], timeout=grace)
     for task in done - {stopped}:
         task.result()
         raise PartEnded(f"{task.get_coro()!r} returned")

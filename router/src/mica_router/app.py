@@ -1,83 +1,190 @@
-"""The router process: settings in, parts wired together, ended within two seconds of a signal."""
+"""The router process: settings in, parts wired together, ended when its streams have ended or the drain's time is over."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from mica_router.admin import build_admin
+from mica_router.admin import Explain, build_admin
+from mica_router.assembly import Relay, engine_tls
+from mica_router.core.engines import Endpoint
 from mica_router.core.routes import RouteTable
-from mica_router.exposition import RouterCollector, take_snapshot
-from mica_router.metrics import RouterMetrics
+from mica_router.core.tier_chooser import TierChooser
+from mica_router.explain import explain_request
+from mica_router.exposition import RouterCollector, Snapshot, take_snapshot
+from mica_router.metrics import ModelDemand
 from mica_router.ports import RouteSource, RouteSourceError
-from mica_router.relay.budget import Budget
-from mica_router.relay.context import RelayContext
+from mica_router.probing import Prober
 from mica_router.relay.load import Load
 from mica_router.relay.pool import Pool
-from mica_router.relay.server import RelayServer
+from mica_router.relay.side_call import SideCalls
 from mica_router.settings import RouterSettings
 from mica_router.sources.file import FileRouteSource
+from mica_router.tls import ServerTls
+from mica_router.workers.supervisor import Supervisor
 from mica_runtime import logging
-from mica_runtime.http import serve
+from mica_runtime.http import ReadyChecks, serve
 from mica_runtime.service import run_parts
 from mica_runtime.settings import SettingsError
 
-_DRAIN_SECONDS = 1.0
 _log = logging.get_logger(__name__)
 
 
-class Router:
-    """The parts of one process and what they share."""
+class SingleProcess:
+    """Relay, admin and routes in one process and one loop."""
 
-    def __init__(self, settings: RouterSettings, source: RouteSource) -> None:
-        clock = asyncio.get_running_loop().time
+    def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
-        self._source = source
-        self._synced = False
-        self.context = RelayContext(
-            clock=clock,
-            load=Load(clock),
-            metrics=RouterMetrics(),
-            pool=Pool(clock=clock),
-            limits=settings.limits(),
-            timeouts=settings.timeouts(),
-            budget=Budget(settings.max_buffered_bytes),
-            retry_after=settings.retry_after,
-        )
-        self.server = RelayServer(self.context)
+        self.relay = Relay(settings)
+        self._tls = None
+        if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+            self._tls = ServerTls(settings.tls_cert_file, settings.tls_key_file)
 
     async def serve_data(self) -> None:
         """Relay until cancelled, then drain."""
-        await self.server.start(host=self._settings.host, port=self._settings.port)
-        _log.info("serving", host=self._settings.host, port=self.server.port)
+        settings, server = self._settings, self.relay.server
+        await server.start(host=settings.host, port=settings.port, tls=self._tls.context if self._tls else None)
+        _log.info("serving", host=settings.host, port=server.port)
         try:
             await asyncio.Event().wait()
         finally:
-            cut = await self.server.drain(seconds=_DRAIN_SECONDS)
+            cut = await server.drain(seconds=settings.drain_timeout)
             _log.info("drained", connections_cut=cut)
 
-    async def follow_routes(self) -> None:
-        """Keep the table current."""
-        await self._source.run(self._publish)
+    async def follow_certificate(self) -> None:
+        """Keep the certificate current."""
+        if self._tls is not None:
+            await self._tls.follow()
+        await asyncio.Event().wait()
 
-    def _publish(self, table: RouteTable) -> None:
-        self.server.publish(table)
-        self._synced = True
+    def nothing_can_serve(self) -> bool:
+        """Whether there are engines and every one is ejected."""
+        context = self.relay.context
+        return _all_out(context.table, context.load.fitness)
 
-    async def serve_admin(self) -> None:
-        """Health, metrics and demand."""
-        registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
-        context = self.context
-        registry.register(RouterCollector(lambda: take_snapshot(context)))
-        app = build_admin(
-            registry=registry,
-            ready={"routes": lambda: self._synced, "accepting": lambda: not context.draining},
+
+def _all_out(table: RouteTable, fitness: Mapping[Endpoint, float]) -> bool:
+    endpoints = table.endpoints()
+    return bool(endpoints) and all(fitness.get(endpoint, 1.0) == 0 for endpoint in endpoints)
+
+
+async def run_single(settings: RouterSettings, source: RouteSource) -> None:
+    """One process, until SIGTERM."""
+    single = SingleProcess(settings)
+    relay = single.relay
+    context = relay.context
+
+    def snapshot() -> Snapshot:
+        return take_snapshot(context)
+
+    await run_parts(
+        single.serve_data(),
+        source.run(relay.publish),
+        relay.scrape(),
+        single.follow_certificate(),
+        _probe(
+            settings,
+            context.side_calls,
+            table=lambda: context.table,
+            found=lambda endpoint, alive: context.load.health.probed(endpoint, alive=alive),
+        ),
+        _serve_admin(
+            settings,
+            snapshot=snapshot,
+            ready={
+                "routes": lambda: relay.synced,
+                "accepting": lambda: not context.draining,
+                "engines": lambda: not single.nothing_can_serve(),
+            },
             demand=lambda: context.load.demand(context.table),
-        )
-        await serve(app, host=self._settings.host, port=self._settings.admin_port)
+            explain=lambda path, body, headers: explain_request(
+                path, body, headers, table=context.table, chooser=relay.chooser, load=context.load
+            ),
+        ),
+        grace=settings.drain_timeout + 1.5,
+    )
+
+
+async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
+    """Several workers, until SIGTERM."""
+    supervisor = Supervisor(settings)
+    clock = asyncio.get_running_loop().time
+    calls = SideCalls(Pool(clock=clock, tls=engine_tls(settings)))
+    chooser = TierChooser()
+    load = Load(clock, counts=_Seen(supervisor))
+
+    await run_parts(
+        supervisor.run(),
+        source.run(supervisor.publish),
+        _probe(settings, calls, table=lambda: supervisor.table, found=supervisor.probed),
+        _serve_admin(
+            settings,
+            snapshot=supervisor.snapshot,
+            ready={
+                "routes": lambda: supervisor.synced,
+                "workers": lambda: supervisor.listening,
+                "accepting": lambda: not supervisor.draining,
+                "engines": lambda: not _all_out(supervisor.table, supervisor.fitness()),
+            },
+            demand=lambda: supervisor.snapshot().demand,
+            explain=lambda path, body, headers: explain_request(
+                path, body, headers, table=supervisor.table, chooser=chooser, load=load
+            ),
+        ),
+        grace=settings.drain_timeout + 1.5,
+    )
+
+
+class _Seen:
+    """`Counts` of all workers, to read."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def add(self, endpoint: Endpoint, by: int) -> None:
+        """The supervisor sends nothing to engines."""
+
+    def get(self, endpoint: Endpoint) -> int:
+        """How many, of all workers."""
+        return self._supervisor.in_flight(endpoint)
+
+
+async def _probe(
+    settings: RouterSettings,
+    calls: SideCalls,
+    *,
+    table: Callable[[], RouteTable],
+    found: Callable[[Endpoint, bool], None],
+) -> None:
+    if not settings.probe_interval:
+        await asyncio.Event().wait()
+    prober = Prober(
+        calls,
+        endpoints=lambda: table().endpoints(),
+        found=found,
+        interval=settings.probe_interval,
+        deadline=settings.probe_timeout,
+    )
+    await prober.run()
+
+
+async def _serve_admin(
+    settings: RouterSettings,
+    *,
+    snapshot: Callable[[], Snapshot],
+    ready: ReadyChecks,
+    demand: Callable[[], Mapping[str, ModelDemand]],
+    explain: Explain,
+) -> None:
+    """Health, metrics, demand, explain."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(RouterCollector(snapshot))
+    app = build_admin(registry=registry, ready=ready, demand=demand, explain=explain)
+    await serve(app, host=settings.host, port=settings.admin_port)
 
 
 async def start() -> None:
@@ -106,9 +213,9 @@ async def start() -> None:
 
 
 async def _run(settings: RouterSettings, source: RouteSource) -> None:
-    router = Router(settings, source)
+    run = run_single if settings.workers == 1 else run_supervised
     try:
-        await run_parts(router.serve_data(), router.follow_routes(), router.serve_admin())
+        await run(settings, source)
     except RouteSourceError as error:
         _log.error("the routes cannot be used", error=str(error))
         raise SystemExit(2) from error

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mica_router.core.request import RequestLimits
 from mica_router.relay.context import DEFAULT_BUDGET, Timeouts
+from mica_router.relay.health import HealthRules
 from mica_runtime.settings import Settings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -18,7 +19,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class RouterSettings(Settings):
     """Times in seconds, sizes in bytes. Port 0 takes a free port (the log says which).
 
-    `max_buffered_bytes` bounds what the requests of all clients take together; beyond it they are answered with 503.
+    `max_buffered_bytes` bounds what the requests of all clients take together; beyond it they are answered with 503. `workers`
+    processes share the port and that bound. `probe_interval` 0 probes nothing: engines come back when their time is over.
+    `resume_bytes` bounds what is kept of one stream, `resume_total_bytes` of all; a stream above it is not resumed.
     """
 
     host: str = "0.0.0.0"
@@ -40,6 +43,18 @@ class RouterSettings(Settings):
     idle_timeout: Seconds = 300.0
     retry_after: Annotated[int, Field(ge=1, le=3600)] = 2
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    drain_timeout: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    probe_interval: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    probe_timeout: Seconds = 3.0
+    probe_failures: Annotated[int, Field(ge=1, le=100)] = 3
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    engine_ca_file: Path | None = None
+    access_log_sample: Annotated[float, Field(ge=0, le=1)] = 0.0
+    resume_bytes: Annotated[int, Field(ge=0, le=2**30)] = 4 * 1024 * 1024
+    resume_total_bytes: Annotated[int, Field(ge=0, le=2**36)] = 256 * 1024 * 1024
+
     @model_validator(mode="after")
     def _sources_fit(self) -> Self:
         if self.routes == "file" and self.routes_file is None:
@@ -51,10 +66,22 @@ class RouterSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _largest_request_fits(self) -> Self:
-        if self.max_buffered_bytes < self.max_head_bytes + self.max_body_bytes:
-            raise ValueError("MICA_MAX_BUFFERED_BYTES must hold one request: MICA_MAX_HEAD_BYTES and MICA_MAX_BODY_BYTES")
+    def _certificate_has_a_key(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("MICA_TLS_CERT_FILE and MICA_TLS_KEY_FILE are set together or not at all")
         return self
+
+    @model_validator(mode="after")
+    def _largest_request_fits(self) -> Self:
+        if self.max_buffered_bytes // self.workers < self.max_head_bytes + self.max_body_bytes:
+            raise ValueError(
+                "MICA_MAX_BUFFERED_BYTES must hold one request per worker: MICA_MAX_HEAD_BYTES and MICA_MAX_BODY_BYTES together"
+            )
+        return self
+
+    def health_rules(self) -> HealthRules:
+        """When engines are ejected and come back."""
+        return HealthRules(failures=self.probe_failures, probed=self.probe_interval > 0)
 
     def limits(self) -> RequestLimits:
         """Bounds of a request."""

@@ -109,6 +109,11 @@ class Handling(NamedTuple):
     translator: Translator | None = None
     reason: str = "not_recorded"
 
+    @property
+    def plain(self) -> bool:
+        """Whether bytes pass in both directions as they are."""
+        return self.target is None and self.body is None and self.recording is None and self.translator is None
+
 
 PLAIN = Handling()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 import msgspec
@@ -37,12 +38,9 @@ class Answer:
 
 def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiError:
     """Decide one request. Path beats body; `/v1/models` is answered from the table, engines or not."""
-    target = parse_target(request.target)
+    target = _understand(request.method, request.target)
     if isinstance(target, ApiError):
         return target
-    allowed = allowed_method(request.method, target.path)
-    if allowed is not None:
-        return errors.method_not_allowed(request.method.decode("latin-1"), target.path, allowed=allowed)
     if target.namespace is not None and target.name is not None:
         return _by_path(request, target, table)
     if request.method in _READS:
@@ -50,11 +48,28 @@ def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiErro
     return _by_body(request, target, table)
 
 
+@lru_cache(maxsize=1024)
+def _understand(method: bytes, raw: bytes) -> Target | ApiError:
+    """What a request line asks for: clients send the same one again and again."""
+    target = parse_target(raw)
+    if isinstance(target, ApiError):
+        return target
+    allowed = allowed_method(method, target.path)
+    if allowed is not None:
+        return errors.method_not_allowed(method.decode("latin-1"), target.path, allowed=allowed)
+    return target
+
+
+@lru_cache(maxsize=1024)
+def _is_forwarded(path: str) -> bool:
+    return is_forwarded(path)
+
+
 def _by_path(request: Request, target: Target, table: RouteTable) -> Features | Answer | ApiError:
     route = table.for_path(namespace=target.namespace or "", name=target.name or "")
     if route is None:
         return errors.model_not_found(f"{target.namespace}/{target.name}")
-    if not is_forwarded(target.path):
+    if not _is_forwarded(target.path):
         return errors.path_not_forwarded(target.path)
     if request.method in _READS:
         listed = tuple(entry for entry in table.listed if entry.service.key == route.service.key)
@@ -73,7 +88,7 @@ def _by_path(request: Request, target: Target, table: RouteTable) -> Features | 
 
 
 def _by_body(request: Request, target: Target, table: RouteTable) -> Features | ApiError:
-    if not is_forwarded(target.path):
+    if not _is_forwarded(target.path):
         return errors.path_not_forwarded(target.path)
     form = model_of_form(request)
     if form is not None:
@@ -109,7 +124,17 @@ def _forward(
     body = request.body
     if used_name and used_name != route.engine_model:
         body = rename_model(body, model=route.engine_model)
-    return Features(route, request.method, target.path, target.forward, request.headers, body, fields.streams, fields.token_limit)
+    return Features(
+        route,
+        request.method,
+        target.path,
+        target.forward,
+        request.headers,
+        body,
+        fields.streams,
+        fields.token_limit,
+        request.lookup,
+    )
 
 
 def _models(request: Request, path: str, routes: tuple[Route, ...], table: RouteTable) -> Answer | ApiError | None:

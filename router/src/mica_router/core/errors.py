@@ -192,6 +192,17 @@ def queue_timeout(model: str, seconds: float, *, retry_after: int) -> ApiError:
     )
 
 
+def router_ends() -> ApiError:
+    """Told inside a stream that outlasted the drain of a router that is restarted."""
+    return ApiError(
+        status=503,
+        type="server_error",
+        code="router_restarting",
+        message="The router is being restarted and could not wait for the end of this answer. Send the request again.",
+        retry_after=1,
+    )
+
+
 def total_timeout(model: str, seconds: float) -> ApiError:
     return ApiError(
         status=504,

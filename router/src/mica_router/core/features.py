@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +15,8 @@ class Features(NamedTuple):
     """One request on its way to an engine.
 
     `target` and `body` are what an engine gets (`body` names the model as engines know it). `streams`: it asks for a stream.
-    `max_tokens`: the most tokens it asks for (`max_completion_tokens` or `max_tokens`), None if it does not say.
+    `max_tokens`: the most tokens it asks for (`max_completion_tokens` or `max_tokens`), None if it does not say. `lookup`: the first
+    header of each name.
     """
 
     route: Route
@@ -25,9 +27,12 @@ class Features(NamedTuple):
     body: bytes
     streams: bool = False
     max_tokens: int | None = None
+    lookup: Mapping[bytes, bytes] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name (lower case), if there is one."""
+        if self.lookup is not None:
+            return self.lookup.get(name)
         for key, value in self.headers:
             if key.lower() == name:
                 return value

@@ -28,6 +28,11 @@ def _render(headers: Iterable[Header], *, dropped: frozenset[bytes]) -> list[byt
     return [b"%s: %s\r\n" % (name, value) for name, value in headers if name.lower() not in dropped]
 
 
+def first_of_each(headers: list[Header]) -> dict[bytes, bytes]:
+    """The first header of each name, by lower-case name."""
+    return {name.lower(): value for name, value in reversed(headers)}
+
+
 def render_forwarded(headers: list[Header]) -> bytes:
     """The end-to-end headers of a request, as lines."""
     return b"".join(_render(headers, dropped=_OWN_REQUEST | connection_tokens(headers)))

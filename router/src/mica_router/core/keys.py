@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING
@@ -13,21 +13,18 @@ if TYPE_CHECKING:
     from mica_router.core.request import Request
 
 
-def key_of(headers: Sequence[Header]) -> bytes | None:
+def key_of(lookup: Mapping[bytes, bytes]) -> bytes | None:
     """The bearer token, or the `x-api-key` that clients of Anthropic's API send."""
-    for name, value in headers:
-        lowered = name.lower()
-        if lowered == b"authorization":
-            scheme, _, token = value.strip().partition(b" ")
-            return token.strip() if scheme.lower() == b"bearer" else None
-        if lowered == b"x-api-key":
-            return value.strip()
-    return None
+    given = lookup.get(b"authorization")
+    if given is None:
+        return lookup.get(b"x-api-key")
+    scheme, _, token = given.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None
 
 
 def may_use(digests: Sequence[bytes], request: Request) -> bool:
     """Whether the request carries one of the keys. Looks at every digest, whichever fits."""
-    key = key_of(request.headers)
+    key = key_of(request.lookup)
     if key is None:
         return False
     digest = sha256(key).digest()

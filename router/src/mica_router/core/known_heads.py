@@ -7,6 +7,7 @@ accepted in one lookup. Bounded by number and by size; when full it starts anew.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from mica_router.core.headers import Header
@@ -22,6 +23,7 @@ class KnownHead(NamedTuple):
     method: bytes
     target: bytes
     headers: list[Header]
+    lookup: Mapping[bytes, bytes]
     forwarded: bytes
     size: int
     length: int

@@ -15,8 +15,7 @@ _FIELD: Final = re.compile(
 
 def model_of_form(request: Request) -> str | None:
     """None when the body is no form; empty when the form names no model."""
-    kinds = [value for name, value in request.headers if name.lower() == b"content-type"]
-    if not kinds or not kinds[0].lower().startswith(b"multipart/form-data"):
+    if not request.lookup.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
         return None
     found = _FIELD.search(request.body)
     return found[1].decode("utf-8", "replace") if found else ""

@@ -12,6 +12,6 @@ from mica_router.core.request import Request
 def forwarded_of(request: Request, *, hides_keys: bool) -> bytes:
     """Header lines. The trace ids of W3C Trace Context are random and no secret."""
     lines = render_forwarded(without_keys(request.headers)) if hides_keys else request.forwarded
-    if b"traceparent:" in lines.lower():
+    if b"traceparent" in request.lookup:
         return lines
     return b"%btraceparent: 00-%032x-%016x-01\r\n" % (lines, getrandbits(128) or 1, getrandbits(64) or 1)

@@ -33,11 +33,12 @@ def pick_engine(features: Features, *, candidates: Sequence[Engine], load: LoadV
     """Apply the service's policy to the candidates that are sound and have room."""
     if load.fitness:
         candidates = _sound(candidates, load)
-    if any(engine.max_in_flight for engine in candidates):
-        roomy = [e for e in candidates if not e.max_in_flight or load.in_flight(e.endpoint) < e.max_in_flight]
-        if not roomy and candidates:
-            return _SATURATED
-        candidates = roomy
+    for engine in candidates:
+        if engine.max_in_flight:
+            candidates = [e for e in candidates if not e.max_in_flight or load.in_flight(e.endpoint) < e.max_in_flight]
+            if not candidates:
+                return _SATURATED
+            break
     if len(candidates) < 2:
         return Pick(candidates[0]) if candidates else _NO_ENGINE
     return Pick(_POLICIES[features.route.service.routing.policy](candidates, features, load))
@@ -66,7 +67,10 @@ def _round_robin(candidates: Sequence[Engine], features: Features, load: LoadVie
 
 
 def _least_in_flight(candidates: Sequence[Engine], features: Features, load: LoadView) -> Engine:
-    pressures = [_pressure(engine, load) for engine in candidates]
+    if load.fitness:
+        pressures = [_pressure(engine, load) for engine in candidates]
+    else:
+        pressures = [(load.in_flight(engine.endpoint) + 1) / engine.weight for engine in candidates]
     least = min(pressures)
     if pressures.count(least) == 1:
         return candidates[pressures.index(least)]

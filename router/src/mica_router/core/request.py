@@ -7,6 +7,7 @@ top of that this module bounds head and body and refuses what a proxy must not p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ import httptools
 
 from mica_router.core import errors
 from mica_router.core.errors import ApiError
-from mica_router.core.headers import Header, connection_tokens, render_forwarded
+from mica_router.core.headers import Header, connection_tokens, first_of_each, render_forwarded
 from mica_router.core.known_heads import KnownHead, KnownHeads
 
 
@@ -30,12 +31,14 @@ class RequestLimits:
 class Request(NamedTuple):
     """One request, whole. `body` is free of transfer coding; `size` counts head and body.
 
-    `forwarded` is what engines get of the headers, as lines. `headers` may be shared between requests: it is never changed.
+    `forwarded` is what engines get of the headers, as lines. `lookup` has the first header of each name (lower case). Both and
+    `headers` may be shared between requests: they are never changed.
     """
 
     method: bytes
     target: bytes
     headers: list[Header]
+    lookup: Mapping[bytes, bytes]
     body: bytes
     forwarded: bytes
     keep_alive: bool
@@ -46,7 +49,17 @@ class Request(NamedTuple):
         """The same request for those who need only its head, so that the body lives no longer than it is needed."""
         if not self.body:
             return self
-        return Request(self.method, self.target, self.headers, b"", self.forwarded, self.keep_alive, self.http10, self.size)
+        return Request(
+            self.method,
+            self.target,
+            self.headers,
+            self.lookup,
+            b"",
+            self.forwarded,
+            self.keep_alive,
+            self.http10,
+            self.size,
+        )
 
 
 class Phase(Enum):
@@ -104,7 +117,8 @@ class RequestReader:
             known = _KNOWN.find(data[:end])
             if known is not None and len(data) == end + known.length and self._allows(known):
                 size = known.size + known.length
-                return [Request(known.method, known.target, known.headers, data[end:], known.forwarded, True, False, size)]
+                method, target, headers, lookup, forwarded, _, _ = known
+                return [Request(method, target, headers, lookup, data[end:], forwarded, True, False, size)]
         self._parse(data)
         if self.phase is Phase.HEAD:
             self._head_fed += 0 if self._began and not between_messages else len(data)
@@ -126,7 +140,8 @@ class RequestReader:
         framed = b"content-length" in names and not names & {b"transfer-encoding", b"upgrade", b"expect"}
         if whole and framed and request.keep_alive and not request.http10 and self.failure is None:
             length = len(request.body)
-            meaning = KnownHead(request.method, request.target, request.headers, request.forwarded, request.size - length, length)
+            method, target, headers, lookup, _, forwarded, *_ = request
+            meaning = KnownHead(method, target, headers, lookup, forwarded, request.size - length, length)
             _KNOWN.keep(head, meaning)
 
     def _parse(self, data: bytes) -> None:
@@ -228,6 +243,7 @@ class RequestReader:
                 method=self._parser.get_method(),
                 target=b"".join(self._target),
                 headers=self._headers,
+                lookup=first_of_each(self._headers),
                 body=bytes(self._body),
                 forwarded=render_forwarded(self._headers),
                 keep_alive=self._keep_alive,

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import Any, Final
 
 import httptools
 
-from mica_router.core.headers import Header
+from mica_router.core.headers import Header, render_response_head
+from mica_router.core.known_responses import KnownResponse, KnownResponses
 
 _MAX_HEAD = 64 * 1024
 _NO_BODY = frozenset({204, 304})
+_KNOWN: Final = KnownResponses()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """What the engine said before the body. `until_eof`: only the end of the connection ends the body. `events`: it is SSE."""
+    """What the engine said before the body.
+
+    `until_eof`: only the end of the connection ends the body. `events`: it is SSE. `passed_on`: the head for a client whose
+    connection goes on.
+    """
 
     status: int
     status_line: bytes
@@ -28,36 +35,79 @@ class ResponseHead:
     until_eof: bool
     reusable: bool
     events: bool = False
+    passed_on: bytes = b""
 
 
 class ResponseReader:
     """One response on one connection. Make a new one per request."""
 
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_head_request",
+        "_headers",
+        "_keep_alive",
+        "_left",
+        "_messages",
+        "_opened",
+        "_parser",
+        "broken",
+        "complete",
+        "head",
+        "on_chunk_complete",
+        "on_chunk_header",
+    )
+
     def __init__(self, *, head_request: bool = False) -> None:
         self._head_request = head_request
-        # llhttp calls these at every chunk: bound to C functions, they cost next to nothing. See `between_chunks`.
-        self._opened, self._closed = count(), count()
-        self.on_chunk_header, self.on_chunk_complete = self._opened.__next__, self._closed.__next__
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = None
         self._buffer = b""
-        self._headers: list[Header] = []
-        self._keep_alive = False
-        self._messages = 0
+        self._left = 0
         self.head: ResponseHead | None = None
         self.complete = False
         self.broken = False
+
+    def _start_parser(self) -> None:
+        # llhttp calls these at every chunk: bound to C functions, they cost next to nothing. See `between_chunks`.
+        self._opened, self._closed = count(), count()
+        self.on_chunk_header, self.on_chunk_complete = self._opened.__next__, self._closed.__next__
+        self._headers: list[Header] = []
+        self._keep_alive = False
+        self._messages = 0
+        self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bytes:
         """Body bytes to forward, unchanged. `head`, `complete` and `broken` say what happened on the way."""
         if self.head is not None:
             return self._follow(data)
-        rest = self._read_head(data)
+        rest = (self._recognize(data) if not self._buffer and not self._head_request else None) or self._read_head(data)
         return self._follow(rest) if rest else b""
+
+    def _recognize(self, data: bytes) -> bytes | None:
+        """What comes behind a head that was seen before, if there is such a head and something behind it."""
+        if self._parser is not None:
+            return None
+        end = data.find(b"\r\n\r\n") + 4
+        known = _KNOWN.find(data[:end])
+        if known is None or len(data) == end:
+            return None
+        if known.length is None:
+            self._start_parser()
+            if self._parse(data[:end]) is None:
+                return None
+        else:
+            self._left = known.length
+        self.head = known.head
+        return data[end:]
 
     def _follow(self, data: bytes) -> bytes:
         """Let the parser see body bytes; they are forwarded unless something is wrong with them."""
         self.broken = self.broken or self.complete
-        if not self.broken:
+        if self._parser is None:
+            self._left -= len(data)
+            self.complete = self._left == 0
+            self.broken = self.broken or self._left < 0
+        elif not self.broken:
             self._parse(data)
         return b"" if self.broken else data
 
@@ -73,6 +123,8 @@ class ResponseReader:
 
     def _read_head(self, data: bytes) -> bytes:
         """Collect the head; returns what came behind it. Interim responses (1xx) are swallowed."""
+        if self._parser is None:
+            self._start_parser()
         self._buffer += data
         while not self.broken:
             end = self._buffer.find(b"\r\n\r\n")
@@ -99,9 +151,10 @@ class ResponseReader:
         framed = coding == b"chunked" or (not coding and b"content-length" in lowered)
         self.complete = self.complete or bodyless
         until_eof = not framed and not bodyless
+        status_line = b"HTTP/1.1" + raw[: raw.index(b"\r\n")][8:]
         self.head = ResponseHead(
             status=status,
-            status_line=b"HTTP/1.1" + raw[: raw.index(b"\r\n")][8:],
+            status_line=status_line,
             headers=self._headers,
             chunked=bool(coding),
             until_eof=until_eof,
@@ -112,7 +165,10 @@ class ResponseReader:
                 and b"," not in lowered.get(b"transfer-encoding", b"")
                 and b"content-encoding" not in lowered
             ),
+            passed_on=render_response_head(status_line=status_line, headers=self._headers, close=False),
         )
+        if framed and not self.complete and not self._head_request:
+            _KNOWN.keep(raw, KnownResponse(self.head, None if coding else int(lowered[b"content-length"])))
 
     def _parse(self, data: bytes) -> int | None:
         """Feed the parser. Returns the status code as far as it is known, None when this is no valid response."""

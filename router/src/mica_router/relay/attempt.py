@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mica_router.core.engines import Engine
 from mica_router.core.response import ResponseHead, ResponseReader
@@ -35,6 +35,9 @@ class Parcel(NamedTuple):
     head_request: bool = False
 
 
+_SENT: Final = Parcel(b"", b"")
+
+
 class AttemptOwner(Protocol):
     """The exchange. Inside a callback it may abort the attempt."""
 
@@ -48,7 +51,7 @@ class AttemptOwner(Protocol):
         """The head of the answer is there."""
 
     def attempt_said(self, attempt: Attempt, data: bytes) -> None:
-        """Body bytes as they came."""
+        """Body bytes as they came; right after the head, perhaps none."""
 
     def attempt_ended(self, attempt: Attempt) -> None:
         """The answer is complete."""
@@ -143,12 +146,11 @@ class Attempt:
             if reader.head is None:
                 return
             self.answered = True
+            self._parcel = _SENT
             owner.attempt_answered(self, reader.head)
             if self._owner is None:
                 return
-            self._parcel = Parcel(b"", b"")
-        if out:
-            owner.attempt_said(self, out)
+        owner.attempt_said(self, out)
         if reader.complete and self._owner is not None:
             self._complete(owner)
 

@@ -62,10 +62,11 @@ class ClientConnection(asyncio.Protocol):
         requests = self._reader.feed(data)
         self._waiting.extend(requests)
         self._waiting_bytes += sum(request.size for request in requests)
-        self._account()
-        if self._reader.buffered and self._context.budget.exceeded:
-            self._reader.give_up(self._overloaded(close=True))
+        if self._reader.phase is not Phase.IDLE:
             self._account()
+            if self._context.budget.exceeded:
+                self._reader.give_up(self._overloaded(close=True))
+                self._account()
         self._watch_phase(progressed=bool(requests))
         self._advance()
 
@@ -107,8 +108,8 @@ class ClientConnection(asyncio.Protocol):
             request = self._waiting.popleft()
             self._waiting_bytes -= request.size
             self._served_bytes = request.size
+            self._account()
             self._serve(request)
-        self._account()
         self._limit_reading()
         if self._busy() or self._waiting:
             return
@@ -149,8 +150,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _let_go(self) -> None:
         """The request that is served is held no longer."""
-        self._served_bytes = 0
-        self._account()
+        if self._served_bytes:
+            self._served_bytes = 0
+            self._account()
 
     def _overloaded(self, *, close: bool) -> ApiError:
         return errors.overloaded(self._context.budget.limit, retry_after=self._context.retry_after, close=close)
@@ -235,8 +237,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self._phase = phase
         timeouts = self._context.timeouts
-        seconds = {Phase.IDLE: timeouts.keep_alive, Phase.HEAD: timeouts.head, Phase.BODY: timeouts.body}
-        self._deadline = self._context.clock() + seconds[phase]
+        started = timeouts.head if phase is Phase.HEAD else timeouts.body
+        self._deadline = self._context.clock() + (timeouts.keep_alive if phase is Phase.IDLE else started)
 
     def _limit_reading(self) -> None:
         transport = self._transport
@@ -255,6 +257,11 @@ class ClientConnection(asyncio.Protocol):
         """Close now if nothing is under way; otherwise after the response that is."""
         if self._exchange is None and not self._waiting and self._reader.phase is Phase.IDLE:
             self._close()
+
+    def stop(self) -> None:
+        """The drain is over: a stream that still runs is told so, anything else is dropped."""
+        if self._exchange is None or not self._exchange.stop():
+            self.abort()
 
     def _close(self) -> None:
         """Flush, then close."""

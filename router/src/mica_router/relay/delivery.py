@@ -41,11 +41,11 @@ class ResponseSink(Protocol):
 class Delivery:
     """`opened`: the client has the head of an answer. `events`: its body is a stream of events, which more events may follow."""
 
-    __slots__ = ("_client", "_flow", "_frames", "_request", "events", "keep_alive", "opened")
+    __slots__ = ("_client", "_flow", "_frames", "_head", "events", "keep_alive", "opened")
 
     def __init__(self, client: ResponseSink, request: Request, *, keep_alive: bool) -> None:
         self._client = client
-        self._request = request
+        self._head = b""
         self._frames = not request.http10
         self._flow: Flow = UNCHANGED
         self.keep_alive = keep_alive and request.keep_alive and not request.http10
@@ -83,7 +83,7 @@ class Delivery:
         flow = Translated(translator, chunked=head.chunked, opened=False, frames=self._frames, close=not self.keep_alive)
         self._flow = flow
         self.events = head.events and self._frames
-        self._write(flow.open(translator.head(head.status, head.headers)))
+        self._begin(flow.open(translator.head(head.status, head.headers)))
 
     def _open(self, head: ResponseHead) -> None:
         reframed = head.until_eof and head.events and self._frames
@@ -92,8 +92,12 @@ class Delivery:
         self.events = head.events and (head.chunked or head.until_eof)
         if self.events:
             self._flow = WholeEvents(chunked=head.chunked, frames=self._frames)
-        self._write(
-            render_response_head(status_line=head.status_line, headers=head.headers, close=not self.keep_alive, chunked=reframed)
+        self._begin(
+            head.passed_on
+            if self.keep_alive and not reframed
+            else render_response_head(
+                status_line=head.status_line, headers=head.headers, close=not self.keep_alive, chunked=reframed
+            )
         )
 
     def continue_with(self, head: ResponseHead, translator: Translator) -> None:
@@ -101,8 +105,8 @@ class Delivery:
         self._flow = Translated(translator, chunked=head.chunked, opened=True, frames=self._frames, close=False)
 
     def feed(self, data: bytes, reader: ResponseReader) -> None:
-        """Body bytes of the engine. Raises TranslationFailed."""
-        self._write(self._flow.feed(data, reader))
+        """Body bytes of the engine; none with a head that came alone. Raises TranslationFailed."""
+        self._write(self._flow.feed(data, reader) if data else b"")
 
     def finish(self, reader: ResponseReader) -> None:
         """The engine's answer is complete. Raises TranslationFailed."""
@@ -126,7 +130,14 @@ class Delivery:
     def _framed(self, payload: bytes) -> bytes:
         return chunk(payload) if self._frames else payload
 
+    def _begin(self, head: bytes) -> None:
+        """Keep the head for the body that comes with it: one write costs half of two. `feed` follows in any case."""
+        self._head = head
+        self.opened = bool(head)
+
     def _write(self, out: bytes) -> None:
+        if self._head:
+            out, self._head = self._head + out, b""
         if out:
             self.opened = True
             self._client.write(out)

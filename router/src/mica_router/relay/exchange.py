@@ -213,9 +213,9 @@ class Exchange:
 
     def attempt_said(self, attempt: Attempt, data: bytes) -> None:
         """Deliver body bytes."""
-        now = self._context.clock()
-        series = self._series
-        if self._delivery.events and series is not None:
+        delivery, series = self._delivery, self._series
+        if delivery.events and data and series is not None:
+            now = self._context.clock()
             if self._heard_at:
                 series.gap.observe(now - self._heard_at)
             else:
@@ -225,7 +225,7 @@ class Exchange:
         if recording is not None and self._continuation is None:
             recording.heard(data)
         try:
-            self._delivery.feed(data, attempt.reader)
+            delivery.feed(data, attempt.reader)
         except TranslationFailed as error:
             self._untranslatable(attempt, error)
 
@@ -408,10 +408,18 @@ class Exchange:
 
     def _start_hedge(self, attempt: Attempt) -> None:
         found = self._search.choose_for(lambda engine: engine.endpoint != attempt.engine.endpoint)
-        if isinstance(found, Pick) and self._context.book.open(self._features, found.engine) == PLAIN == self._handling:
+        if isinstance(found, Pick) and self._handling.plain and self._context.book.open(self._features, found.engine).plain:
             self._context.metrics.decided(self._model, found.engine.tier, "hedge")
             self._hedge = self._make(found.engine, target=self._features.target, body=self._features.body)
             self._hedge.start()
+
+    def stop(self) -> bool:
+        """The router ends: tell the client, if its stream still can be told. False: it cannot."""
+        if not self._delivery.can_tell():
+            return False
+        self._delivery.keep_alive = False
+        self._fail(errors.router_ends())
+        return True
 
     def _out_of_time(self) -> None:
         error = errors.total_timeout(self._model, self._features.route.service.routing.deadlines.total)

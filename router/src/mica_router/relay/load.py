@@ -53,7 +53,7 @@ class Load:
         self.random = random or Random().random
         self._in_flight: dict[ServiceKey, int] = {}
         self._queued: dict[ServiceKey, int] = {}
-        self._gauges: dict[Endpoint, tuple[float, EngineGauges]] = {}
+        self.gauges_of: Callable[[Endpoint], EngineGauges | None] = lambda endpoint: None
         self._turn = -1
 
     # What choosers see.
@@ -74,12 +74,7 @@ class Load:
 
     def gauges(self, endpoint: Endpoint) -> EngineGauges | None:
         """The last scrape with its age of now."""
-        kept = self._gauges.get(endpoint)
-        return kept[1]._replace(age=self._clock() - kept[0]) if kept is not None else None
-
-    def scraped(self, endpoint: Endpoint, gauges: EngineGauges) -> None:
-        """What an engine said of itself, `gauges.age` seconds ago."""
-        self._gauges[endpoint] = (self._clock() - gauges.age, gauges)
+        return self.gauges_of(endpoint)
 
     # Counting.
 
@@ -108,10 +103,8 @@ class Load:
         self._counts.add(endpoint, -1)
 
     def keep_only(self, table: RouteTable) -> None:
-        """Forget the faults and gauges of engines that are gone. Counts end with the requests they count."""
-        endpoints = table.endpoints()
-        self.health.keep_only(endpoints)
-        self._gauges = {endpoint: kept for endpoint, kept in self._gauges.items() if endpoint in endpoints}
+        """Forget the faults of engines that are gone. Counts end with the requests they count."""
+        self.health.keep_only(table.endpoints())
 
     def demand(self, table: RouteTable) -> Mapping[str, ModelDemand]:
         """Per public name of a service, every listed one included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 
 from mica_router.core.routes import RouteTable
@@ -27,10 +28,14 @@ class RelayServer:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    async def start(self, *, host: str, port: int, backlog: int = 4096) -> None:
-        """Raises OSError when the address cannot be had."""
+    async def start(
+        self, *, host: str, port: int, backlog: int = 4096, shared: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Listen. `shared`: other workers listen on the same port. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: ClientConnection(self._context), host, port, backlog=backlog)
+        self._server = await loop.create_server(
+            lambda: ClientConnection(self._context), host, port, backlog=backlog, reuse_port=shared or None, ssl=tls
+        )
         self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep_and_rearm)
 
     def publish(self, table: RouteTable) -> None:
@@ -72,6 +77,10 @@ class RelayServer:
                 await context.emptied.wait()
         left = list(context.connections)
         for connection in left:
+            connection.stop()
+        if left:
+            await asyncio.sleep(0.05)  # for the last words of streams to leave
+        for connection in list(context.connections):
             connection.abort()
         context.pool.close()
         if self._sweeper is not None:

@@ -1,0 +1,76 @@
+"""The relay of one process, put together from settings: context, server, tiers, resume, metrics of engines."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+
+from mica_router.core.engines import Endpoint
+from mica_router.core.resume.book import Book
+from mica_router.core.routes import RouteTable
+from mica_router.core.tier_chooser import TierChooser, needs_metrics
+from mica_router.metrics import RouterMetrics
+from mica_router.ports import Counts
+from mica_router.relay.budget import Budget
+from mica_router.relay.context import RelayContext
+from mica_router.relay.load import Load
+from mica_router.relay.pool import Pool
+from mica_router.relay.server import RelayServer
+from mica_router.scraping import EngineMetrics, HttpMetricsPort
+from mica_router.settings import RouterSettings
+
+
+class Relay:
+    """What one process relays with. `publish` gives it a table; `serve` runs until cancelled, then drains."""
+
+    def __init__(self, settings: RouterSettings, *, counts: Counts | None = None) -> None:
+        clock = asyncio.get_running_loop().time
+        self._settings = settings
+        self.engine_metrics = EngineMetrics(HttpMetricsPort(), clock=clock)
+        self.chooser = TierChooser(rates=lambda service, tier: self.engine_metrics.rates((service, tier)))
+        load = Load(clock, counts=counts, rules=settings.health_rules())
+        load.gauges_of = self.engine_metrics.gauges
+        tls = engine_tls(settings)
+        self.context = RelayContext(
+            clock=clock,
+            load=load,
+            metrics=RouterMetrics(),
+            pool=Pool(clock=clock, tls=tls),
+            limits=settings.limits(),
+            timeouts=settings.timeouts(),
+            budget=Budget(settings.max_buffered_bytes // settings.workers),
+            chooser=self.chooser,
+            book=Book(each=settings.resume_bytes, together=settings.resume_total_bytes // settings.workers),
+            retry_after=settings.retry_after,
+            workers=settings.workers,
+            access_log_sample=settings.access_log_sample,
+        )
+        self.server = RelayServer(self.context)
+        self.synced = False
+
+    def publish(self, table: RouteTable) -> None:
+        """Use this table."""
+        self.server.publish(table)
+        self.engine_metrics.follow(_groups(table))
+        self.synced = True
+
+    async def scrape(self) -> None:
+        """Ask engines for their metrics until cancelled."""
+        await self.engine_metrics.run()
+
+
+def engine_tls(settings: RouterSettings) -> ssl.SSLContext | None:
+    """Trust in engines that speak TLS; None: the system's. Raises OSError or ssl.SSLError."""
+    if settings.engine_ca_file is None:
+        return None
+    return ssl.create_default_context(cafile=settings.engine_ca_file)
+
+
+def _groups(table: RouteTable) -> Mapping[Endpoint, tuple[object, str]]:
+    return {
+        engine.endpoint: (route.service.key, engine.tier)
+        for route in table.by_key.values()
+        if needs_metrics(route.service.engines)
+        for engine in route.service.engines
+    }

@@ -1,0 +1,211 @@
+"""Starts the workers, keeps them alive, tells them routes and probes, adds up their numbers. Relays nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from time import monotonic
+
+from mica_router.core.engines import Endpoint
+from mica_router.core.routes import EMPTY_TABLE, RouteTable
+from mica_router.exposition import Snapshot, add
+from mica_router.relay.board import Board, Rows
+from mica_router.settings import RouterSettings
+from mica_router.workers.channel import Channel, Listening, Message, Numbers, Probed, table_message
+from mica_runtime.logging import get_logger
+
+_SHORTEST_LIFE = 5.0
+_LONGEST_PAUSE = 5.0
+_log = get_logger(__name__)
+
+
+class _Worker:
+    """One column: the process that has it now, and what the last ones counted."""
+
+    def __init__(self, column: int) -> None:
+        self.column = column
+        self.channel: Channel | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.listening = False
+        self.numbers = Snapshot()
+        self.ejected: list[Endpoint] = []
+
+
+class Supervisor:
+    """`run` until cancelled; the workers then drain."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        self._board = Board.create(workers=settings.workers)
+        self._rows = Rows(self._board)
+        self._port = settings.port
+        self._workers = [_Worker(column) for column in range(settings.workers)]
+        self._past: list[Snapshot] = []
+        self._stopping = False
+        self.table: RouteTable = EMPTY_TABLE
+        self.synced = False
+
+    # What the process tells them.
+
+    def publish(self, table: RouteTable) -> None:
+        """A new table, to all."""
+        self.table = table
+        self.synced = True
+        message = self._table()
+        self._tell(message)
+
+    def probed(self, endpoint: Endpoint, alive: bool) -> None:
+        """What a probe found, to all."""
+        self._tell(Probed(endpoint, alive))
+
+    def _table(self) -> Message:
+        return table_message(self.table, self._rows.assign(self.table.endpoints()).items())
+
+    def _tell(self, message: Message) -> None:
+        for worker in self._workers:
+            if worker.channel is not None:
+                worker.channel.send(message)
+
+    # What they tell.
+
+    @property
+    def port(self) -> int:
+        """The shared port, also when 0 was asked for."""
+        return self._port
+
+    @property
+    def listening(self) -> bool:
+        """Whether somebody accepts clients."""
+        return any(worker.listening for worker in self._workers)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun."""
+        return self._stopping
+
+    def in_flight(self, endpoint: Endpoint) -> int:
+        """Of all workers."""
+        row = self._rows.assign(self.table.endpoints()).get(endpoint)
+        return 0 if row is None else self._board.total(row)
+
+    def fitness(self) -> Mapping[Endpoint, float]:
+        """Engines that every worker which has an opinion has taken out."""
+        lists = [set(worker.ejected) for worker in self._workers if worker.listening]
+        return dict.fromkeys(set.intersection(*lists), 0.0) if lists else {}
+
+    def snapshot(self) -> Snapshot:
+        """Numbers of all, those of workers that died included. As old as the last report, a quarter of a second."""
+        return add([*self._past, *(worker.numbers for worker in self._workers)])
+
+    # Keeping them alive.
+
+    async def run(self) -> None:
+        """Raises OSError when the port cannot be had."""
+        with reserve_port(self._settings.host, self._settings.port) as reserved:
+            self._port = reserved.getsockname()[1]
+            tasks = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+            _log.info("serving", host=self._settings.host, port=self._port, workers=len(tasks))
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self._stop(tasks)
+
+    async def _keep(self, worker: _Worker) -> None:
+        pause = 0.1
+        while not self._stopping:
+            started = monotonic()
+            await self._live(worker)
+            if self.draining:
+                return
+            pause = 0.1 if monotonic() - started > _SHORTEST_LIFE else min(pause * 2, _LONGEST_PAUSE)
+            _log.error("worker ended, another one is started", column=worker.column, seconds=pause)
+            await asyncio.sleep(pause)
+
+    async def _live(self, worker: _Worker) -> None:
+        """One process, from its start to its end."""
+        ours, theirs = socket.socketpair()
+        try:
+            worker.process = await self._start(worker.column, theirs.fileno())
+        finally:
+            theirs.close()
+        worker.channel = await Channel.over(ours)
+        if self.synced:
+            worker.channel.send(self._table())
+        try:
+            await self._hear(worker, worker.channel)
+            await worker.process.wait()
+        finally:
+            worker.channel.close()
+            worker.channel, worker.listening, worker.ejected = None, False, []
+            self._board.clear_column(worker.column)
+            self._bury(worker)
+
+    async def _hear(self, worker: _Worker, channel: Channel) -> None:
+        while (message := await channel.receive()) is not None:
+            if isinstance(message, Listening):
+                worker.listening = True
+            elif isinstance(message, Numbers):
+                worker.numbers, worker.ejected = message.snapshot, message.ejected
+
+    def _bury(self, worker: _Worker) -> None:
+        """Counters of the dead stay; what it had at the moment of its death is gone with it."""
+        last = worker.numbers
+        self._past = [add([*self._past, Snapshot(counters=last.counters, histograms=last.histograms)])]
+        worker.numbers = Snapshot()
+
+    async def _start(self, column: int, channel: int) -> asyncio.subprocess.Process:
+        arguments = ("--board", str(self._board.file), "--channel", str(channel), "--column", str(column))
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "mica_router.workers.worker",
+            *arguments,
+            env={**os.environ, "MICA_PORT": str(self._port)},
+            pass_fds=(self._board.file, channel),
+        )
+
+    async def _stop(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        self._stopping = True
+        processes = [worker.process for worker in self._workers if worker.process is not None]
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_timeout + 1.0):
+                await asyncio.gather(*(process.wait() for process in processes))
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+        for task in tasks:
+            task.cancel()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """A socket that has the port and does not listen, so that workers can share it and nobody else takes it. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if port:
+            _check_free(family, host, port)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _check_free(family: socket.AddressFamily, host: str, port: int) -> None:
+    """Another program that shares its port would take half of our clients."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))

@@ -1,0 +1,107 @@
+"""Several worker processes behind one port: numbers add up, counts are shared, a killed worker leaves nothing and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+import pytest
+
+from .conftest import RouterProcess, StartRouter
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def routes_to(*urls: str) -> str:
+    return f"models:\n  - {{name: chat, endpoints: {json.dumps(urls)}}}\n"
+
+
+def ask(router: RouterProcess) -> str | None:
+    """A new connection each time: workers are chosen by connection."""
+    with openai.OpenAI(base_url=f"{router.url}/v1", api_key="unused", max_retries=0) as client:
+        answer = client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "hi"}])
+        return answer.choices[0].message.content
+
+
+def children(process: int) -> list[int]:
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in listed if b"workers.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def eventually(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
+
+
+def counted(router: RouterProcess) -> float:
+    lines = router.admin("/metrics").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith('mica_router_requests_total{code="200"'))
+
+
+def test_numbers_of_all_workers_add_up_and_a_killed_one_comes_back(start_router: StartRouter, openai_engine: str) -> None:
+    router = start_router(routes_to(openai_engine), MICA_WORKERS="3", MICA_MAX_BODY_BYTES="1048576")
+    eventually(lambda: len(children(router.process.pid)) == 3)
+    for _ in range(20):
+        assert ask(router)
+    eventually(lambda: counted(router) == 20)
+    victim = children(router.process.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: len(children(router.process.pid)) == 3 and victim not in children(router.process.pid))
+    eventually(lambda: router.log.read_text().count("another one is started") == 1)
+    for _ in range(20):
+        assert ask(router)
+    eventually(lambda: counted(router) >= 30)
+    assert json.loads(router.admin("/demand")) == {"models": {"chat": {"in_flight": 0, "queued": 0, "oldest_wait": 0.0}}}
+    assert router.terminate() < 5
+    assert router.process.returncode == 0
+
+
+def test_a_drain_waits_for_what_is_under_way_in_every_worker(start_router: StartRouter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        engine.settimeout(30)
+        url = f"http://127.0.0.1:{engine.getsockname()[1]}"
+        router = start_router(routes_to(url), MICA_WORKERS="2", MICA_PROBE_INTERVAL="0", MICA_MAX_BODY_BYTES="1048576")
+        clients = [socket.create_connection(("127.0.0.1", router.port)) for _ in range(6)]
+        body = b'{"model":"chat"}'
+        engines = []
+        for client in clients:
+            client.settimeout(30)
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            accepted, _ = engine.accept()
+            accepted.recv(65536)
+            engines.append(accepted)
+        eventually(lambda: json.loads(router.admin("/demand"))["models"]["chat"]["in_flight"] == 6)
+        router.process.send_signal(signal.SIGTERM)
+        with pytest.raises(OSError):
+            while True:
+                socket.create_connection(("127.0.0.1", router.port), timeout=5).close()
+                time.sleep(0.05)
+        for accepted, client in zip(engines, clients, strict=True):
+            accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            assert client.recv(65536).endswith(b"ok")
+            accepted.close()
+            client.close()
+        assert router.process.wait(30) == 0
+
+
+def test_keys_of_requests_are_never_logged(start_router: StartRouter, openai_engine: str) -> None:
+    router = start_router(routes_to(openai_engine), MICA_ACCESS_LOG_SAMPLE="1", MICA_LOG_LEVEL="debug")
+    request = urllib.request.Request(
+        f"{router.url}/v1/chat/completions",
+        data=b'{"model": "chat", "messages": []}',
+        headers={"Authorization": "Bearer sk-very-secret", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+    eventually(lambda: '"path": "/v1/chat/completions"' in router.log.read_text())
+    assert "secret" not in router.log.read_text()
