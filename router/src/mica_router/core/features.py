@@ -15,8 +15,8 @@ class Features(NamedTuple):
     """One request on its way to an engine.
 
     `target` and `body` are what an engine gets (`body` names the model as engines know it). `streams`: it asks for a stream.
-    `max_tokens`: the most tokens it asks for (`max_completion_tokens` or `max_tokens`), None if it does not say. `lookup`: the first
-    header of each name.
+    `max_tokens`: the most tokens it asks for (`max_completion_tokens` or `max_tokens`), None if it does not say. `lookup`: the
+    first header of each name.
     """
 
     route: Route
