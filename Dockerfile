@@ -26,6 +26,7 @@ USER 65532:65532
 
 FROM runtime
 COPY api/src/ operator/src/ extender/src/ device_plugin/src/ router/src/ cli/src/ /opt/mica/src/
-# What the node agent installs on its node: the limiter and the monitor, and the simulated driver.
+# What the node agent installs on its node: the limiter and the monitor, and the simulated driver; and the arbiter, which runs from here.
 COPY build/shim/libmica.so build/shim/libmica-nvml.so build/shim/gpu-monitor /opt/mica/lib/
+COPY build/shim/mica-arbiter /opt/mica/bin/
 COPY build/shim/sim/libcuda.so.1 build/shim/sim/libnvidia-ml.so.1 /opt/mica/sim/

@@ -5,19 +5,30 @@ A run is a function of its scene: the same scene gives the same numbers. Simulat
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from benchmarks.limiter.options import CannotMeasure, Options
 
 UUID: Final = "GPU-5a1e0000-0000-4000-8000-000000000000"
+_REGION_BYTES: Final = 1_069_056
+_BUSY_OFFSET: Final = 4096 + 192
 _TIMEOUT_S: Final = 600
+_ADDR_NO_RANDOMIZE: Final = 0x0040000
+_libc: Final = ctypes.CDLL(None)
+
+
+def _same_addresses() -> None:
+    """Addresses are keys of hash tables: with random ones two runs of a scene would differ."""
+    _libc.personality(_ADDR_NO_RANDOMIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,6 @@ class Tenant:
     """One container: ``processes`` copies of gpu-probe with these arguments.
 
     ``cores``: percent, 0 = uncapped; ``limited`` False runs it without the limiter. ``start_s``: begins this much later.
-    ``changes``: (second, cores) by which the limits are rewritten while it runs.
     """
 
     name: str
@@ -40,6 +50,15 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """At this second of the run a tenant's limits become others."""
+
+    at_s: float
+    tenant: str
+    cores: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """What runs on the card, for how many seconds, and how the card behaves (keys of its config)."""
 
@@ -49,15 +68,19 @@ class Scene:
     arbiter: bool = True
     quantum_ns: int = 0
     card: tuple[tuple[str, str], ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Per tenant: cumulative busy seconds at each reading (``every_ms`` apart, first reading after one interval)."""
+    """Per tenant: cumulative busy seconds at each reading (``every_ms`` apart, first reading after one interval).
+
+    ``charged_s``: what the limiter itself says each used, at some moment after the last reading.
+    """
 
     busy_s: dict[str, list[float]]
     every_s: float
-    said: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    charged_s: dict[str, float]
 
     def mean(self, tenant: str, *, skip: int = 0) -> float:
         """Share of the card over the readings after the first ``skip``, in percent."""
@@ -82,7 +105,7 @@ class _Stage:
     def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
         self._scene, self._options, self._folder = scene, options, folder
         self._processes: list[subprocess.Popen[str]] = []
-        self._members = sum(t.processes for t in scene.tenants) + 1 + scene.arbiter
+        self._members = sum(t.processes for t in scene.tenants) + 1 + scene.arbiter + len(scene.changes)
 
     def play(self) -> Outcome:
         """Start everything, wait, count."""
@@ -107,6 +130,9 @@ class _Stage:
                 owners[probe.pid] = tenant.name
                 probes.append(probe)
                 number += 1
+        for change in scene.changes:
+            self._start(self._rewrite(change), self._member(number))
+            number += 1
         steps = scene.seconds * 1000 // scene.every_ms
         reader = self._start([str(self._options.file("tools/sim-state")), str(scene.every_ms), str(steps)], self._member(number))
         lines = self._output(reader).splitlines()
@@ -115,7 +141,12 @@ class _Stage:
             for process in json.loads(line)["gpus"][0]["processes"]:
                 if process["pid"] in owners:
                     busy[owners[process["pid"]]][step] += process["busy_ns"] / 1e9
-        return Outcome(busy_s=busy, every_s=scene.every_ms / 1000)
+        charged = {tenant.name: self._charged(tenant.name) for tenant in scene.tenants}
+        return Outcome(busy_s=busy, every_s=scene.every_ms / 1000, charged_s=charged)
+
+    def _charged(self, tenant: str) -> float:
+        head = (self._folder / "slices" / tenant / "usage" / "region").read_bytes()[: _BUSY_OFFSET + 8]
+        return int.from_bytes(head[_BUSY_OFFSET:], "little") / 1e9
 
     def _configure(self) -> None:
         lines = ["version=1", "gpus=1", f"gpu.0.uuid={UUID}", *(f"{key}={value}" for key, value in self._scene.card)]
@@ -124,13 +155,24 @@ class _Stage:
             slice_dir = self._folder / "slices" / tenant.name
             (slice_dir / "limits").mkdir(parents=True)
             (slice_dir / "usage").mkdir()
-            (slice_dir / "usage" / "region").write_bytes(bytes(1_069_056))
+            (slice_dir / "usage" / "region").write_bytes(bytes(_REGION_BYTES))
             write_limits(slice_dir / "limits" / "limits", tenant, generation=1, driver=self._options.file("sim/libcuda.so.1"))
 
     def _command(self, tenant: Tenant) -> list[str]:
         probe = str(self._options.file("tools/gpu-probe"))
         # longer than it is watched: nobody stops before the end
         return [probe, "--wait", f"{tenant.start_s:.6f}", "--spin", str(self._scene.seconds + 1), *tenant.args.split()]
+
+    def _rewrite(self, change: Change) -> list[str]:
+        """A program that puts a new limits file in place when its time has come."""
+        tenant = next(t for t in self._scene.tenants if t.name == change.tenant)
+        path = self._folder / "slices" / change.tenant / "limits" / "limits"
+        fresh = path.with_name(f"at-{change.at_s:g}")
+        generation = 2 + self._scene.changes.index(change)
+        driver = self._options.file("sim/libcuda.so.1")
+        write_limits(fresh, replace(tenant, cores=change.cores), generation=generation, driver=driver)
+        code = f"import os, time; time.sleep({change.at_s}); os.rename({str(fresh)!r}, {str(path)!r})"
+        return [sys.executable, "-I", "-S", "-c", code]
 
     def _member(self, number: int) -> dict[str, str]:
         scene = self._scene
@@ -158,7 +200,7 @@ class _Stage:
         }
 
     def _start(self, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, preexec_fn=_same_addresses)
         self._processes.append(process)
         return process
 

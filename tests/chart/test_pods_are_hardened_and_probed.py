@@ -11,14 +11,29 @@ def test_all_components_are_there(pods: dict[str, Body]) -> None:
     assert pods.keys() == OURS
 
 
-def test_every_container_has_its_three_probes(containers: dict[str, Body]) -> None:
-    for name, container in containers.items():
+ARBITER = "DaemonSet/mica-node-agent/arbiter"
+
+
+def serving(containers: dict[str, Body]) -> dict[str, Body]:
+    """Those that answer HTTP: all but the arbiter."""
+    return {name: container for name, container in containers.items() if name != ARBITER}
+
+
+def test_the_arbiter_is_alive_while_its_page_is_kept_and_may_use_what_time_it_needs(containers: dict[str, Body]) -> None:
+    arbiter = containers[ARBITER]
+    page = arbiter["command"][arbiter["command"].index("--page") + 1]
+    assert arbiter["livenessProbe"]["exec"]["command"] == [arbiter["command"][0], "--check", page]
+    assert "cpu" not in arbiter["resources"]["limits"]
+
+
+def test_every_serving_container_has_its_three_probes(containers: dict[str, Body]) -> None:
+    for name, container in serving(containers).items():
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert "httpGet" in container[probe], (name, probe)
 
 
 def test_ready_and_alive_are_different_questions(containers: dict[str, Body]) -> None:
-    for name, container in containers.items():
+    for name, container in serving(containers).items():
         assert container["livenessProbe"]["httpGet"]["path"] == "/livez", name
         assert container["readinessProbe"]["httpGet"]["path"] == "/readyz", name
 
@@ -55,7 +70,7 @@ def test_only_the_node_agent_touches_the_host(pods: dict[str, Body]) -> None:
 
 def test_host_paths_are_mounted_where_they_are(pods: dict[str, Body]) -> None:
     """The kubelet and the runtime resolve the agent's paths on the host."""
-    (agent,) = pods[AGENT]["containers"]
+    agent, _ = pods[AGENT]["containers"]
     paths = {v["name"]: v["hostPath"]["path"] for v in pods[AGENT]["volumes"] if "hostPath" in v}
     mounts = {m["name"]: m["mountPath"] for m in agent["volumeMounts"] if m["name"] in paths}
     assert mounts == paths

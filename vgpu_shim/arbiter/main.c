@@ -103,15 +103,17 @@ static int usage(FILE *out, int status)
 {
     fputs("usage: mica-arbiter --slices DIR --page FILE\n"
           "       mica-arbiter --dir DIR\n"
+          "       mica-arbiter --check FILE\n"
           "Lend the GPUs out in turns to the containers whose slices are in DIR (the node agent's), or to this user's programs that run\n"
-          "under the limiter without an agent and have their usage regions in DIR ($XDG_RUNTIME_DIR, or /tmp without one).\n",
+          "under the limiter without an agent and have their usage regions in DIR ($XDG_RUNTIME_DIR, or /tmp without one).\n"
+          "--check succeeds while an arbiter keeps that page.\n",
           out);
     return status;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option known[] = {{"slices", 1, NULL, 's'}, {"page", 1, NULL, 'p'}, {"dir", 1, NULL, 'd'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option known[] = {{"slices", 1, NULL, 's'}, {"page", 1, NULL, 'p'}, {"dir", 1, NULL, 'd'}, {"check", 1, NULL, 'c'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     struct source source = {0};
     char made[4096];
     const char *page = NULL;
@@ -119,6 +121,7 @@ int main(int argc, char **argv)
         switch (c) {
         case 's': source.slices = optarg; break;
         case 'p': page = optarg; break;
+        case 'c': return page_alive(optarg) ? 0 : 1;
         case 'd': source.alone = optarg; break;
         case 'h': return usage(stdout, 0);
         default: return usage(stderr, 2);

@@ -31,9 +31,32 @@ static bool be_the_only_one(const char *path)
     return flock(fd, LOCK_EX | LOCK_NB) == 0 || fail(path, "another arbiter keeps this page");
 }
 
+bool page_alive(const char *path)
+{
+    struct mica_node head = {.version = 0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return fail(path, "cannot be read");
+    const size_t bytes = offsetof(struct mica_node, reserved);
+    const bool read = pread(fd, &head, bytes, 0) == (ssize_t)bytes && memcmp(head.magic, MICA_NODE_MAGIC, sizeof head.magic) == 0;
+    close(fd);
+    const uint64_t now = mica_now(), beat = atomic_load(&head.heartbeat);
+    return read && beat + MICA_NODE_STALE_NS > now && beat < now + MICA_NODE_STALE_NS;
+}
+
+/* The directory may be ours to make: the node agent starts beside us. */
+static void make_parent(const char *path)
+{
+    char dir[PATH_MAX];
+    const char *end = strrchr(path, '/');
+    if (end && end != path && snprintf(dir, sizeof dir, "%.*s", (int)(end - path), path) < (int)sizeof dir)
+        (void)mkdir(dir, 0755);
+}
+
 bool page_open(const char *path)
 {
     char fresh[PATH_MAX];
+    make_parent(path);
     if (!be_the_only_one(path))
         return false;
     if (snprintf(fresh, sizeof fresh, "%s.new", path) >= (int)sizeof fresh)

@@ -4,6 +4,8 @@
 
 #include "containers.h"
 
+/* True when an arbiter keeps the page at the path: its heartbeat is fresh. */
+bool page_alive(const char *path);
 /* Make a new page at the path, in place of an old one. False with a message on stderr; also when another arbiter keeps that page. */
 bool page_open(const char *path);
 void page_beat(uint64_t now);

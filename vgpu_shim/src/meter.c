@@ -6,7 +6,7 @@
 #include "work.h"
 
 enum { FREE, OPEN, PENDING };
-enum { BUSY_STREAMS = 8, CAPTURE_RELAXED = 2 };
+enum { CAPTURE_RELAXED = 2 };
 
 struct mica_meter mica_meters[MICA_METERS];
 _Atomic int mica_meter_unknown[MICA_GPUS];
@@ -255,6 +255,7 @@ static void prepare(struct mica_meter *meter, struct mica_batch *batch, const st
     batch->unknown = opening->unknown;
     batch->late = batch->blind = false;
     batch->seen = 0;
+    batch->paid = batch->begun = 0;
     batch->shapes[0] = opening->shape;
     atomic_store(&batch->sent, 0);
     atomic_store(&batch->state, OPEN);
@@ -313,35 +314,77 @@ static bool behind(const CUstream busy[], int count, CUstream stream)
     return false;
 }
 
-static void settle(struct mica_meter *meter, struct mica_batch *batch, CUresult done)
+/* Charge for time that the batch ran: it was charged its budget in advance. */
+static void pay(struct mica_meter *meter, struct mica_batch *batch, int64_t ns)
+{
+    const int64_t before = batch->paid > batch->budget ? batch->paid : batch->budget;
+    batch->paid += ns;
+    if (batch->paid > before)
+        atomic_fetch_sub(&mica_region->gpus[meter->gpu].balance, batch->paid - before);
+    mica_ledger_busy(meter->gpu, (uint64_t)ns);
+}
+
+/* raw: its length, -1 when nothing was measured. */
+static void settle(struct mica_meter *meter, struct mica_batch *batch, int64_t raw)
 {
     struct mica_region_gpu *gpu = &mica_region->gpus[meter->gpu];
-    int64_t raw = 0, measured = done || batch->blind ? batch->budget : mica_meter_measure(meter, batch, &raw);
     unsigned count = batch->limit - MICA_WORD_LAUNCHES(atomic_load(&batch->word));
-    atomic_fetch_add(&gpu->balance, batch->budget - measured);
+    if (raw < 0 && batch->paid < batch->budget)
+        pay(meter, batch, batch->budget - batch->paid); /* the estimate stands */
+    if (batch->paid < batch->budget)
+        atomic_fetch_add(&gpu->balance, batch->budget - batch->paid);
     atomic_fetch_add_explicit(&gpu->launches, count, memory_order_relaxed);
-    mica_ledger_busy(meter->gpu, (uint64_t)measured);
-    if (!done && !batch->late && !batch->blind)
-        mica_shapes_learn(batch->shapes, count, measured > raw / 16 ? measured : raw / 16);
+    if (raw >= 0 && !batch->late)
+        mica_shapes_learn(batch->shapes, count, batch->paid > raw / 16 ? batch->paid : raw / 16);
     retire(meter, batch);
 }
 
-/* Lock held. */
+/* A batch that runs or is over. */
+struct stretch {
+    struct mica_batch *batch;
+    int64_t begin, end;
+    bool over;
+};
+
+/* Lock held. What can be said of the batch now; false when it waits or nothing can be measured. */
+static bool look(struct mica_meter *meter, struct mica_batch *batch, CUresult done, struct stretch *out)
+{
+    *out = (struct stretch){.batch = batch, .end = (int64_t)mica_now(), .over = done != MICA_CUDA_NOT_READY};
+    return out->over ? !done && !batch->blind && mica_meter_over(meter, batch, &out->begin, &out->end)
+                     : mica_meter_begun(meter, batch, &out->begin);
+}
+
+/* Lock held. In the order of their beginnings: what began before the watermark and was not charged then is lost. Also charges what still runs, so that
+ * a long launch beside short ones, which end while it runs, keeps its time. */
 static void settle_all(struct mica_meter *meter)
 {
-    CUstream busy[BUSY_STREAMS];
-    int count = 0;
-    for (int at = meter->first, next; at && count < BUSY_STREAMS; at = next) {
+    CUstream busy[MICA_BATCHES];
+    struct stretch found[MICA_BATCHES], one;
+    int streams = 0, count = 0;
+    for (int at = meter->first, next; at; at = next) {
         struct mica_batch *batch = &meter->batches[at - 1];
         CUstream stream = atomic_load(&batch->stream);
         next = batch->newer;
-        if (atomic_load_explicit(&batch->state, memory_order_acquire) != PENDING || behind(busy, count, stream))
+        if (atomic_load_explicit(&batch->state, memory_order_acquire) != PENDING || behind(busy, streams, stream))
             continue;
         CUresult done = mica_real.cuEventQuery(batch->end);
         if (done == MICA_CUDA_NOT_READY)
-            busy[count++] = stream;
-        else
-            settle(meter, batch, done);
+            busy[streams++] = stream;
+        if (!look(meter, batch, done, &one)) {
+            if (one.over)
+                settle(meter, batch, -1);
+            continue;
+        }
+        int place = count++;
+        for (; place > 0 && found[place - 1].begin > one.begin; place--)
+            found[place] = found[place - 1];
+        found[place] = one;
+    }
+    for (int i = 0; i < count; i++) {
+        const struct stretch *s = &found[i];
+        pay(meter, s->batch, mica_meter_claim(meter->gpu, s->begin, s->end));
+        if (s->over)
+            settle(meter, s->batch, s->end > s->begin ? s->end - s->begin : 0);
     }
 }
 

@@ -25,6 +25,8 @@ struct mica_batch {
     CUevent begin, end;
     int64_t budget;              /* ns charged in advance */
     int64_t spread;              /* of what the budget buys, square microseconds */
+    int64_t paid;                /* ns charged so far for its having run */
+    int64_t begun;               /* host time of its begin, 0 = not known yet */
     uint64_t before, recorded;   /* host times around recording `begin` */
     _Atomic uint64_t sent;       /* host time after the first launch, 0 = not yet */
     uint64_t seen;               /* word when the helper last looked */
@@ -120,7 +122,10 @@ static inline uint32_t mica_meter_unsettled(const struct mica_meter *meter)
 int mica_meter_relax(void);
 void mica_meter_restore(int mode);
 
-/* settle.c: what a finished batch took, in ns that nothing else was charged for; lock held. */
-int64_t mica_meter_measure(struct mica_meter *meter, struct mica_batch *batch, int64_t *raw);
+/* settle.c, lock held. Host times of a batch that has begun, or (its end event has happened) is over; false when nothing was measured. */
+bool mica_meter_begun(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin);
+bool mica_meter_over(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin, int64_t *end);
+/* Nanoseconds of the stretch that nothing was charged for yet; the watermark moves to its end. Stretches must come in the order of their beginnings. */
+int64_t mica_meter_claim(int gpu, int64_t begin, int64_t end);
 
 #endif

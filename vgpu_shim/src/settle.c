@@ -1,5 +1,7 @@
-/* What a finished batch took. All intervals of a container, of whatever context and process, are laid on CLOCK_MONOTONIC and each stretch of it is
- * charged once: charge = max(0, end - max(begin, watermark)). That is the GPU time exactly while the container is alone on the card. */
+/* When batches ran. All intervals of a container, of whatever context and process, are laid on CLOCK_MONOTONIC and each stretch of it is charged
+ * once: charge = max(0, end - max(begin, watermark)). That is the GPU time exactly while the container is alone on the card.
+ * An event cannot happen before it is recorded, and the host cannot see it before it has happened: these bounds tie the event clock to ours,
+ * tightest when the stream was idle. */
 #include "meter.h"
 
 enum {
@@ -25,42 +27,51 @@ static void swap(CUevent *a, CUevent *b)
     *b = old;
 }
 
-/* Host times of the batch's two events. An event cannot happen before it is recorded, and the host cannot see it before it has happened: these
- * bounds tie the event clock to ours, tightest when the stream was idle. */
-static bool place(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin, int64_t *end)
+bool mica_meter_begun(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin)
 {
     const int64_t call = (int64_t)(batch->recorded - batch->before), before = (int64_t)batch->before;
-    int64_t length;
-    if (!since(batch->begin, batch->end, &length))
-        return false;
-    if (!meter->base || !since(meter->base, batch->begin, begin)) {
-        swap(&meter->base, &batch->begin);
-        meter->call_ns = call;
-        meter->base_at = before + call;
-        *begin = 0;
+    int64_t since_base = 0;
+    if (!batch->begun) {
+        if (mica_real.cuEventQuery(batch->begin))
+            return false;
+        if (!meter->base || !since(meter->base, batch->begin, &since_base)) {
+            swap(&meter->base, &batch->begin);
+            meter->call_ns = call;
+            meter->base_at = before + call;
+        }
+        if (call < meter->call_ns)
+            meter->call_ns = call;
+        if (meter->base_at < before + meter->call_ns - since_base)
+            meter->base_at = before + meter->call_ns - since_base;
+        batch->begun = meter->base_at + since_base;
     }
-    if (call < meter->call_ns)
-        meter->call_ns = call;
-    if (meter->base_at < before + meter->call_ns - *begin)
-        meter->base_at = before + meter->call_ns - *begin;
-    *end = *begin + length;
+    /* Nothing ran before the first launch was made: on an idle stream the begin event is early by what that took. */
+    const int64_t recorded = (int64_t)batch->recorded, sent = (int64_t)atomic_load(&batch->sent);
+    const int64_t first = sent && sent < recorded + FIRST_LAUNCH_NS ? sent : recorded + FIRST_LAUNCH_NS;
+    *begin = batch->begun > first ? batch->begun : first;
+    return true;
+}
+
+/* Host time of an event that has happened. */
+static bool end_of(struct mica_meter *meter, struct mica_batch *batch, int64_t *end)
+{
+    int64_t since_base;
+    if (!meter->base || !since(meter->base, batch->end, &since_base))
+        return false;
     const int64_t now = (int64_t)mica_now();
-    if (meter->base_at > now - *end)
-        meter->base_at = now - *end;
-    const bool old = *end > REBASE_NS;
-    const int64_t age = *end;
-    *begin += meter->base_at;
-    *end += meter->base_at;
-    if (old) {
+    if (meter->base_at > now - since_base)
+        meter->base_at = now - since_base;
+    *end = meter->base_at + since_base;
+    if (since_base > REBASE_NS) {
         swap(&meter->base, &batch->end);
-        meter->base_at += age - DRIFT_NS;
+        meter->base_at += since_base - DRIFT_NS;
     }
     return true;
 }
 
-/* Nanoseconds of [begin, end] after the watermark, which moves to the end. */
-static int64_t claim(_Atomic uint64_t *watermark, int64_t begin, int64_t end)
+int64_t mica_meter_claim(int gpu, int64_t begin, int64_t end)
 {
+    _Atomic uint64_t *watermark = &mica_region->gpus[gpu].watermark;
     uint64_t seen = atomic_load(watermark);
     for (;;) {
         int64_t mark = (int64_t)seen > end + AHEAD_NS || (int64_t)seen < 0 ? 0 : (int64_t)seen; /* from another boot, or scribble */
@@ -89,19 +100,13 @@ static int64_t longest(const struct mica_batch *batch)
     return 2 * mean + 4000 * sigma_us;
 }
 
-int64_t mica_meter_measure(struct mica_meter *meter, struct mica_batch *batch, int64_t *raw)
+bool mica_meter_over(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin, int64_t *end)
 {
-    int64_t begin, end;
-    if (!place(meter, batch, &begin, &end))
-        return batch->budget;
-    /* Nothing ran before the first launch was made: on an idle stream the begin event is early by what that took. */
-    const int64_t recorded = (int64_t)batch->recorded, sent = (int64_t)atomic_load(&batch->sent);
-    const int64_t first = sent && sent < recorded + FIRST_LAUNCH_NS ? sent : recorded + FIRST_LAUNCH_NS;
-    begin = begin > first ? begin : first;
+    if (!mica_meter_begun(meter, batch, begin) || !end_of(meter, batch, end))
+        return false;
     if (batch->late && !batch->unknown) {
         const int64_t most = longest(batch);
-        end = end - begin > most ? begin + most : end;
+        *end = *end - *begin > most ? *begin + most : *end;
     }
-    *raw = end > begin ? end - begin : 0;
-    return end > begin ? claim(&mica_region->gpus[meter->gpu].watermark, begin, end) : 0;
+    return true;
 }

@@ -207,6 +207,7 @@ class Agent:
             library=self._installed.library,
             limits=self._layout.limits_dir(key),
             usage=self._layout.usage_dir(key),
+            arbiter=self._layout.arbiter_dir,
             library_dir=self._settings.library_dir,
         )
 

@@ -64,6 +64,11 @@ class Layout:
         """The usage region of one container."""
         return self.usage_dir(key) / "region"
 
+    @property
+    def arbiter_dir(self) -> Path:
+        """Holds the node page that the arbiter writes; mounted read-only into every container on a slice."""
+        return self.run / "node"
+
     def cdi_file(self, key: str) -> Path:
         """The CDI spec of one container."""
         return self.cdi / f"mica-{key}.json"

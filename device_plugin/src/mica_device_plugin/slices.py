@@ -63,7 +63,8 @@ class SliceStore:
         )
 
     def prepare(self, key: SliceKey) -> None:
-        """Make the two empty directories that Allocate's mounts name."""
+        """Make the directories that Allocate's mounts name: two empty ones of this slice, and the arbiter's."""
+        self._files.make_dir(self._layout.arbiter_dir)
         self._files.make_dir(self._layout.limits_dir(key))
         self._files.make_dir(self._layout.usage_dir(key))
 

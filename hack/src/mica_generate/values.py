@@ -54,6 +54,7 @@ class NodeAgent(Component):
     library_dir: Annotated[str, Field(pattern="^/")]
     cdi_dir: Annotated[str, Field(pattern="^/", alias="cdiDir")]
     kubelet_dir: Annotated[str, Field(pattern="^/")]
+    arbiter_resources: Resources
 
 
 class RouterService(_Values):

@@ -24,7 +24,7 @@ def write(file: Path) -> None:
 def make_products(paths: Paths) -> None:
     for component in COMPONENTS:
         write(paths.repo / component / "src" / f"mica_{component}" / "__init__.py")
-    for name in ("libmica.so", "libmica-nvml.so", "gpu-monitor", "sim/libcuda.so.1", "sim/libnvidia-ml.so.1"):
+    for name in ("libmica.so", "libmica-nvml.so", "gpu-monitor", "mica-arbiter", "sim/libcuda.so.1", "sim/libnvidia-ml.so.1"):
         write(paths.shim / name)
 
 

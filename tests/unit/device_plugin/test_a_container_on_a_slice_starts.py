@@ -26,8 +26,10 @@ async def test_allocate_names_the_cdi_device_and_the_limiters_mounts_without_any
         "/opt/xpu/bin/gpu-monitor",
         "/run/mica/limits",
         "/run/mica/usage",
+        "/run/mica/node",
     }
     assert [path for path, m in mounts.items() if not m.read_only] == ["/run/mica/usage"]
+    assert agent.layout.arbiter_dir.is_dir() and mounts["/run/mica/node"].host_path == str(agent.layout.arbiter_dir)
     assert agent.layout.limits_dir(key).is_dir() and agent.layout.usage_dir(key).is_dir()
 
 

@@ -51,7 +51,7 @@ class DyingFiles(HostFiles):
         super().remove_tree(path)
 
 
-CHANGES_OF_A_START = 9
+CHANGES_OF_A_START = 10
 
 
 @pytest.mark.parametrize("budget", range(CHANGES_OF_A_START + 1))

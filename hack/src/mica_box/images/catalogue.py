@@ -58,6 +58,7 @@ def code_files(paths: Paths) -> dict[str, Path]:
     require(paths.repo / KERNEL, "kernel")
     for name in ("libmica.so", "libmica-nvml.so", "gpu-monitor"):
         files[f"opt/mica/lib/{name}"] = require(paths.shim / name, "shim")
+    files["opt/mica/bin/mica-arbiter"] = require(paths.shim / "mica-arbiter", "shim")
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
         files[f"opt/mica/sim/{name}"] = require(paths.shim / "sim" / name, "shim")
     return files
