@@ -156,12 +156,14 @@ CUresult cuMemPoolSetAttribute(CUmempool pool, int attribute, void *value)
 {
     if (!is_pool(pool) || !value || attribute < 1 || attribute > ATTR_USED_HIGH || attribute == ATTR_RESERVED || attribute == ATTR_USED)
         return MICA_CUDA_INVALID_VALUE;
+    pthread_mutex_lock(&sim.mutex);
     if (attribute == ATTR_THRESHOLD)
         memcpy(&pool->threshold, value, sizeof pool->threshold);
     if (attribute == ATTR_RESERVED_HIGH)
         pool->reserved_high = pool->reserved;
     if (attribute == ATTR_USED_HIGH)
         pool->used_high = pool->used;
+    pthread_mutex_unlock(&sim.mutex);
     return MICA_CUDA_SUCCESS;
 }
 
@@ -169,8 +171,10 @@ CUresult cuMemPoolGetAttribute(CUmempool pool, int attribute, void *value)
 {
     if (!is_pool(pool) || !value || attribute < 1 || (attribute > ATTR_USED_HIGH && attribute != ATTR_MAX_SIZE))
         return MICA_CUDA_INVALID_VALUE;
+    pthread_mutex_lock(&sim.mutex);
     const uint64_t wide[ATTR_MAX_SIZE + 1] = {[ATTR_THRESHOLD] = pool->threshold, [ATTR_RESERVED] = pool->reserved, [ATTR_RESERVED_HIGH] = pool->reserved_high,
                                               [ATTR_USED] = pool->used, [ATTR_USED_HIGH] = pool->used_high, [ATTR_MAX_SIZE] = pool->max};
+    pthread_mutex_unlock(&sim.mutex);
     if (attribute < ATTR_THRESHOLD)
         *(int *)value = 1;
     else

@@ -42,11 +42,11 @@ struct mica_stream {
     unsigned magic;
     struct mica_ctx *ctx;
     int queue;
-    uint64_t last;     /* 1 + sequence number of the last operation, 0 = none */
+    _Atomic uint64_t last; /* 1 + sequence number of the last operation, 0 = none */
     bool non_blocking; /* knows nothing of the legacy default stream */
     bool legacy;
-    uint64_t awaited; /* of the legacy stream (in it: see stream.c), `last` that operations here wait for already */
-    struct sim_capture *capture;
+    _Atomic uint64_t awaited; /* of the legacy stream (in it: see stream.c), `last` that operations here wait for already */
+    struct sim_capture *_Atomic capture;
     struct mica_node **tips; /* while captured: the nodes that the next one follows */
     size_t tip_count;
     struct mica_stream *next;

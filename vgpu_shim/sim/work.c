@@ -99,11 +99,17 @@ static void append(struct mica_stream *stream, struct sim_op op, struct mica_eve
     sim_state_unlock(device->gpu);
 }
 
-static void await_stream(struct mica_stream *stream, const struct mica_stream *other)
+/* last: of the other stream in that queue */
+static void await_queue(struct mica_stream *stream, int q, uint64_t last)
 {
-    if (!other->last || other->queue == stream->queue || sim_queue_of(other->queue)->head >= other->last)
+    const struct sim_device *device = sim_device_of(stream->ctx);
+    if (!last || q == stream->queue)
         return;
-    append(stream, (struct sim_op){.kind = SIM_OP_WAIT, .other = (uint32_t)other->queue, .value = other->last - 1}, NULL);
+    sim_state_lock(device->gpu);
+    bool over = sim_queue_of(q)->head >= last;
+    sim_state_unlock(device->gpu);
+    if (!over)
+        append(stream, (struct sim_op){.kind = SIM_OP_WAIT, .other = (uint32_t)q, .value = last - 1}, NULL);
 }
 
 /* The legacy default stream waits for all blocking streams, and they for it. */
@@ -114,12 +120,12 @@ static void join_legacy(struct mica_stream *stream)
         return;
     if (!stream->legacy) {
         if (old->legacy && old->last != stream->awaited)
-            await_stream(stream, old);
+            await_queue(stream, old->queue, old->last);
         stream->awaited = old->last;
         return;
     }
     pthread_mutex_lock(&sim.mutex);
-    struct mica_stream others[SIM_QUEUES]; /* at most one wait per queue: queues are in order */
+    struct { int queue; uint64_t last; } others[SIM_QUEUES]; /* at most one wait per queue: queues are in order */
     int count = 0;
     for (const struct mica_stream *at = sim_streams(); at; at = at->next) {
         if (at->non_blocking || at->ctx->device != stream->ctx->device)
@@ -128,13 +134,13 @@ static void join_legacy(struct mica_stream *stream)
         while (place < count && others[place].queue != at->queue)
             place++;
         if (place == count && count < SIM_QUEUES)
-            others[count++] = *at;
+            count++, others[place].queue = at->queue, others[place].last = at->last;
         else if (place < count && at->last > others[place].last)
-            others[place] = *at;
+            others[place].last = at->last;
     }
     pthread_mutex_unlock(&sim.mutex);
     for (int i = 0; i < count; i++)
-        await_stream(stream, &others[i]);
+        await_queue(stream, others[i].queue, others[i].last);
 }
 
 void sim_push(struct mica_stream *stream, struct sim_op op, struct mica_event *event)

@@ -29,8 +29,9 @@ struct mica_batch {
     int64_t begun;               /* host time of its begin, 0 = not known yet */
     uint64_t before, recorded;   /* host times around recording `begin` */
     _Atomic uint64_t sent;       /* host time after the first launch, 0 = not yet */
-    uint64_t seen;               /* word when the helper last looked */
-    bool unknown, late;          /* a shape's first measurement; closed some time after the last launch */
+    _Atomic uint64_t seen;       /* word when the helper last looked */
+    bool unknown;                /* a shape's first measurement */
+    _Atomic bool late;           /* closed some time after the last launch */
     bool blind;                  /* its end could not be recorded: the estimate stands */
     uint16_t shapes[MICA_BATCH_LAUNCHES];
 };

@@ -8,7 +8,7 @@ enum { RECORDS_AT_ONCE = 64 };
 
 /* Records are never unmapped, so a pointer to one stays good; a free one has pool NULL. */
 struct mica_pool_record {
-    CUmempool pool;
+    _Atomic(CUmempool) pool;
     int gpu; /* MICA_GPU_NONE: host memory, not charged */
     mica_lock lock;
     uint64_t charged, live; /* bytes; allocations not freed. Guarded by lock */
