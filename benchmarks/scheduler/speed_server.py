@@ -40,13 +40,14 @@ async def main() -> None:
     async with KubeClient(configuration) as client:
         cluster = Cluster(client, ledger=ledger, lease=None, namespace="")
         binder = Binder(ledger=ledger, pods=cluster.pods, api=KubeApi(client), leadership=leadership)
+        nodes = NodeVerbs(ledger=ledger, kernel=choose_kernel("numpy" if sys.argv[4] == "numpy" else "auto"))
         app = SchedulerApp(
             ledger=ledger,
             binder=binder,
             leadership=leadership,
             synced=cluster.synced,
             metrics=metrics,
-            nodes=NodeVerbs(ledger=ledger, kernel=choose_kernel("numpy" if sys.argv[4] == "numpy" else "auto")),
+            nodes=nodes,
         )
         ready = {"caches": cluster.synced}
         admin = make_admin(registry=metrics.registry, ready=ready, ledger=ledger, pods=cluster.pods)
@@ -54,6 +55,7 @@ async def main() -> None:
             *cluster.parts(),
             keep_short(cluster.synced),
             ledger.learned.run(cluster.synced),
+            nodes.renew(),
             serve(app, host="127.0.0.1", port=port),
             serve(admin, host="127.0.0.1", port=admin_port),
         )

@@ -54,15 +54,23 @@ async def run(settings: ExtenderSettings) -> None:
         metrics.watch_ledger(ledger)
         cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
         pools_by_name = _whole_pools(client)
-        announcer = Announcer(ledger=ledger, pods=cluster.pods, api=KubeEvents(client), leadership=leadership, metrics=metrics)
+        nodes = NodeVerbs(
+            ledger=ledger, kernel=choose_kernel(settings.placement_kernel), template=Templates(pools_by_name.objects)
+        )
+        announcer = Announcer(
+            ledger=ledger,
+            pods=cluster.pods,
+            api=KubeEvents(client),
+            leadership=leadership,
+            metrics=metrics,
+            fits=nodes.fits_somewhere,
+        )
         drift = DriftWatch(api=client, ledger=ledger, leadership=leadership, metrics=metrics)
         binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
         scheduler = SchedulerApp(
             ledger=ledger,
-            nodes=NodeVerbs(
-                ledger=ledger, kernel=choose_kernel(settings.placement_kernel), template=Templates(pools_by_name.objects)
-            ),
+            nodes=nodes,
             binder=binder,
             leadership=leadership,
             synced=cluster.synced,
@@ -78,6 +86,7 @@ async def run(settings: ExtenderSettings) -> None:
             *cluster.parts(),
             keep_short(cluster.synced),
             ledger.learned.run(cluster.synced),
+            nodes.renew(),
             leadership.run(),
             poker.run(),
             samples.run(),

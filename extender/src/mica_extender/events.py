@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, Protocol
@@ -117,7 +117,10 @@ def _part(rejections: list[Rejection]) -> str:
 
 
 class Announcer:
-    """Tells waiting pods why. ``pods`` is the watch's copy of all slice pods."""
+    """Tells waiting pods why. ``pods`` is the watch's copy of all slice pods.
+
+    ``fits`` says whether some node takes pods of a shape: then they wait for their turn, and no node has to be asked for words.
+    """
 
     def __init__(
         self,
@@ -127,8 +130,10 @@ class Announcer:
         api: EventApi,
         leadership: Leadership,
         metrics: Metrics,
+        fits: Callable[[Shape], Awaitable[bool]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._fits = fits
         self._ledger = ledger
         self._pods = pods
         self._api = api
@@ -174,7 +179,8 @@ class Announcer:
 
     async def _survey(self, shape: Shape, uid: str) -> tuple[float, Words | None]:
         """Look at all nodes: at most once a step."""
-        made = (self._clock(), words_of(await survey(shape, uid, self._ledger)))
+        words = None if await self._fits(shape) else words_of(await survey(shape, uid, self._ledger))
+        made = (self._clock(), words)
         self._words[shape] = made
         self._words.move_to_end(shape)
         if len(self._words) > SHAPES_KEPT:

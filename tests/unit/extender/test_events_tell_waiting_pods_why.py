@@ -23,6 +23,8 @@ from mica_extender.events import (
 )
 from mica_extender.explain.survey import survey
 from mica_extender.metrics import Metrics
+from mica_extender.placement.kernels import NumpyKernel
+from mica_extender.scheduling.verbs import NodeVerbs
 
 from .conftest import World, node_body, pod_body
 
@@ -74,6 +76,7 @@ class Stage:
             api=self.written,
             leadership=Leads(),
             metrics=self.metrics,
+            fits=NodeVerbs(ledger=world.ledger, kernel=NumpyKernel()).fits_somewhere,
             clock=self.clock,
         )
 
@@ -217,3 +220,14 @@ def test_names_of_events_are_valid_names(pod: str) -> None:
     assert len(name) <= 253
     assert ".." not in name
     assert ".-" not in name
+
+
+async def test_a_pod_that_only_waits_for_its_turn_has_no_node_asked_for_words(stage: Stage) -> None:
+    stage.world.see_node(node_body("n1"))
+    stage.world.see_pod(pod_body("a"))
+    await stage.after(0)
+    states = stage.world.ledger.without
+    asked: list[str] = []
+    stage.world.ledger.without = lambda name, uids: asked.append(name) or states(name, uids)  # type: ignore[method-assign,func-returns-value]
+    assert await stage.after(60) == []
+    assert asked == []

@@ -109,3 +109,47 @@ async def test_a_node_without_cards_that_takes_the_place_of_another_in_a_pause_i
         ledger.apply_node(Change("n31", None, None))
         see_node(ledger, node_body("other", gpus=0))
         assert min((await scores)[:31]) > 0
+
+
+def learn(ledger: Ledger) -> None:
+    """Other tables, which change every score: models of cards become scarce."""
+    scarcity = dict.fromkeys(ledger.fleet.models, 10**6)
+    ledger.learned.tables = replace(ledger.learned.tables, scarcity=scarcity)
+
+
+async def test_scores_of_before_hold_until_all_of_a_shape_are_made_anew() -> None:
+    ledger = Ledger()
+    change_every_node(ledger, 1)
+    judge, shape = Judge(ledger, NumpyKernel()), shape_of([ContainerRequest("a", number=1, cores=10, memory_mib=1024)])
+    renewing = asyncio.create_task(judge.renew())
+    await let_others_run(1)
+    before = await judge.scores(shape, ROWS, Effort())
+    learn(ledger)
+    held = await judge.scores(shape, ROWS, Effort())
+    assert held.tolist() == before.tolist()
+    await judge.renew_outdated()
+    after = await judge.scores(shape, ROWS, Effort())
+    assert after.tolist() == (await Judge(ledger, NumpyKernel()).scores(shape, ROWS, Effort())).tolist()
+    assert after.tolist() != before.tolist()
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+
+
+async def test_a_request_in_a_pause_of_the_renewal_or_before_it_hears_only_scores() -> None:
+    for changed in range(6):
+        ledger = Ledger()
+        change_every_node(ledger, 1)
+        judge, shape = Judge(ledger, SmallSteps()), shape_of([ContainerRequest("a", number=1, cores=10, memory_mib=1024)])
+        await judge.scores(shape, ROWS, Effort())
+        renewing = asyncio.create_task(judge.renew())
+        await let_others_run(1)
+        learn(ledger)
+        making = asyncio.create_task(judge.renew_outdated())
+        await let_others_run(1)
+        change_every_node(ledger, 2)
+        asked = asyncio.create_task(judge.scores(shape, ROWS, Effort()))
+        await let_others_run(changed)
+        await making
+        assert min((await asked).tolist()) > 0
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)

@@ -93,6 +93,15 @@ class NodeVerbs:
             return self._answers.priorities(names, np.zeros(len(names), np.int64))
         return self._answers.priorities(names, await self._judge.scores(shape, names.rows, Effort()))
 
+    async def fits_somewhere(self, shape: Shape) -> bool:
+        """Whether any node takes pods of this shape now."""
+        found, _ = await self._judge.verdicts(shape, np.arange(self._fleet.node_rows, dtype=np.int32), Effort())
+        return bool((found.codes == FITS).any())
+
+    async def renew(self) -> None:
+        """Keep scores current beside the requests, until cancelled."""
+        await self._judge.renew()
+
     async def _missed(self, shape: Shape, asked: int, effort: Effort, *, final: bool) -> int:
         """See FilterReply; all ``asked`` nodes refuse the pod. Not ``final``: some only because the request had cost enough.
 

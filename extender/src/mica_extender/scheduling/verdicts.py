@@ -8,7 +8,9 @@ request's budget.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,15 +18,20 @@ import numpy as np
 from mica_extender.effort import Effort
 from mica_extender.placement import Placement, Rejection, Shape, score
 from mica_extender.placement.fleet import Bytes, Fleet, Int32, Int64
+from mica_extender.placement.fragmentation import card_key
 from mica_extender.placement.kernels import CODES, FITS, UNDECIDED, CompiledShape, Kernel, NativeKernel, Verdicts
-from mica_extender.placement.mix import NOTHING_LEARNED
-from mica_extender.placement.scoring import UNSCORED, native_scores, numpy_scores
+from mica_extender.placement.mix import Tables
+from mica_extender.placement.scoring import UNSCORED, CompiledTables, native_scores, numpy_scores
 from mica_extender.state.ledger import Ledger
 
 MAX_SHAPES: Final = 128
 """Shapes that are remembered: 26 bytes for each node and shape."""
 _NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
 _UNREGISTERED: Final = 1
+_LOOK_S: Final = 0.2
+_RENEWED_AT_ONCE: Final = 1024
+"""Nodes whose scores are made anew in one turn of the loop: about a millisecond."""
+_RENEW_PAUSE_S: Final = 0.005
 
 
 class _Known:
@@ -32,7 +39,7 @@ class _Known:
 
     def __init__(self, shape: Shape, fleet: Fleet) -> None:
         self.compiled = CompiledShape(shape, fleet)
-        self.tables = NOTHING_LEARNED
+        self.tables: CompiledTables | None = None
         self.codes: Bytes = np.zeros(0, np.uint8)
         self.permanent: Bytes = np.zeros(0, np.uint8)
         self.decided_at: Int64 = np.zeros(0, np.int64)
@@ -51,9 +58,14 @@ class _Known:
 
 
 class Judge:
-    """Verdicts and scores from the ledger's present state."""
+    """Verdicts and scores from the ledger's present state.
+
+    New tables of the mix make all scores stale. While ``renew`` runs, a shape keeps its tables until all its scores are made anew
+    beside the requests; otherwise the next request has to do that.
+    """
 
     def __init__(self, ledger: Ledger, kernel: Kernel) -> None:
+        self._renewing = False
         self._ledger = ledger
         self._fleet = ledger.fleet
         self._kernel = kernel
@@ -81,9 +93,10 @@ class Judge:
         """Scores of the nodes in these rows; 0 where the pod does not fit."""
         found, _ = await self.verdicts(shape, rows, effort)
         known = self._known(shape)
-        if known.tables is not self._ledger.learned.tables:
-            known.tables = self._ledger.learned.tables
+        if known.tables is None or (self._outdated(known) and not self._renewing):
+            known.tables = self._ledger.learned.compiled()
             known.scored_at[:] = 0
+        known.tables = known.tables.refresh(self._fleet)
         fitting = rows[found.codes == FITS]
         stale = fitting[self._fleet.version[fitting] != known.scored_at[fitting]]
         for part in self._parts(stale):
@@ -92,6 +105,42 @@ class Judge:
             same = (self._fleet.version[part] == known.decided_at[part]) & (known.codes[part] == FITS)
             await self._score(known, part[same], effort)
         return np.where(found.codes == FITS, known.scores[rows], np.int64(0))
+
+    async def renew(self) -> None:
+        """Make scores anew beside the requests whenever there are new tables, until cancelled."""
+        self._renewing = True
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                await self.renew_outdated()
+        finally:
+            self._renewing = False
+
+    async def renew_outdated(self) -> None:
+        """Make the scores anew that other tables than the present ones gave."""
+        for known in [known for known in self._shapes.values() if self._outdated(known)]:
+            await self._renew(known)
+
+    async def _renew(self, known: _Known) -> None:
+        """All scores of a shape that the kernel knows, in one go for its readers. What changes meanwhile is stale as always."""
+        tables, fleet, size = self._ledger.learned.compiled(), self._fleet, len(known.scores)
+        scores, scored_at = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        rows = np.arange(min(size, fleet.node_rows), dtype=np.int32)
+        for at in range(0, len(rows), _RENEWED_AT_ONCE):
+            part = rows[at : at + _RENEWED_AT_ONCE]
+            part = part[(known.codes[part] == FITS) & (fleet.version[part] == known.decided_at[part])]
+            made = self._kernel_scores(known, tables, part)
+            decided = part[made != UNSCORED]
+            scores[decided], scored_at[decided] = made[made != UNSCORED], fleet.version[decided]
+            await asyncio.sleep(_RENEW_PAUSE_S)
+        # Where there is no new score the old one stays for who has begun to read, and is stale for everybody else.
+        renewed = np.flatnonzero(scored_at)
+        known.scores[renewed] = scores[renewed]
+        known.scored_at[:size], known.scored_at[size:] = scored_at, 0
+        known.tables = tables
+
+    def _outdated(self, known: _Known) -> bool:
+        return known.tables is not None and known.tables.tables is not self._ledger.learned.tables
 
     async def _decide(self, known: _Known, rows: Int32, effort: Effort, unfinished: dict[int, tuple[int, bool]]) -> None:
         at = self._fleet.version[rows]
@@ -118,27 +167,28 @@ class Judge:
             unfinished[row] = (code, never)
 
     async def _score(self, known: _Known, rows: Int32, effort: Effort) -> None:
-        tables = self._ledger.learned.compiled()
-        if isinstance(self._kernel, NativeKernel):
-            scored = native_scores(self._kernel.library, self._fleet, known.compiled, tables, rows)
-        else:
-            scored = numpy_scores(self._fleet, known.compiled, tables, rows)
+        assert known.tables is not None
+        scored = self._kernel_scores(known, known.tables, rows)
         decided = scored != UNSCORED
         known.scores[rows[decided]] = scored[decided]
         known.scored_at[rows[decided]] = self._fleet.version[rows[decided]]
         for row in rows[~decided].tolist():
             await effort.pause()
-            self._score_one(known, row, effort)
+            self._score_one(known, known.tables.tables, row, effort)
 
-    def _score_one(self, known: _Known, row: int, effort: Effort) -> None:
+    def _kernel_scores(self, known: _Known, tables: CompiledTables, rows: Int32) -> Int64:
+        if isinstance(self._kernel, NativeKernel):
+            return native_scores(self._kernel.library, self._fleet, known.compiled, tables, rows)
+        return numpy_scores(self._fleet, known.compiled, tables, rows)
+
+    def _score_one(self, known: _Known, tables: Tables, row: int, effort: Effort) -> None:
         known.scores[row] = 0
         if not self._fleet.names[row]:
             return
         state = self._ledger.state(row)
-        learned = self._ledger.learned
-        found, final = effort.search(known.compiled.shape, state, cost=learned.cost())
+        found, final = effort.search(known.compiled.shape, state, cost=partial(card_key, tables=tables))
         if isinstance(found.verdict, Placement):
-            known.scores[row] = score(known.compiled.shape, state, found.verdict, learned.tables)
+            known.scores[row] = score(known.compiled.shape, state, found.verdict, tables)
         if final:
             known.scored_at[row] = self._fleet.version[row]
 

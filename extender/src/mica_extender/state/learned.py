@@ -7,6 +7,7 @@ until it is done the tables of before hold. Scores are better or worse by them, 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -19,6 +20,7 @@ from mica_extender.placement.policy import CardCost
 from mica_extender.placement.scoring import CompiledTables, supply_of
 
 LOOK_EVERY_S: Final = 1.0
+_SWITCH_S: Final = 0.0005
 MAX_PENDING: Final = 10_000
 """Pods that may come while tables are made; more are not counted."""
 
@@ -68,6 +70,8 @@ class Learned:
 
     async def run(self, loaded: Callable[[], bool]) -> None:
         """Refresh until cancelled, from when ``loaded`` says that the first lists are complete."""
+        # By default the thread keeps the interpreter for 5 ms whenever the loop wants it back.
+        sys.setswitchinterval(_SWITCH_S)
         while True:
             if loaded():
                 await self.refresh()
