@@ -38,7 +38,7 @@ class Busy:
 
     def __init__(self, binds: int) -> None:
         world = World()
-        world.see_node(node_body("n1", gpus=8))
+        world.see_node(node_body("n1", gpus=24))
         self.api = SlowApi()
         self.registry = CollectorRegistry()
         self._binder = Binder(ledger=world.ledger, pods=world.pods, api=self.api, leadership=AlwaysLeading())
