@@ -30,9 +30,9 @@ _log = get_logger(__name__)
 ANSWER_WITHIN_S: Final = 3.0
 """Below the scheduler's timeout of 5 s: the scheduler should hear our words, not its own timeout."""
 AT_ONCE: Final = 24
-"""kube-scheduler starts binds without a bound of its own. What the API server cannot store as fast waits, until our answers and the
-renewals of the scheduler's Lease come too late. Below the connections that are kept to the API server and the requests that one
-connection of the scheduler carries, so that no bind pays for a handshake; enough to keep an API server busy that is slow to answer."""
+"""kube-scheduler starts binds without a bound of its own. What the API server cannot store as fast waits, until our answers and
+the renewals of the scheduler's Lease come too late. Fewer than the connections that are kept to the API server and than the
+requests of one connection from the scheduler, so that no bind needs a handshake; enough to keep a slow API server busy."""
 ROOM_WITHIN_S: Final = 0.5
 _CATCH_UP_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 _SETTLE_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
