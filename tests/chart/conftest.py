@@ -59,6 +59,7 @@ def rendered(render: Render) -> list[Body]:
     """With everything that is off by default switched on."""
     return render(
         "router.replicas=2",
+        "router.tls.secretName=router-tls",
         "scheduler.replicas=2",
         "simulatedGPUs.enabled=true",
         "simulatedGPUs.config=version=1",

@@ -84,7 +84,15 @@ def test_service_variables_do_not_reach_our_settings(pods: dict[str, Body]) -> N
 
 def test_processes_are_given_little_time_to_end(pods: dict[str, Body]) -> None:
     for name, pod in pods.items():
-        assert pod["terminationGracePeriodSeconds"] <= 10, name
+        if name != "Deployment/mica-router":
+            assert pod["terminationGracePeriodSeconds"] <= 10, name
+
+
+def test_the_router_is_given_the_time_that_its_streams_are(pods: dict[str, Body], containers: dict[str, Body]) -> None:
+    environment = {variable["name"]: variable["value"] for variable in containers["Deployment/mica-router/router"]["env"]}
+    pause = containers["Deployment/mica-router/router"]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    grace = pods["Deployment/mica-router"]["terminationGracePeriodSeconds"]
+    assert grace >= pause + int(environment["MICA_DRAIN_TIMEOUT"]) + 2
 
 
 def test_servers_go_on_serving_until_nobody_sends_to_them_any_more(pods: dict[str, Body]) -> None:

@@ -23,6 +23,8 @@ Template = Callable[..., Any]
         (["router.service.port=0"], "port"),
         (["scheduler.replicas=0"], "replicas"),
         (["scheduler.percentageOfNodesToScore=101"], "percentageOfNodesToScore"),
+        (["router.workers=0"], "workers"),
+        (["router.workers=8"], "router.maxBufferedBytes must hold one largest request per worker"),
         (["loglevel=debug"], "additional properties 'loglevel' not allowed"),
         (["nodeAgent.cdiDir=relative"], "cdiDir"),
     ],

@@ -64,10 +64,20 @@ class RouterService(_Values):
     port: Annotated[int, Field(ge=1, le=65535)]
 
 
+class RouterTls(_Values):
+    """TLS towards clients."""
+
+    secret_name: Text
+
+
 class Router(Component):
     """The OpenAI-compatible data plane."""
 
     replicas: Annotated[int, Field(ge=1, le=99)]
+    workers: Annotated[int, Field(ge=1, le=64)]
+    drain_seconds: Annotated[int, Field(ge=0, le=3600)]
+    max_buffered_bytes: Annotated[int, Field(ge=33 * 2**20, le=2**36)]
+    tls: RouterTls
     service: RouterService
 
 

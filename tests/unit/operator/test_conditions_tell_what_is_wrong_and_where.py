@@ -214,6 +214,8 @@ def test_without_a_router_nothing_is_routable(observe: Observe, plan_of: PlanOf,
         (Address("10.0.0.1", 80), "http://10.0.0.1/v1"),
         (Address("10.0.0.1", 8080), "http://10.0.0.1:8080/v1"),
         (Address("fd00::1", 80), "http://[fd00::1]/v1"),
+        (Address("10.0.0.1", 443, "https"), "https://10.0.0.1/v1"),
+        (Address("10.0.0.1", 80, "https"), "https://10.0.0.1:80/v1"),
     ],
 )
 def test_the_url_is_an_address(observe: Observe, plan_of: PlanOf, address: Address, url: str) -> None:
@@ -239,6 +241,8 @@ def test_a_bound_pod_is_placed_whatever_the_scheduler_wrote_afterwards() -> None
 
 
 def test_a_headless_router_service_has_no_address() -> None:
+    port = {"name": "http", "port": 443, "appProtocol": "https"}
+    assert read_router({"spec": {"clusterIP": "10.1.1.1", "ports": [port]}}) == Address("10.1.1.1", 443, "https")
     assert read_router({"spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}}) is None
     assert read_router({"spec": {"clusterIP": "10.1.1.1", "ports": [{"name": "other", "port": 80}]}}) is None
 

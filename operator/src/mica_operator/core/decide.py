@@ -107,5 +107,6 @@ def _url(router: Address | None) -> str | None:
     if router is None:
         return None
     host = f"[{router.host}]" if ":" in router.host else router.host
-    port = "" if router.port == 80 else f":{router.port}"
-    return f"http://{host}{port}/v1"
+    usual = 443 if router.scheme == "https" else 80
+    port = "" if router.port == usual else f":{router.port}"
+    return f"{router.scheme}://{host}{port}/v1"

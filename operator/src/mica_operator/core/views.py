@@ -78,6 +78,7 @@ class Address:
 
     host: str
     port: int
+    scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +183,10 @@ def read_router(body: Body | None, port_name: str = "http") -> Address | None:
         return None
     spec = body.get("spec", {})
     host = spec.get("clusterIP", "")
-    ports = [p.get("port", 0) for p in spec.get("ports", []) if p.get("name") == port_name]
-    return Address(host, ports[0]) if host not in ("", "None") and ports else None
+    ports = [p for p in spec.get("ports", []) if p.get("name") == port_name]
+    if host in ("", "None") or not ports:
+        return None
+    return Address(host, ports[0].get("port", 0), "https" if ports[0].get("appProtocol") == "https" else "http")
 
 
 def _unplaced(condition: Body) -> Waiting | None:
