@@ -83,7 +83,7 @@ class WholeEvents:
             whole = len(rest)
         payload = bytes(rest[:whole])
         del rest[:whole]
-        if not rest and self._frames and self._chunked and data.endswith(b"\r\n") and reader.between_chunks():
+        if not rest and not self.torn and self._frames and self._chunked and data.endswith(b"\r\n") and reader.between_chunks():
             self._dechunker = None
         return self._frame(payload)
 
