@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from mica_router.admin import Explain, build_admin
-from mica_router.assembly import Relay, engine_tls
+from mica_router.assembly import Relay, engine_tls, metric_groups
 from mica_router.core.engines import Endpoint
 from mica_router.core.routes import RouteTable
 from mica_router.core.tier_chooser import TierChooser
@@ -17,13 +17,14 @@ from mica_router.exposition import RouterCollector, Snapshot, take_snapshot
 from mica_router.metrics import ModelDemand
 from mica_router.ports import RouteSource, RouteSourceError
 from mica_router.probing import Prober
-from mica_router.relay.load import Load
 from mica_router.relay.pool import Pool
 from mica_router.relay.side_call import SideCalls
+from mica_router.scraping import EngineMetrics, HttpMetricsPort
 from mica_router.settings import RouterSettings
 from mica_router.sources.file import FileRouteSource
 from mica_router.tls import ServerTls
 from mica_router.workers.supervisor import Supervisor
+from mica_router.workers.view import SupervisorView
 from mica_runtime import logging
 from mica_runtime.http import ReadyChecks, serve
 from mica_runtime.service import run_parts
@@ -112,12 +113,19 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
     supervisor = Supervisor(settings)
     clock = asyncio.get_running_loop().time
     calls = SideCalls(Pool(clock=clock, tls=engine_tls(settings)))
-    chooser = TierChooser()
-    load = Load(clock, counts=_Seen(supervisor))
+    # Workers ask engines for themselves; this copy is for `/explain`.
+    engine_metrics = EngineMetrics(HttpMetricsPort(tls=engine_tls(settings)), clock=clock)
+    chooser = TierChooser(rates=lambda service, tier: engine_metrics.rates((service, tier)))
+    load = SupervisorView(supervisor, gauges_of=engine_metrics.gauges)
+
+    def publish(table: RouteTable) -> None:
+        supervisor.publish(table)
+        engine_metrics.follow(metric_groups(table))
 
     await run_parts(
         supervisor.run(),
-        source.run(supervisor.publish),
+        source.run(publish),
+        engine_metrics.run(),
         _probe(settings, calls, table=lambda: supervisor.table, found=supervisor.probed),
         _serve_admin(
             settings,
@@ -135,20 +143,6 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
         ),
         grace=settings.drain_timeout + 1.5,
     )
-
-
-class _Seen:
-    """`Counts` of all workers, to read."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-
-    def add(self, endpoint: Endpoint, by: int) -> None:
-        """The supervisor sends nothing to engines."""
-
-    def get(self, endpoint: Endpoint) -> int:
-        """How many, of all workers."""
-        return self._supervisor.in_flight(endpoint)
 
 
 async def _probe(

@@ -27,11 +27,11 @@ class Relay:
     def __init__(self, settings: RouterSettings, *, counts: Counts | None = None) -> None:
         clock = asyncio.get_running_loop().time
         self._settings = settings
-        self.engine_metrics = EngineMetrics(HttpMetricsPort(), clock=clock)
+        tls = engine_tls(settings)
+        self.engine_metrics = EngineMetrics(HttpMetricsPort(tls=tls), clock=clock)
         self.chooser = TierChooser(rates=lambda service, tier: self.engine_metrics.rates((service, tier)))
         load = Load(clock, counts=counts, rules=settings.health_rules())
         load.gauges_of = self.engine_metrics.gauges
-        tls = engine_tls(settings)
         self.context = RelayContext(
             clock=clock,
             load=load,
@@ -52,7 +52,7 @@ class Relay:
     def publish(self, table: RouteTable) -> None:
         """Use this table."""
         self.server.publish(table)
-        self.engine_metrics.follow(_groups(table))
+        self.engine_metrics.follow(metric_groups(table))
         self.synced = True
 
     async def scrape(self) -> None:
@@ -67,7 +67,8 @@ def engine_tls(settings: RouterSettings) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=settings.engine_ca_file)
 
 
-def _groups(table: RouteTable) -> Mapping[Endpoint, tuple[object, str]]:
+def metric_groups(table: RouteTable) -> Mapping[Endpoint, tuple[object, str]]:
+    """Engines whose metrics decide something, by what is learned together: a tier of a service."""
     return {
         engine.endpoint: (route.service.key, engine.tier)
         for route in table.by_key.values()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -149,14 +150,17 @@ class EngineMetrics:
 class HttpMetricsPort:
     """`MetricsPort` by one connection per look, which is closed after it."""
 
-    def __init__(self, *, deadline: float = _TIMEOUT_SECONDS, limit: int = MAX_BYTES) -> None:
+    def __init__(self, *, deadline: float = _TIMEOUT_SECONDS, limit: int = MAX_BYTES, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: trust in engines that speak TLS; None: the system's."""
+        self._tls = tls
         self._timeout = deadline
         self._limit = limit
 
     async def fetch(self, endpoint: Endpoint) -> bytes:
         """See MetricsPort."""
         async with asyncio.timeout(self._timeout):
-            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+            tls = (self._tls or ssl.create_default_context()) if endpoint.tls else None
+            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=tls)
             try:
                 writer.write(b"GET /metrics HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % endpoint.authority.encode())
                 return await self._read(reader)

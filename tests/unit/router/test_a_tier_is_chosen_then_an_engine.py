@@ -26,6 +26,7 @@ class Numbers:
     said: dict[Endpoint, EngineGauges] = field(default_factory=dict)
     unfit: dict[Endpoint, float] = field(default_factory=dict)
     turns: int = 0
+    waiting: int = 0
 
     @property
     def fitness(self) -> Mapping[Endpoint, float]:
@@ -36,6 +37,9 @@ class Numbers:
 
     def gauges(self, endpoint: Endpoint) -> EngineGauges | None:
         return self.said.get(endpoint)
+
+    def held(self, key: ServiceKey) -> int:
+        return self.waiting
 
     def turn(self) -> int:
         self.turns += 1
@@ -83,6 +87,19 @@ def test_the_gpu_tier_is_used_until_it_is_full_and_its_engines_in_balance() -> N
 def test_when_everything_is_full_the_request_is_held() -> None:
     everything = {one.endpoint: 2 for one in ALL}
     assert chosen(Numbers(busy=everything), features()) == ("Hold", "saturated")
+
+
+def test_a_decision_for_a_tier_is_kept_while_that_tier_has_no_room() -> None:
+    routing = Routing(cpu=CpuUse(max_output_tokens=16))
+    assert chosen(Numbers(busy=FULL_GPU), features(routing=routing, max_tokens=17)) == ("Hold", "saturated")
+    standby = Routing(cpu=CpuUse(mode="standby"))
+    assert chosen(Numbers(busy=FULL_GPU), features(routing=standby)) == ("Hold", "saturated")
+
+
+def test_requests_that_the_router_holds_count_as_waiting() -> None:
+    routing = Routing(cpu=CpuUse(gpu_waiting=3))
+    assert chosen(Numbers(busy=FULL_GPU, waiting=1), features(routing=routing)) == ("Hold", "saturated")
+    assert chosen(Numbers(busy=FULL_GPU, waiting=2), features(routing=routing)) == ("cpu", "gpu_saturated")
 
 
 def test_an_ejected_tier_counts_as_absent_unless_all_are_ejected() -> None:

@@ -38,6 +38,9 @@ class View:
         self._turn += 1
         return self._turn
 
+    def held(self, key: ServiceKey) -> int:
+        return 0
+
     def random(self) -> float:
         return self._random.random()
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
+from mica_router.core.routes import ServiceKey
 
 
 class Pick(NamedTuple):
@@ -57,6 +58,9 @@ class LoadView(Protocol):
 
     def gauges(self, endpoint: Endpoint) -> EngineGauges | None:
         """The last scrape, however old; None when there was none."""
+
+    def held(self, key: ServiceKey) -> int:
+        """Requests of a service that wait here for an engine."""
 
     def turn(self) -> int:
         """A number that rises with every call; equals take turns by it."""

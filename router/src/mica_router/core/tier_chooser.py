@@ -60,17 +60,19 @@ class TierChooser:
     decider: Decider = field(default_factory=PredictingDecider)
 
     def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
-        """Pick an engine of the first tier that has one with room."""
+        """Pick an engine of the tier that is decided for, or wait for it."""
         if not needs_metrics(candidates):
             return pick_engine(features, candidates=candidates, load=load)
         by_tier = _by_tier(candidates)
         placement = self._place(features, by_tier, self._tiers(features, by_tier, load))
-        result: Pick | Hold = Hold(placement.reason.value)
-        for tier in placement.tiers:
-            result = pick_engine(features, candidates=by_tier[tier], load=load)
-            if isinstance(result, Pick):
-                return result._replace(reason=placement.reason.value)
-        return _busy(features) if placement.reason is Reason.BUSY else result
+        if placement.reason is Reason.BUSY:
+            return _busy(features)
+        if not placement.tiers:
+            return Hold(placement.reason.value)
+        # A tier without room is waited for: to go elsewhere would have been decided. What failed is tried no more, so that the
+        # other tier's turn comes when this one has no candidate left.
+        picked = pick_engine(features, candidates=by_tier[placement.tiers[0]], load=load)
+        return picked._replace(reason=placement.reason.value) if isinstance(picked, Pick) else picked
 
     def explain(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> dict[str, Any]:
         """JSON-able account of where it would go and why. Changes nothing but whose turn it is."""
@@ -101,8 +103,12 @@ class TierChooser:
             sound = [[engine for engine in engines if _sound(engine, load)] for engines in (gpu, cpu)]
             # When all are ejected, all are tried: refusing without trying helps nobody.
             gpu, cpu = sound if any(sound) else (gpu, cpu)
+        view = tier_view([_view(engine, load) for engine in gpu])
+        if gpu and (held := load.held(key)):
+            # Engines that are bounded let nobody wait: the router does.
+            view = view._replace(waiting=view.waiting + held)
         return Tiers(
-            gpu=tier_view([_view(engine, load) for engine in gpu]),
+            gpu=view,
             cpu=tier_view([_view(engine, load) for engine in cpu]),
             gpu_rates=self.rates(key, GPU),
             cpu_rates=self.rates(key, CPU),

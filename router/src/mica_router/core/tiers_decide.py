@@ -44,7 +44,7 @@ class Reason(StrEnum):
 
 
 class Placement(NamedTuple):
-    """Tiers in the order in which they are tried; none when the request must wait or be refused (`reason` says which).
+    """The tier, then the one whose turn comes when every engine of it failed; none when the request waits or is refused.
 
     `relay_after`: continue on the other tier after so many tokens; 0 for never. `rule`: name of the rule that decided.
     """

@@ -67,6 +67,10 @@ class Load:
         """Requests of all workers at this engine."""
         return self._counts.get(endpoint)
 
+    def held(self, key: ServiceKey) -> int:
+        """Requests of a service in this worker's line."""
+        return self.waiting.length(key)
+
     def turn(self) -> int:
         """A number that rises with every call."""
         self._turn += 1
