@@ -12,19 +12,11 @@ from typing import Final, NamedTuple, Protocol
 
 from mica_router.core.engines import Engine
 from mica_router.core.response import ResponseHead, ResponseReader
-from mica_router.relay.context import RelayContext
+from mica_router.relay.context import Deadlines, RelayContext
 from mica_router.relay.upstream import UpstreamConnection
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
-
-
-class Deadlines(NamedTuple):
-    """Seconds towards an engine."""
-
-    connect: float
-    first_byte: float
-    idle: float
 
 
 class Parcel(NamedTuple):

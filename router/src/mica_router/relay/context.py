@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mica_router.core.choice import Chooser
 from mica_router.core.continuation import NoBook, ResumeBook
 from mica_router.core.policies import PolicyChooser
 from mica_router.core.request import RequestLimits
 from mica_router.core.routes import EMPTY_TABLE, RouteTable
+from mica_router.core.routing import EngineDeadlines
 from mica_router.metrics import RouterMetrics
 from mica_router.ports import Clock
 from mica_router.relay.budget import Budget
@@ -41,6 +42,14 @@ class Timeouts:
     idle: float = 300.0
 
 
+class Deadlines(NamedTuple):
+    """Seconds towards an engine, of one service."""
+
+    connect: float
+    first_byte: float
+    idle: float
+
+
 @dataclass(slots=True, kw_only=True)
 class RelayContext:
     """Shared state of the data path.
@@ -65,6 +74,19 @@ class RelayContext:
     draining: bool = False
     connections: set[ClientConnection] = field(default_factory=set)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
+    _deadlines: dict[EngineDeadlines, Deadlines] = field(default_factory=dict)
+
+    def deadlines(self, own: EngineDeadlines) -> Deadlines:
+        """Deadlines towards engines, of a service that may have its own."""
+        found = self._deadlines.get(own)
+        if found is None:
+            process = self.timeouts
+            found = self._deadlines[own] = Deadlines(
+                process.connect if own.connect is None else own.connect,
+                process.first_byte if own.first_byte is None else own.first_byte,
+                process.idle if own.idle is None else own.idle,
+            )
+        return found
 
     @property
     def side_calls(self) -> SideCalls:

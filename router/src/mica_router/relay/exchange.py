@@ -6,12 +6,11 @@ ends with an error event, and an answer that cannot say so is cut, so that half 
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 from mica_router.core import errors
 from mica_router.core.choice import Hold, Pick, Refusal
-from mica_router.core.continuation import PLAIN, Continuation, Ended, Handling, NotResumed, TranslationFailed
+from mica_router.core.continuation import PLAIN, Continuation, Handling, TranslationFailed
 from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
@@ -21,9 +20,11 @@ from mica_router.core.request import Request
 from mica_router.core.response import ResponseHead
 from mica_router.metrics import Series
 from mica_router.relay.access_log import log_access
-from mica_router.relay.attempt import Attempt, Deadlines, Parcel
+from mica_router.relay.attempt import Attempt, Parcel
 from mica_router.relay.context import RelayContext
 from mica_router.relay.delivery import Delivery, ResponseSink
+from mica_router.relay.holding import Place
+from mica_router.relay.mending import Mending
 from mica_router.relay.search import Search
 from mica_runtime.logging import get_logger
 
@@ -38,7 +39,6 @@ class Exchange:
     def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, features: Features) -> None:
         service = features.route.service
         own = service.routing.deadlines
-        process = context.timeouts
         self._context = context
         self._client = client
         self._request = request
@@ -47,25 +47,18 @@ class Exchange:
         self._model = features.route.public_name
         self._search = Search(context, features)
         self._forwarded = forwarded_of(request, hides_keys=bool(service.routing.api_keys))
-        self._deadlines = Deadlines(
-            process.connect if own.connect is None else own.connect,
-            process.first_byte if own.first_byte is None else own.first_byte,
-            process.idle if own.idle is None else own.idle,
-        )
+        self._deadlines = context.deadlines(own)
         self._delivery = Delivery(client, request, keep_alive=not context.draining)
         self._handling: Handling = PLAIN
-        self._continuation: Continuation | None = None
+        self._mending: Mending | None = None
         self._attempt: Attempt | None = None
         self._hedge: Attempt | None = None
-        self._resuming: asyncio.Task[None] | None = None
         self._series: Series | None = None
         self._status = 0
         self._stalled = False
         self._in_engine = False
         self._heard_at = 0.0
-        self.waiting_since = 0.0
-        self._next_beat = math.inf
-        self._wait_until = math.inf
+        self._place: Place | None = None
         self._started = context.clock()
         self._over = False
         total = own.total
@@ -93,23 +86,15 @@ class Exchange:
             self._fail(found.error)
 
     def _hold(self, hold: Hold) -> None:
-        context, limits = self._context, self._features.route.service.routing.queue
-        room = limits.max_requests
-        waiting = context.load.waiting
-        if not room:
-            self._fail(errors.no_ready_engine(self._model, retry_after=context.retry_after))
-        elif waiting.length(self._key) * context.workers >= room:
-            self._fail(errors.queue_full(self._model, room, retry_after=context.retry_after))
+        place = Place(self._context, self._features, self._delivery, look=self._look_again)
+        error = place.join(hold.reason)
+        if error is not None:
+            self._fail(error)
         else:
-            context.metrics.held(self._model, hold.reason)
-            now = self.waiting_since = context.clock()
-            self._wait_until = now + limits.max_wait
-            if self._features.streams and limits.heartbeat:
-                self._next_beat = now + limits.heartbeat
-            waiting.join(self._key, self)
+            self._place = place
 
-    def try_again(self) -> bool:
-        """Called by the line this waits in. False: nothing has changed for this request."""
+    def _look_again(self) -> bool:
+        """Called by the line this waits in. False: there still is no engine."""
         found = self._search.choose()
         if isinstance(found, Hold):
             return False
@@ -118,10 +103,9 @@ class Exchange:
         return True
 
     def _stop_waiting(self) -> None:
-        if self.waiting_since:
-            self._context.load.waiting.leave(self._key, self)
-            self.waiting_since = 0.0
-            self._wait_until = self._next_beat = math.inf
+        place, self._place = self._place, None
+        if place is not None:
+            place.leave()
 
     # Trying one.
 
@@ -176,8 +160,8 @@ class Exchange:
         if self._request.http10 and head.chunked:
             self._fail(errors.engine_protocol_error(self._model))
             return
-        if self._continuation is not None:
-            self._continue_with(attempt, head, self._continuation)
+        if self._mending is not None:
+            self._mending.answered(attempt, head)
             return
         if head.status >= 500:
             context.load.health.fault(endpoint, "status")
@@ -222,7 +206,7 @@ class Exchange:
                 series.first_token.observe(now - self._started)
             self._heard_at = now
         recording = self._handling.recording
-        if recording is not None and self._continuation is None:
+        if recording is not None and self._mending is None:
             recording.heard(data)
         try:
             delivery.feed(data, attempt.reader)
@@ -256,9 +240,8 @@ class Exchange:
         context.metrics.upstream_error(self._model, reason)
         if self._hedge is not None:
             self._drop(attempt)
-        elif self._continuation is not None and not attempt.answered:
-            self._search.failed(attempt.engine.endpoint, refused=True)
-            self._continue(self._continuation)
+        elif self._mending is not None and not attempt.answered:
+            self._mending.failed(attempt.engine)
         elif attempt.answered:
             self._broken(attempt, reason)
         else:
@@ -272,15 +255,10 @@ class Exchange:
 
     def _failed_unanswered(self, attempt: Attempt, reason: str) -> None:
         refused = reason == "connect"
-        retry_after = self._context.retry_after
         if refused or self._search.repeatable:
             self._try_elsewhere(attempt, reason, refused=refused)
-        elif reason == "first_byte_timeout":
-            self._fail(errors.engine_timeout(self._model, self._deadlines.first_byte))
-        elif reason == "protocol":
-            self._fail(errors.engine_protocol_error(self._model))
         else:
-            self._fail(errors.engine_unreachable(self._model, retry_after=retry_after))
+            self._fail(self._no_answer(reason))
 
     def _try_elsewhere(self, attempt: Attempt, reason: str, *, refused: bool) -> None:
         search = self._search
@@ -289,12 +267,15 @@ class Exchange:
         if search.others and (refused or search.may_repeat()):
             self._context.metrics.retried(self._model, reason)
             self._follow(search.choose())
-        elif reason == "first_byte_timeout":
-            self._fail(errors.engine_timeout(self._model, self._deadlines.first_byte))
-        elif reason == "protocol":
-            self._fail(errors.engine_protocol_error(self._model))
         else:
-            self._fail(errors.engine_unreachable(self._model, retry_after=self._context.retry_after))
+            self._fail(self._no_answer(reason))
+
+    def _no_answer(self, reason: str) -> ApiError:
+        if reason == "first_byte_timeout":
+            return errors.engine_timeout(self._model, self._deadlines.first_byte)
+        if reason == "protocol":
+            return errors.engine_protocol_error(self._model)
+        return errors.engine_unreachable(self._model, retry_after=self._context.retry_after)
 
     def _broken(self, attempt: Attempt, reason: str) -> None:
         _log.warning("answer broken off", model=self._model, engine=attempt.engine.endpoint.authority, reason=reason)
@@ -307,50 +288,27 @@ class Exchange:
             self._context.metrics.not_resumed(self._model, self._handling.reason if recording is None else "not_whole")
             self._end_broken(reason)
         else:
-            self._resuming = asyncio.get_running_loop().create_task(self._resume(attempt.engine, reason))
+            self._mending = self._mending or Mending(
+                self._context, self, model=self._model, search=self._search, delivery=self._delivery, recording=recording
+            )
+            self._mending.start(attempt.engine, reason)
 
-    async def _resume(self, engine: Engine, reason: str) -> None:
-        recording = self._handling.recording
-        assert recording is not None, "asked for by _broken"
-        try:
-            outcome = await recording.resume(engine, self._context.side_calls.call)
-        except Exception:
-            _log.exception("resume failed", model=self._model)
-            outcome = NotResumed("error")
-        self._resuming = None
-        if isinstance(outcome, Continuation):
-            self._continue(outcome)
-        elif isinstance(outcome, Ended):
-            self._context.metrics.resumed(self._model)
-            self._delivery.end_with(outcome.body)
-            self._done(self._status)
-            self._client.exchange_done(keep_alive=self._delivery.keep_alive)
-        else:
-            self._give_up(outcome, reason)
+    # What mending asks for.
 
-    def _give_up(self, outcome: NotResumed, reason: str) -> None:
-        self._context.metrics.not_resumed(self._model, outcome.reason)
-        self._end_broken(reason)
-
-    def _continue(self, continuation: Continuation) -> None:
-        self._continuation = continuation
-        found = self._search.choose_for(continuation.accepts)
-        if not isinstance(found, Pick):
-            self._give_up(NotResumed("no_engine"), "no other engine")
-            return
-        self._context.metrics.decided(self._model, found.engine.tier, "resume")
-        self._attempt = self._make(found.engine, target=continuation.target, body=continuation.body)
+    def mending_tries(self, engine: Engine, continuation: Continuation) -> None:
+        """Send a continuation."""
+        self._attempt = self._make(engine, target=continuation.target, body=continuation.body)
         self._attempt.start()
 
-    def _continue_with(self, attempt: Attempt, head: ResponseHead, continuation: Continuation) -> None:
-        if head.status == 200:
-            self._context.metrics.resumed(self._model)
-            self._delivery.continue_with(head, continuation.translator)
-            return
-        attempt.end()
-        self._context.metrics.upstream_error(self._model, f"status_{head.status}")
-        self._search.failed(attempt.engine.endpoint, refused=True)
-        self._continue(continuation)
+    def mending_ends(self, payload: bytes) -> None:
+        """Only the end was missing."""
+        self._delivery.end_with(payload)
+        self._done(self._status)
+        self._client.exchange_done(keep_alive=self._delivery.keep_alive)
+
+    def mending_fails(self, reason: str) -> None:
+        """The stream ends here."""
+        self._end_broken(reason)
 
     # Called by the client's connection.
 
@@ -375,24 +333,18 @@ class Exchange:
         if now >= self._total:
             self._total = math.inf
             self._out_of_time()
-        elif self.waiting_since:
-            self._check_waiting(now)
+        elif self._place is not None:
+            error = self._place.check(now)
+            if error is not None:
+                self._fail(error)
         elif self._attempt is not None:
             self._attempt.check(now)
             self._check_engine(now)
 
-    def _check_waiting(self, now: float) -> None:
-        if now >= self._wait_until:
-            seconds = self._features.route.service.routing.queue.max_wait
-            self._fail(errors.queue_timeout(self._model, seconds, retry_after=self._context.retry_after))
-        elif now >= self._next_beat:
-            self._next_beat = now + self._features.route.service.routing.queue.heartbeat
-            self._delivery.heartbeat()
-
     def _check_engine(self, now: float) -> None:
         """While an engine is silent: leave one that was ejected meanwhile, or ask a second one."""
         attempt, hedge = self._attempt, self._hedge
-        if attempt is None or attempt.answered or self._continuation is not None or not self._search.repeatable:
+        if attempt is None or attempt.answered or self._mending is not None or not self._search.repeatable:
             return
         if hedge is not None:
             hedge.check(now)
@@ -460,9 +412,8 @@ class Exchange:
         log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
         context.metrics.request_done(self._model, status)
         self._stop_waiting()
-        if self._resuming is not None:
-            self._resuming.cancel()
-            self._resuming = None
+        if self._mending is not None:
+            self._mending.cancel()
         if attempt is not None:
             attempt.end()
         if self._hedge is not None:

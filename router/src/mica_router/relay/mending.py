@@ -1,0 +1,108 @@
+"""A broken stream that goes on at another engine: asks its recording how, finds who, and tries until nobody is left.
+
+Owned by the exchange whose stream broke, and made only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from mica_router.core.choice import Pick
+from mica_router.core.continuation import Continuation, Ended, NotResumed, Recording
+from mica_router.core.engines import Engine
+from mica_router.core.response import ResponseHead
+from mica_router.relay.attempt import Attempt
+from mica_router.relay.context import RelayContext
+from mica_router.relay.delivery import Delivery
+from mica_router.relay.search import Search
+from mica_runtime.logging import get_logger
+
+_log = get_logger(__name__)
+
+
+class MendingOwner(Protocol):
+    """The exchange."""
+
+    def mending_tries(self, engine: Engine, continuation: Continuation) -> None:
+        """Send this to that engine."""
+
+    def mending_ends(self, payload: bytes) -> None:
+        """Nothing but these last events was missing."""
+
+    def mending_fails(self, reason: str) -> None:
+        """The stream cannot go on; `reason` is that of its end."""
+
+
+class Mending:
+    """One stream, through as many deaths as its recording allows."""
+
+    def __init__(
+        self, context: RelayContext, owner: MendingOwner, *, model: str, search: Search, delivery: Delivery, recording: Recording
+    ) -> None:
+        self._context = context
+        self._owner = owner
+        self._model = model
+        self._search = search
+        self._delivery = delivery
+        self._recording = recording
+        self._continuation: Continuation | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._reason = ""
+
+    def start(self, engine: Engine, reason: str) -> None:
+        """`engine` died in the middle of the stream, the first one or one that continued it."""
+        self._reason = reason
+        self._continuation = None
+        self._asking = asyncio.get_running_loop().create_task(self._ask(engine))
+
+    async def _ask(self, engine: Engine) -> None:
+        try:
+            outcome = await self._recording.resume(engine, self._context.side_calls.call)
+        except Exception:
+            _log.exception("resume failed", model=self._model)
+            outcome = NotResumed("error")
+        self._asking = None
+        if isinstance(outcome, Continuation):
+            self._continuation = outcome
+            self._try_next()
+        elif isinstance(outcome, Ended):
+            self._context.metrics.resumed(self._model)
+            self._owner.mending_ends(outcome.body)
+        else:
+            self._give_up(outcome.reason)
+
+    def _try_next(self) -> None:
+        continuation = self._continuation
+        found = self._search.choose_for(continuation.accepts) if continuation is not None else None
+        if continuation is None or not isinstance(found, Pick):
+            self._give_up("no_engine")
+            return
+        self._context.metrics.decided(self._model, found.engine.tier, "resume")
+        self._owner.mending_tries(found.engine, continuation)
+
+    def answered(self, attempt: Attempt, head: ResponseHead) -> None:
+        """An engine answers the continuation: go on with it, or with another one."""
+        continuation = self._continuation
+        if head.status == 200 and continuation is not None:
+            self._context.metrics.resumed(self._model)
+            self._delivery.continue_with(head, continuation.translator)
+            return
+        attempt.end()
+        self._context.metrics.upstream_error(self._model, f"status_{head.status}")
+        self.failed(attempt.engine)
+
+    def failed(self, engine: Engine) -> None:
+        """An engine did not answer the continuation."""
+        self._search.failed(engine.endpoint, refused=True)
+        self._try_next()
+
+    def _give_up(self, reason: str) -> None:
+        self._context.metrics.not_resumed(self._model, reason)
+        self._owner.mending_fails(self._reason)
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
