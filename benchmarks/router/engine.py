@@ -1,5 +1,8 @@
 """A pretended engine: answers at once, or streams events at a steady pace. It computes nothing and is not what is measured.
 
+As a real one's, its heads tell the time and the length of the answer, which is one of `LENGTHS`: a router that knows heads again
+knows them as often as it would elsewhere.
+
 ``python -m benchmarks.router.engine PORT``. A request with ``"stream":true`` gets `EVENTS` events, `PACE_S` apart, with token ids
 where they were asked for (``return_token_ids``, as vLLM does); with ``"user":"idle"`` the first event and then nothing, until it
 leaves. Everything else gets one JSON body. ``GET`` is answered with 200, so that health checks of all routers are content.
@@ -9,6 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from itertools import count
 from typing import Final, cast
 
 import uvloop
@@ -17,20 +24,32 @@ EVENTS: Final = 50
 PACE_S: Final = 0.004
 MODEL: Final = "bench"
 _MODELS: Final = b'{"object":"list","data":[{"id":"bench","object":"model","created":1,"owned_by":"bench","max_model_len":8192}]}'
+LENGTHS: Final = 200
 _TEXT: Final = "token " * 60
-_COMPLETION: Final = (
-    '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"bench","choices":[{"index":0,"message":{"role":"assistant",'
-    f'"content":"{_TEXT}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":50,"completion_tokens":60,"total_tokens":110}}}}'
-).encode()
-_STREAM_HEAD: Final = (
-    b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-)
 
 
-def plain(body: bytes) -> bytes:
+def _head(second: int) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ndate: %s\r\nserver: uvicorn\r\n" % formatdate(second, usegmt=True).encode()
+
+
+@lru_cache(maxsize=2 * LENGTHS)
+def plain(body: bytes, second: int) -> bytes:
     """A whole response with this JSON body."""
-    head = b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-length: %d\r\ncontent-type: application/json\r\n\r\n" % len(body)
-    return head + body
+    return b"%scontent-length: %d\r\ncontent-type: application/json\r\n\r\n%s" % (_head(second), len(body), body)
+
+
+@lru_cache(maxsize=2)
+def stream_head(second: int) -> bytes:
+    """The head of a stream of events."""
+    return _head(second) + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def _completion(number: int) -> bytes:
+    return (
+        '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"bench","choices":[{"index":0,"message":'
+        f'{{"role":"assistant","content":"{_TEXT}{"x" * number}"}},"finish_reason":"stop"}}],'
+        '"usage":{"prompt_tokens":50,"completion_tokens":60,"total_tokens":110}}'
+    ).encode()
 
 
 def chunk(data: bytes) -> bytes:
@@ -48,8 +67,8 @@ def event(delta: str, *, finish: str = "null", ids: str = "") -> bytes:
     )
 
 
-_ANSWER: Final = plain(_COMPLETION)
-_MODELS_ANSWER: Final = plain(_MODELS)
+_COMPLETIONS: Final = [_completion(number) for number in range(LENGTHS)]
+_turn: Final = count()
 _FIRST: Final = event('{"role":"assistant","content":""}')
 _EVENT: Final = event('{"content":"token "}')
 _EVENT_WITH_IDS: Final = event('{"content":"token "}', ids=',"token_ids":[17]')
@@ -93,14 +112,15 @@ class Engine(asyncio.Protocol):
 
     def _answer(self, head: bytes, body: bytes) -> None:
         assert self._transport is not None
+        now = int(time.time())
         if head.startswith(b"get"):
-            self._transport.write(_MODELS_ANSWER)
+            self._transport.write(plain(_MODELS, now))
         elif b'"stream":true' in body or b'"stream": true' in body:
-            self._transport.write(_STREAM_HEAD + _FIRST)
+            self._transport.write(stream_head(now) + _FIRST)
             if b'"idle"' not in body:
                 self._schedule(EVENTS - 1, _EVENT_WITH_IDS if b"return_token_ids" in body else _EVENT)
         else:
-            self._transport.write(_ANSWER)
+            self._transport.write(plain(_COMPLETIONS[next(_turn) % LENGTHS], now))
 
     def _schedule(self, left: int, what: bytes) -> None:
         self._timer = self._loop.call_later(PACE_S, self._next, left, what)

@@ -10,7 +10,9 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -19,6 +21,8 @@ import uvloop
 from benchmarks.router.engine import MODEL
 
 _PROMPT: Final = "Tell me something about scheduling of accelerators in a cluster. " * 7
+LENGTHS: Final = 200
+"""Requests have so many different lengths, so their heads differ as those of real clients do."""
 END_OF_STREAM: Final = b"0\r\n\r\n"
 
 
@@ -38,10 +42,13 @@ class Seen:
         self.first_error = self.first_error or why
 
 
-def request(url: str, *, kind: str, key: str) -> bytes:
-    """The bytes of one request. Temperature is 0, so that routers that resume streams do their bookkeeping."""
+def request(url: str, *, kind: str, key: str, number: int = 0) -> bytes:
+    """The bytes of one request, a byte longer for each `number`.
+
+    Temperature is 0, so that routers that resume streams do their bookkeeping.
+    """
     parts = urlsplit(url)
-    body = {"model": MODEL, "messages": [{"role": "user", "content": _PROMPT}], "temperature": 0, "max_tokens": 50}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": _PROMPT + "x" * number}], "temperature": 0, "max_tokens": 50}
     body |= {} if kind == "plain" else {"stream": True}
     body |= {"user": "idle"} if kind == "idle" else {}
     data = json.dumps(body).encode()
@@ -55,9 +62,9 @@ def request(url: str, *, kind: str, key: str) -> bytes:
 class Client(asyncio.Protocol):
     """One connection that asks until `until` (monotonic seconds)."""
 
-    def __init__(self, seen: Seen, *, message: bytes, stream: bool, until: float, over: asyncio.Future[None]) -> None:
+    def __init__(self, seen: Seen, *, messages: Iterator[bytes], stream: bool, until: float, over: asyncio.Future[None]) -> None:
         self._seen = seen
-        self._message = message
+        self._messages = messages
         self._stream = stream
         self._until = until
         self._over = over
@@ -120,7 +127,7 @@ class Client(asyncio.Protocol):
         self._buffer = self._tail = b""
         self._sent = time.monotonic()
         if self._transport is not None:
-            self._transport.write(self._message)
+            self._transport.write(next(self._messages))
 
 
 async def load(url: str, *, kind: str, connections: int, seconds: float, key: str) -> Seen:
@@ -128,7 +135,7 @@ async def load(url: str, *, kind: str, connections: int, seconds: float, key: st
     loop = asyncio.get_running_loop()
     parts = urlsplit(url)
     seen = Seen()
-    message = request(url, kind=kind, key=key)
+    messages = cycle([request(url, kind=kind, key=key, number=number) for number in range(LENGTHS)])
     until = time.monotonic() + seconds
     waits: list[asyncio.Future[None]] = []
     for _ in range(connections):
@@ -136,7 +143,7 @@ async def load(url: str, *, kind: str, connections: int, seconds: float, key: st
         waits.append(over)
 
         def client(over: asyncio.Future[None] = over) -> Client:
-            return Client(seen, message=message, stream=kind != "plain", until=until, over=over)
+            return Client(seen, messages=messages, stream=kind != "plain", until=until, over=over)
 
         await loop.create_connection(client, parts.hostname or "", parts.port or 80)
     if kind == "idle":
