@@ -2,6 +2,7 @@
  * what was freed is out of the pools. */
 #include "gate.h"
 #include "memory.h"
+#include "meter.h"
 
 #define WAITS(real, for_everything) \
     do { \
@@ -36,4 +37,31 @@ CUresult cuStreamSynchronize_ptsz(CUstream stream)
 CUresult cuEventSynchronize(CUevent event)
 {
     WAITS(MICA_REAL(cuEventSynchronize, event), false);
+}
+
+/* A batch must not end in a stream that is gone: the helper records its end later. The helper closes with the lock held. */
+static void leave(CUstream stream)
+{
+    if (atomic_load_explicit(&mica_slice_state, memory_order_acquire) != 1)
+        return;
+    for (int i = 0; i < MICA_METERS; i++) {
+        struct mica_meter *meter = &mica_meters[i];
+        if (!atomic_load(&meter->context) || !mica_meter_unsettled(meter))
+            continue;
+        mica_acquire(&meter->lock);
+        mica_meter_close_stream(meter, stream);
+        mica_release(&meter->lock);
+    }
+}
+
+CUresult cuStreamDestroy(CUstream stream)
+{
+    leave(stream);
+    return MICA_REAL(cuStreamDestroy, stream);
+}
+
+CUresult cuStreamDestroy_v2(CUstream stream)
+{
+    leave(stream);
+    return MICA_REAL(cuStreamDestroy_v2, stream);
 }
