@@ -67,6 +67,8 @@ def parse_arguments(arguments: Sequence[str], environment: dict[str, str]) -> ar
     add("-a", "--alias", variable="ENGINE_ALIAS", default="tiny", text="model name in answers")
     add("-c", "--ctx-size", variable="ENGINE_CTX_SIZE", default="16384", kind=_positive, text="context of all slots together")
     add("-np", "--parallel", variable="ENGINE_PARALLEL", default="4", kind=_positive, text="requests served side by side")
+    add("-t", "--threads", variable="ENGINE_THREADS", default="1", kind=_positive, text="CPU threads")
+    parser.add_argument("--metrics", action="store_true", help="as of llama-server; here GET /metrics is always served")
     add("--weights-mib", variable="ENGINE_WEIGHTS_MIB", default="1024", kind=_positive, text="weights allocated on the GPU")
     add("--kv-mib", variable="ENGINE_KV_MIB", default="512", kind=_positive, text="KV cache allocated on the GPU")
     add("--kernel-us", variable="ENGINE_KERNEL_US", default="5000", kind=_positive, text="GPU time of one token")
@@ -95,7 +97,7 @@ def start_llama(options: argparse.Namespace, model: Path) -> tuple[xllamacpp.Ser
     parameters.n_ctx = options.ctx_size
     parameters.n_parallel = options.parallel
     parameters.endpoint_metrics = True
-    parameters.cpuparams.n_threads = 1
+    parameters.cpuparams.n_threads = options.threads
     try:
         server = xllamacpp.Server(parameters)
     except Exception as error:

@@ -18,6 +18,9 @@ from typing import Any
 import openai
 import pytest
 
+from mica_router.core.engine_metrics import Reading, learn, parse_metrics
+from mica_router.core.rates import Rates
+
 from .conftest import StartRouter, free_port
 
 pytestmark = pytest.mark.timeout(300)
@@ -122,6 +125,26 @@ def test_the_engine_answers_through_the_router_and_its_work_shows_on_the_card(
         assert engine.card()["processes"][0]["kernels"] == 10
         for _ in range(20):  # a streamed answer ends llama.cpp's keep-alive; the next request must not notice
             assert "".join(c.choices[0].delta.content or "" for c in chat(client, max_tokens=5, stream=True)) == GREETING
+
+
+def test_llamacpps_own_metrics_are_understood(start_engine: StartEngine) -> None:
+    """As the operator starts the engines of a CPU tier."""
+    engine = start_engine("--metrics", "--threads", "2", "--kernel-us", "2000")
+    engine.wait_ready()
+
+    def read() -> Reading:
+        with urllib.request.urlopen(f"{engine.url}/metrics", timeout=5) as answer:
+            return parse_metrics(answer.read())
+
+    before = read()
+    assert before.running == before.waiting == 0
+    with openai.OpenAI(base_url=f"{engine.url}/v1", api_key="none") as client:
+        chat(client, max_tokens=20, extra_body={"ignore_eos": True})
+    rates = Rates()
+    learn(rates, read(), before)
+    token = rates.decode.at(1)
+    assert token is not None and token > 0
+    assert rates.prefill.at(10) is not None
 
 
 def test_a_token_takes_the_time_of_its_kernel(start_engine: StartEngine) -> None:
