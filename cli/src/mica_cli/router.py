@@ -20,6 +20,17 @@ TUNING: Final = frozenset(
         "FIRST_BYTE_TIMEOUT",
         "IDLE_TIMEOUT",
         "RETRY_AFTER",
+        "WORKERS",
+        "DRAIN_TIMEOUT",
+        "PROBE_INTERVAL",
+        "PROBE_TIMEOUT",
+        "PROBE_FAILURES",
+        "TLS_CERT_FILE",
+        "TLS_KEY_FILE",
+        "ENGINE_CA_FILE",
+        "ACCESS_LOG_SAMPLE",
+        "RESUME_BYTES",
+        "RESUME_TOTAL_BYTES",
     )
 )
 """Settings of the router that `mica run` has no flag for. Where routes come from and where to listen, the flags say."""

@@ -7,6 +7,9 @@ import json
 
 import pytest
 
+from mica_router.core.continuation import Handling
+from mica_router.core.engines import Engine
+from mica_router.core.features import Features
 from mica_router.core.routing import EngineDeadlines, Routing
 
 from .conftest import CHAT, Bench, EngineRequest, Script, answer_ok, eventually, post, settle, within
@@ -209,3 +212,23 @@ async def test_four_dead_engines_do_not_hide_the_fifth(bench: Bench) -> None:
     for engine in engines[:4]:
         await engine.stop()
     assert [(await bench.ask(post(CHAT))).status for _ in range(5)] == [200] * 5
+
+
+class CountingBook:
+    """Opens nothing, and counts how often it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def open(self, features: Features, engine: Engine) -> Handling:
+        self.asked += 1
+        return Handling()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+async def test_a_service_that_switches_resume_off_has_no_stream_recorded(bench: Bench, resume: bool) -> None:
+    book = CountingBook()
+    bench.context.book = book
+    bench.route(await bench.engine(), routing=Routing(resume=resume))
+    await bench.ask(post(b'{"model": "chat", "stream": true}'))
+    assert book.asked == int(resume)

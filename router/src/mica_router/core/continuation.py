@@ -116,6 +116,7 @@ class Handling(NamedTuple):
 
 
 PLAIN = Handling()
+SWITCHED_OFF = Handling(reason="switched_off")
 
 
 class ResumeBook(Protocol):

@@ -10,7 +10,7 @@ import math
 
 from mica_router.core import errors
 from mica_router.core.choice import Hold, Pick, Refusal
-from mica_router.core.continuation import PLAIN, Continuation, Handling, TranslationFailed
+from mica_router.core.continuation import PLAIN, SWITCHED_OFF, Continuation, Handling, TranslationFailed
 from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
@@ -113,7 +113,8 @@ class Exchange:
         engine = pick.engine
         self._context.metrics.decided(self._model, engine.tier, pick.reason)
         self._series = self._context.metrics.series(self._model, engine.tier)
-        self._handling = self._context.book.open(self._features, engine)
+        records = self._features.route.service.routing.resume or not self._features.streams
+        self._handling = self._context.book.open(self._features, engine) if records else SWITCHED_OFF
         target, body = self._handling.target, self._handling.body
         self._attempt = self._make(
             engine,

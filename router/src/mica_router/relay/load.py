@@ -129,4 +129,4 @@ def _add(counts: dict[_Key, int], key: _Key, by: int) -> None:
     if count:
         counts[key] = count
     else:
-        counts.pop(key, None)
+        del counts[key]

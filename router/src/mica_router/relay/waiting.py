@@ -37,6 +37,9 @@ class WaitingRoom:
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
     def length(self, key: ServiceKey) -> int:
         """How many wait for this service."""
         return len(self._lines.get(key, ()))
