@@ -21,6 +21,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 GIB = 1 << 30
 MIB = 1 << 20
 REGION_BYTES = 1069056
+TREE = Path(os.environ.get("MICA_SHIM_TREE", ROOT))
+"""Where `vgpu_shim` and its build folder are; another tree holds a mutant."""
 SANITIZE = os.environ.get("MICA_SHIM_SANITIZE", "")
 """``address,undefined``: the tests run on binaries built with these sanitizers (``make sanitize``)."""
 
@@ -83,11 +85,11 @@ def built(sanitize: str) -> Path:
 
 def made(*words: str, target: str = "") -> Path:
     """Run make in a build folder named after the plain words; the others are make's variables. A target is a file in it."""
-    build = ROOT / "build" / "-".join(["shim", *(word for word in words if "=" not in word)])
+    build = TREE / "build" / "-".join(["shim", *(word for word in words if "=" not in word)])
     build.mkdir(parents=True, exist_ok=True)
     with (build / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command = ["make", "-s", "-C", str(ROOT / "vgpu_shim"), f"BUILD={build}", f"PYTHON={sys.executable}"]
+        command = ["make", "-s", "-C", str(TREE / "vgpu_shim"), f"BUILD={build}", f"PYTHON={sys.executable}"]
         command += [word for word in words if "=" in word] + ([str(build / target)] if target else [])
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
