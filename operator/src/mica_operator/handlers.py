@@ -67,6 +67,7 @@ class Handlers:
         key = (SERVICE, f"{where}/{what}")
 
         async def step() -> None:
+            await self.services.names.wait_synced()
             await self.services.step(where, what)
 
         if event["type"] == _DELETED:

@@ -26,11 +26,15 @@ class NamesIndex:
         """Keep the copy until cancelled."""
         await self._reflector.run()
 
+    async def wait_synced(self) -> None:
+        """See NameOwners."""
+        await self._reflector.wait_synced()
+
     def shadowed(self, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
-        """See NameOwners. Nothing as long as the copy is not complete: an older claim may be among what is missing."""
+        """See NameOwners. Ask once the copy is complete: an older claim may be among what is missing."""
         claims = list(self._reflector.objects.values())
         own = next((claim for claim in claims if (claim.namespace, claim.name) == (namespace, name)), None)
-        return shadowed_names(claims, own) if own is not None and self._reflector.synced else ()
+        return shadowed_names(claims, own) if own is not None else ()
 
     def owner(self, name: str) -> str | None:
         """``namespace/name`` of the service that a model name means."""

@@ -48,7 +48,11 @@ class ServiceCluster(Protocol):
 
 
 class NameOwners(Protocol):
-    """Which model names belong to whom."""
+    """Which model names belong to whom, from a local copy."""
+
+    async def wait_synced(self) -> None:
+        """Return once the copy is complete."""
+        ...
 
     def shadowed(self, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
         """Names that a service claims and an older one has, with that one's ``namespace/name``."""

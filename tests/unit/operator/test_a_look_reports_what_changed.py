@@ -70,6 +70,9 @@ class NoRouters:
 class OwnNames:
     """Nobody claims the same name."""
 
+    async def wait_synced(self) -> None:
+        return None
+
     def shadowed(self, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
         return ()
 
