@@ -116,7 +116,7 @@ def test_sigterm_ends_a_process_with_idle_clients(start_router: StartRouter, ope
         ("models: []", {"MICA_PROT": "1"}, "MICA_PROT"),
         ("models: []", {"MICA_HEAD_TIMEOUT": "-1"}, "MICA_HEAD_TIMEOUT"),
         ("models: []", {"MICA_MAX_BUFFERED_BYTES": "2048"}, "MICA_MAX_BUFFERED_BYTES must hold one request"),
-        ("models: [{name: a, endpoints: ['https://x']}]", {}, "models.0.endpoints.0"),
+        ("models: [{name: a, endpoints: ['ftp://x']}]", {}, "models.0.endpoints.0"),
     ],
 )
 def test_what_cannot_work_ends_the_start_with_words(

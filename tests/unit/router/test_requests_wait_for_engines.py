@@ -52,7 +52,7 @@ async def test_the_line_is_bounded_and_the_wait_too(bench: Bench) -> None:
     assert refused.status == 503
     assert refused.header("retry-after") == "2"
     assert json.loads(refused.body)["error"]["code"] == "queue_timeout"
-    assert bench.context.load._queued == {}
+    assert bench.context.load.counted == 0
 
 
 async def test_a_client_that_leaves_gives_its_place_away(bench: Bench) -> None:

@@ -49,9 +49,9 @@ def test_json_is_accepted_too() -> None:
         ("models: [{name: 7}]", "models.0.name"),
         ("models: [{name: a, weight: 3}]", "models.0.weight: Extra inputs"),
         ("models: [{name: a, endpoints: ['127.0.0.1:80']}]", "models.0.endpoints.0: Value error, must start with http://"),
-        ("models: [{name: a, endpoints: ['https://x']}]", "must start with http://"),
-        ("models: [{name: a, endpoints: ['http://x/v1']}]", "must be http://HOST:PORT and nothing more"),
-        ("models: [{name: a, endpoints: ['http://u:p@x']}]", "must be http://HOST:PORT and nothing more"),
+        ("models: [{name: a, endpoints: ['ftp://x']}]", "must start with http://"),
+        ("models: [{name: a, endpoints: ['http://x/v1']}]", "must be http[s]://HOST:PORT and nothing more"),
+        ("models: [{name: a, endpoints: ['http://u:p@x']}]", "must be http[s]://HOST:PORT and nothing more"),
         ("models: [{name: a, endpoints: ['http://x:99999']}]", "models.0.endpoints.0"),
         ("models: [{name: a, endpoints: ['http://x:0']}]", "port 0"),
         ("models: [{name: a}, {name: a}]", "service default/a is listed more than once"),
@@ -135,3 +135,8 @@ async def test_a_bad_file_at_the_start_ends_the_source(tmp_path: Path, content: 
     watched = Watched(path)
     with pytest.raises(RouteSourceError, match=r"routes\.yaml"):
         await within(watched.source.run(watched.published.put_nowait))
+
+
+def test_an_engine_behind_https_is_asked_over_tls() -> None:
+    (service,) = parse_routes_file("models: [{name: a, endpoints: ['https://x', 'http://x', 'https://y:8443']}]", created=0)
+    assert service.endpoints == (Endpoint("x", 443, True), Endpoint("x", 80), Endpoint("y", 8443, True))

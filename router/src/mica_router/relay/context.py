@@ -74,19 +74,19 @@ class RelayContext:
     draining: bool = False
     connections: set[ClientConnection] = field(default_factory=set)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
-    _deadlines: dict[EngineDeadlines, Deadlines] = field(default_factory=dict)
+    _own_deadlines: tuple[EngineDeadlines | None, Deadlines] = (None, Deadlines(0, 0, 0))
 
     def deadlines(self, own: EngineDeadlines) -> Deadlines:
-        """Deadlines towards engines, of a service that may have its own."""
-        found = self._deadlines.get(own)
-        if found is None:
+        """Deadlines towards engines, of a service that may have its own. The last answer is kept."""
+        if own is not self._own_deadlines[0]:
             process = self.timeouts
-            found = self._deadlines[own] = Deadlines(
+            found = Deadlines(
                 process.connect if own.connect is None else own.connect,
                 process.first_byte if own.first_byte is None else own.first_byte,
                 process.idle if own.idle is None else own.idle,
             )
-        return found
+            self._own_deadlines = (own, found)
+        return self._own_deadlines[1]
 
     @property
     def side_calls(self) -> SideCalls:

@@ -36,6 +36,33 @@ _log = get_logger(__name__)
 class Exchange:
     """Owned by the client connection: `start` once, then `pause`, `resume`, `check`, `cancel` from there."""
 
+    __slots__ = (
+        "_attempt",
+        "_client",
+        "_context",
+        "_deadlines",
+        "_delivery",
+        "_features",
+        "_forwarded",
+        "_handling",
+        "_heard_at",
+        "_hedge",
+        "_in_engine",
+        "_key",
+        "_mending",
+        "_model",
+        "_over",
+        "_place",
+        "_request",
+        "_search",
+        "_series",
+        "_stalled",
+        "_started",
+        "_status",
+        "_tally",
+        "_total",
+    )
+
     def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, features: Features) -> None:
         service = features.route.service
         own = service.routing.deadlines
@@ -44,6 +71,7 @@ class Exchange:
         self._request = request
         self._features = features
         self._key = service.key
+        self._tally = context.load.tally(service.key)
         self._model = features.route.public_name
         self._search = Search(context, features)
         self._forwarded = forwarded_of(request, hides_keys=bool(service.routing.api_keys))
@@ -66,7 +94,7 @@ class Exchange:
 
     def start(self) -> None:
         """Look for an engine."""
-        self._context.load.enter_queue(self._key)
+        self._tally.queued += 1
         self._seek()
 
     # Finding an engine.
@@ -143,9 +171,8 @@ class Exchange:
         if self._in_engine:
             return
         self._in_engine = True
-        load = self._context.load
-        load.leave_queue(self._key)
-        load.enter_engine(self._key)
+        self._tally.queued -= 1
+        self._tally.in_flight += 1
         if self._series is not None:
             self._series.queue.observe(self._context.clock() - self._started)
 
@@ -422,8 +449,8 @@ class Exchange:
         if self._handling.recording is not None:
             self._handling.recording.close()
         if self._in_engine:
-            context.load.leave_engine(self._key)
+            self._tally.in_flight -= 1
         else:
-            context.load.leave_queue(self._key)
+            self._tally.queued -= 1
         if context.load.waiting:
             context.load.waiting.release_one(self._key)

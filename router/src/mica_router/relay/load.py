@@ -35,6 +35,19 @@ class LocalCounts:
         return self._counts.get(endpoint, 0)
 
 
+class Tally:
+    """Requests of one service: those not yet handed to an engine, and those that an engine works on."""
+
+    __slots__ = ("in_flight", "queued")
+
+    def __init__(self) -> None:
+        self.queued = 0
+        self.in_flight = 0
+
+
+_NOTHING = Tally()
+
+
 class Load:
     """`LoadView` of the choosers, and its writers."""
 
@@ -51,8 +64,7 @@ class Load:
         self.health = Health(clock, rules)
         self.waiting = WaitingRoom()
         self.random = random or Random().random
-        self._in_flight: dict[ServiceKey, int] = {}
-        self._queued: dict[ServiceKey, int] = {}
+        self._tallies: dict[ServiceKey, Tally] = {}
         self.gauges_of: Callable[[Endpoint], EngineGauges | None] = lambda endpoint: None
         self._turn = -1
 
@@ -82,21 +94,17 @@ class Load:
 
     # Counting.
 
-    def enter_queue(self, key: ServiceKey) -> None:
-        """A request was accepted."""
-        _add(self._queued, key, 1)
+    def tally(self, key: ServiceKey) -> Tally:
+        """Requests of a service at this worker, for whoever counts them."""
+        found = self._tallies.get(key)
+        if found is None:
+            found = self._tallies[key] = Tally()
+        return found
 
-    def leave_queue(self, key: ServiceKey) -> None:
-        """It was handed to an engine, or ended before that."""
-        _add(self._queued, key, -1)
-
-    def enter_engine(self, key: ServiceKey) -> None:
-        """An engine works on it."""
-        _add(self._in_flight, key, 1)
-
-    def leave_engine(self, key: ServiceKey) -> None:
-        """The engine is done with it."""
-        _add(self._in_flight, key, -1)
+    @property
+    def counted(self) -> int:
+        """Requests of all services that are under way at this worker."""
+        return sum(tally.queued + tally.in_flight for tally in self._tallies.values())
 
     def occupy(self, endpoint: Endpoint) -> None:
         """A request is on its way to this engine."""
@@ -109,16 +117,19 @@ class Load:
     def keep_only(self, table: RouteTable) -> None:
         """Forget the faults of engines that are gone. Counts end with the requests they count."""
         self.health.keep_only(table.endpoints())
+        self._tallies = {
+            key: tally for key, tally in self._tallies.items() if key in table.by_key or tally.queued or tally.in_flight
+        }
 
     def demand(self, table: RouteTable) -> Mapping[str, ModelDemand]:
         """Per public name of a service, every listed one included."""
         return {route.public_name: self._demand_of(route.service.key) for route in table.by_key.values()}
 
     def _demand_of(self, key: ServiceKey) -> ModelDemand:
-        oldest = self.waiting.oldest(key)
+        oldest, tally = self.waiting.oldest(key), self._tallies.get(key) or _NOTHING
         return ModelDemand(
-            in_flight=self._in_flight.get(key, 0),
-            queued=self._queued.get(key, 0),
+            in_flight=tally.in_flight,
+            queued=tally.queued,
             oldest_wait=0.0 if oldest is None else max(0.0, self._clock() - oldest),
         )
 

@@ -25,10 +25,10 @@ _Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([
 
 def _parse_endpoint(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme != "http":
-        raise ValueError("must start with http://")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must start with http:// or https://")
     if not parts.hostname or parts.username or parts.query or parts.fragment or parts.path not in ("", "/"):
-        raise ValueError("must be http://HOST:PORT and nothing more")
+        raise ValueError("must be http[s]://HOST:PORT and nothing more")
     if parts.port == 0:
         raise ValueError("port 0 cannot be connected to")
     return url
@@ -69,7 +69,8 @@ class _RoutesFile(BaseModel):
 
 def _endpoint(url: str) -> Endpoint:
     parts = urlsplit(url)
-    return Endpoint(parts.hostname or "", parts.port or 80)
+    tls = parts.scheme == "https"
+    return Endpoint(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
 
 def parse_routes_file(text: str, *, created: int) -> tuple[Service, ...]:
