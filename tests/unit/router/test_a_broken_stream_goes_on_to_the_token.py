@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mica_router.core.continuation import Continuation, Ended, NotResumed, Reply, TranslationFailed
 from mica_router.core.engines import Engine
 from mica_router.core.resume.book import Book
+from mica_router.core.resume.recording import Shelf, Tape
 
 from .engines.rig import CHAT, COMPLETIONS, ENGINE, Rig, payload_of, request
 from .engines.toy_model import ToyModel, byte_id, encode
@@ -122,7 +123,7 @@ async def test_without_detokenize_only_single_id_events_are_trusted() -> None:
     frames = await rig.undisturbed()
     whole = rig.told(payload_of(frames))
 
-    async def deaf(engine: Engine, path: str, body: bytes) -> Reply:
+    async def deaf(path: str, body: bytes) -> Reply:
         raise TimeoutError
 
     rig.call = deaf  # type: ignore[method-assign]
@@ -164,6 +165,7 @@ async def test_an_engine_with_other_arithmetic_never_garbles_the_text() -> None:
                 rest = await rig.go_on(recording)
             except TranslationFailed as error:
                 assert "generated again" in str(error)
+                assert await recording.resume(ENGINE, rig.call) == NotResumed("diverged")
                 refused += 1
                 continue
             resumed += 1
@@ -179,8 +181,8 @@ async def test_what_an_engine_says_after_its_error_does_not_count() -> None:
     frames = await rig.undisturbed()
     recording = rig.recording()
     gave_up = b'data: {"error": {"message": "core died", "code": 500}}\n\ndata: [DONE]\n\n'
-    for data in (*frames[:20], b"%x\r\n%s\r\n0\r\n\r\n" % (len(gave_up), gave_up)):
-        recording.heard(data)
+    assert [recording.heard(frame) for frame in frames[:20]] == [False] * 20
+    assert recording.heard(b"%x\r\n%s\r\n0\r\n\r\n" % (len(gave_up), gave_up))
     assert rig.told(payload_of(frames[:20]) + await rig.go_on(recording)) == rig.told(payload_of(frames))
 
 
@@ -216,6 +218,7 @@ async def test_a_stream_that_outgrows_its_buffer_is_refused() -> None:
     for frame in await rig.undisturbed():
         recording.heard(frame)
     assert await recording.resume(ENGINE, rig.call) == NotResumed("buffer_full")
+    recording.close()
     assert rig.book.shelf.held == 0
 
 
@@ -274,3 +277,20 @@ async def test_an_engine_that_dies_again_and_again_is_given_up() -> None:
     outcomes = [await recording.resume(ENGINE, rig.call) for _ in range(9)]
     assert outcomes[-1] == NotResumed("too_often")
     assert all(isinstance(outcome, Continuation) for outcome in outcomes[:-1])
+
+
+async def test_an_engine_that_aborts_at_its_shutdown_is_as_good_as_dead() -> None:
+    rig = Rig(COMPLETIONS, request(COMPLETIONS, ignore_eos=True))
+    frames = await rig.undisturbed()
+    recording = rig.recording()
+    for frame in frames[:20]:
+        recording.heard(frame)
+    aborted = frames[20].replace(b'"finish_reason":null', b'"finish_reason":"abort"')
+    assert recording.heard(aborted)
+    assert rig.told(payload_of(frames[:20]) + await rig.go_on(recording)) == rig.told(payload_of(frames))
+
+
+def test_no_text_looks_like_an_engine_that_gives_up() -> None:
+    tape = Tape(Shelf(limit=10_000, each=10_000))
+    for text in ('{"error": 1}', '"finish_reason":"abort"', '{"error"', 'a"finish_reason":"error"b'):
+        assert not tape.heard(b'data: {"choices":[{"index":0,"text":' + json.dumps(text).encode() + b"}]}\n\n")

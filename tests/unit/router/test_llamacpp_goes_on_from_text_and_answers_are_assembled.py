@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from mica_router.core.continuation import Continuation, NotResumed, Reply, TranslationFailed
-from mica_router.core.engines import Engine
 from mica_router.core.resume.book import Book
 from mica_router.core.resume.text_only import NOTICE
 from mica_router.core.resume.whole import assembles
@@ -96,7 +95,7 @@ async def test_without_a_tokenizer_it_is_refused() -> None:
     for frame in (await rig.undisturbed())[:5]:
         recording.heard(frame)
 
-    async def unknown(engine: Engine, path: str, body: bytes) -> Reply:
+    async def unknown(path: str, body: bytes) -> Reply:
         return Reply(404, b"{}")
 
     assert await recording.resume(LLAMA, unknown) == NotResumed("no_tokenizer")

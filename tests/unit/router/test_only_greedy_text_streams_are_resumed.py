@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mica_router.core.continuation import Handling
+from mica_router.core.continuation import PLAIN, Handling
 from mica_router.core.engines import Endpoint, Engine, Kind
 from mica_router.core.features import Features
 from mica_router.core.resume.book import Book
@@ -85,7 +85,7 @@ def handled(path: str, body: bytes, *, kind: Kind = "vllm") -> Handling:
     route = build_table([Service(key=ServiceKey("a", "m"), model="m", engines=(engine,))]).listed[0]
     streams = json.loads(body).get("stream") is True
     features = Features(route=route, method=b"POST", path=path, target=path.encode(), headers=[], body=body, streams=streams)
-    return Book(each=1000, together=1000).open(features, engine)
+    return Book(each=4000, together=4000).open(features, engine)
 
 
 @pytest.mark.parametrize(("path", "change", "reason"), REFUSED)
@@ -94,7 +94,8 @@ def test_what_a_continuation_could_not_repeat_is_refused_and_left_as_it_is(
 ) -> None:
     body = body_of(path, change)
     assert judge(path, body) == reason
-    assert handled(path, body) == Handling(reason=reason)
+    expected = PLAIN if reason is Refused.NOT_STREAMED else Handling(reason=reason)
+    assert handled(path, body) == expected
 
 
 @pytest.mark.parametrize(("path", "change"), ELIGIBLE)
@@ -145,3 +146,8 @@ def test_the_bound_of_an_answer_is_read_as_the_engine_reads_it(path: str, change
     request = judge(path, body_of(path, change))
     assert isinstance(request, Resumable)
     assert request.max_tokens == most
+
+
+def test_a_prompt_that_does_not_fit_the_buffer_is_not_recorded() -> None:
+    body = body_of(COMPLETIONS, {"prompt": "x" * 5000})
+    assert handled(COMPLETIONS, body) == Handling(reason="buffer_full")

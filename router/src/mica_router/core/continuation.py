@@ -26,8 +26,8 @@ class Reply(NamedTuple):
     body: bytes
 
 
-# engine, path, JSON body -> answer. Raises OSError or TimeoutError (also for an answer that is no HTTP).
-SideCall = Callable[[Engine, str, bytes], Awaitable[Reply]]
+# path, JSON body -> answer of an engine that could go on. Raises OSError (also where there is none) or TimeoutError.
+Ask = Callable[[str, bytes], Awaitable[Reply]]
 
 
 class TranslatedHead(NamedTuple):
@@ -90,11 +90,14 @@ class Recording(Protocol):
     incomplete one. After a seam nothing more is heard: the continuation's translator sees it all, and knows what it gave out.
     """
 
-    def heard(self, data: bytes) -> None:
-        """Body bytes of the first engine as they came, transfer coding included. Called for every read: must be cheap."""
+    def heard(self, data: bytes) -> bool:
+        """Body bytes of the first engine as they came, transfer coding included. Called for every read: must be cheap.
 
-    async def resume(self, engine: Engine, call: SideCall) -> Continuation | Ended | NotResumed:
-        """`engine` died. May be called again when the engine of a continuation dies. Side calls go to living engines."""
+        True: the engine says in them that it gave up. They were not recorded and must not be delivered; it counts as dead.
+        """
+
+    async def resume(self, engine: Engine, ask: Ask) -> Continuation | Ended | NotResumed:
+        """`engine` died. May be called again when the engine of a continuation dies."""
 
     def close(self) -> None:
         """The exchange is over; let go of the buffer."""

@@ -92,6 +92,8 @@ class Rig:
     async def undisturbed(self) -> list[bytes]:
         """Frames of the answer to what the book sends, from the first engine."""
         handling = self.book.open(features(self.path, self.body), self.engine)
+        if handling.recording is not None:
+            handling.recording.close()
         self.first.answers = 0
         status, frames = await answer_of(self.first, self.path, handling.body or self.body)
         assert status == 200
@@ -107,7 +109,7 @@ class Rig:
         assert handling.recording is not None, handling.reason
         return handling.recording
 
-    async def call(self, engine: Engine, path: str, body: bytes) -> Reply:
+    async def call(self, path: str, body: bytes) -> Reply:
         self.calls.append(path)
         status, parts = await answer_of(self.second, path, body)
         return Reply(status, b"".join(parts))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from mica_router.core.continuation import Continuation, Ended, Handling, NotResumed, SideCall
+from mica_router.core.continuation import PLAIN, Ask, Continuation, Ended, Handling, NotResumed
 from mica_router.core.engines import Engine
 from mica_router.core.features import Features
 from mica_router.core.resume import engines, text_only
-from mica_router.core.resume.engines import Ask
 from mica_router.core.resume.recording import Shelf, Tape
 from mica_router.core.resume.refusals import Refused
 from mica_router.core.resume.replay import Replay
@@ -44,13 +42,15 @@ class Book:
         if style is None:
             return Handling(reason=Refused.ENGINE_KIND)
         if not features.streams:
-            return assembling(features) if style == "llamacpp" and assembles(features) else Handling(reason=Refused.NOT_STREAMED)
+            return assembling(features) if style == "llamacpp" and assembles(features) else PLAIN
         request = judge(features.path, features.body)
         if isinstance(request, Refused):
             return Handling(reason=request)
-        body = ask_for_ids(request, features.body) if style == "vllm" else None
-        target = features.target
-        return Handling(body=body, recording=Recorded(request, style, target, body or features.body, tape=Tape(self.shelf)))
+        body = ask_for_ids(request, features.body) if style == "vllm" else features.body
+        if self.shelf.held + len(body) > self.shelf.limit or len(body) > self.shelf.each:
+            return Handling(reason=Refused.BUFFER_FULL)
+        tape = Tape(self.shelf, before=len(body))
+        return Handling(body=body, recording=Recorded(request, style, features.target, body, tape=tape))
 
 
 class Recorded:
@@ -64,13 +64,16 @@ class Recorded:
         self._tape = tape
         self._story: Story | None = None
         self._deaths = 0
-        self.heard: Callable[[bytes], None] = tape.append
+
+    def heard(self, data: bytes) -> bool:
+        """One more read."""
+        return self._tape.heard(data)
 
     def close(self) -> None:
         """The exchange is over."""
         self._tape.close()
 
-    async def resume(self, engine: Engine, call: SideCall) -> Continuation | Ended | NotResumed:
+    async def resume(self, engine: Engine, ask: Ask) -> Continuation | Ended | NotResumed:
         """`engine` died: who goes on, with what."""
         self._deaths += 1
         if self._deaths > _MAX_DEATHS:
@@ -78,12 +81,13 @@ class Recorded:
         story = self._story or self._read()
         if isinstance(story, Refused):
             return NotResumed(story)
+        if story is not None and story.diverged:
+            return NotResumed(Refused.DIVERGED)
         if story is None:
             return Continuation(self._target, self._body, partial(_same_kind, engine), Replay(self._tape))
         self._story = story
         if story.finished is not None:
             return Ended(story.closing())
-        ask = partial(call, engine)
         if self._style == "llamacpp":
             body = await text_only.prepare(story, self._body, ask)
             splice = Splice(story, opening=text_only.NOTICE)

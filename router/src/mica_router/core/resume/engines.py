@@ -5,15 +5,12 @@ An engine that does not answer, or answers something else, is treated as one tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
 
-from mica_router.core.continuation import Reply
+from mica_router.core.continuation import Ask
 
-# path, JSON body -> answer, of an engine that could go on. Raises OSError or TimeoutError.
-Ask = Callable[[str, bytes], Awaitable[Reply]]
 _T = TypeVar("_T")
 
 

@@ -1,4 +1,8 @@
-"""Bytes of streams that could be resumed: kept as they came, within bounds, and read by nobody until an engine dies."""
+"""Bytes of streams that could be resumed: kept as they came, within bounds, and read by nobody until an engine dies.
+
+A read in which the engine says that it gave up (an error event, or a finish reason that no model gives) is found by its bytes: in
+JSON, quotes inside a text are escaped, so no text can look like that.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,28 @@ class Shelf:
 
 
 class Tape:
-    """One stream's bytes. `full`: it had to let go of them, and records no more."""
+    """One stream's bytes, after `before` bytes that are held for it anyway. `full`: it let go of them, and records no more."""
 
-    __slots__ = ("_parts", "_shelf", "_size", "full")
+    __slots__ = ("_before", "_parts", "_shelf", "_size", "full")
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Shelf, *, before: int = 0) -> None:
         self._shelf = shelf
         self._parts: list[bytes] = []
-        self._size = 0
+        self._before = before
+        self._size = before
         self.full = False
+        shelf.held += before
+
+    def heard(self, data: bytes) -> bool:
+        """Keep these too, unless the engine says in them that it gave up: then it is as good as dead, and True is returned."""
+        if b'{"error"' in data or b'"finish_reason":"abort"' in data or b'"finish_reason":"error"' in data:
+            return True
+        if not self.full:
+            self.append(data)
+        return False
 
     def append(self, data: bytes) -> None:
         """Keep these too."""
-        if self.full:
-            return
         size = self._size + len(data)
         self._shelf.held += len(data)
         self._size = size
@@ -43,10 +55,13 @@ class Tape:
         return data
 
     def _drop(self) -> None:
-        self._shelf.held -= self._size
-        self._size = 0
+        self._shelf.held -= self._size - self._before
+        self._size = self._before
         self._parts = []
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything, for good."""
         self._drop()
+        self._shelf.held -= self._before
+        self._before = self._size = 0
+        self.full = True

@@ -29,9 +29,8 @@ class Replay:
         body = self._rest + body
         end = body.rfind(b"\n\n") + 2 if b"\n\n" in body else 0
         whole, self._rest = body[:end], body[end:]
-        if b'data: {"error"' in whole:
+        if self._tape.heard(whole):
             raise TranslationFailed("the engine gave up")
-        self._tape.append(whole)
         self._tail = (self._tail + whole)[-64:]
         return whole
 

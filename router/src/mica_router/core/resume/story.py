@@ -31,7 +31,8 @@ class Story:
 
     `prompt_ids` are empty where the engine tells none. `ids` and `boundaries` are those of the engines that count: what came
     after a seam was generated again. `text` is what the client has, `position` where the present engine is in it. `client_ids`:
-    how many ids the client has. `tokens_before`: tokens that are not in `ids` (llama.cpp tells none).
+    how many ids the client has. `tokens_before`: tokens that are not in `ids` (llama.cpp tells none). `diverged`: it can never go
+    on.
     """
 
     request: Resumable
@@ -48,6 +49,7 @@ class Story:
     done: bool = False
     tokens_before: int = 0
     position: int = 0
+    diverged: bool = False
 
     def rewind(self, *, tokens: int, characters: int) -> None:
         """Keep `tokens`, whose text is `characters` long; what follows comes from another engine."""
@@ -62,6 +64,7 @@ class Story:
         """
         known = self.text[self.position : self.position + len(text)]
         if text[: len(known)] != known:
+            self.diverged = True
             raise Diverged(f"{known!r} was given out, and {text[: len(known)]!r} was generated again")
         self.position += len(text)
         new = text[len(known) :]
@@ -70,6 +73,7 @@ class Story:
         if text:
             self.boundaries.append(Boundary(len(self.ids), self.position, clean=ids is not None and len(ids) == 1))
         if finish and self.position < len(self.text):
+            self.diverged = True
             raise Diverged("generated again, the answer is shorter than what was given out")
         self.finished = finish
         return self._event(new, stop_reason) if new or finish or self._ids_for_client() else b""

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
+from mica_router.core.continuation import Ask
 from mica_router.core.resume import engines
-from mica_router.core.resume.engines import Ask
 from mica_router.core.resume.refusals import Refused
 from mica_router.core.resume.story import Story
 
