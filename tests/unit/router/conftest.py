@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 import uvloop
 
-from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.engines import Endpoint, Engine, Kind
 from mica_router.core.request import RequestLimits
 from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.core.routing import DEFAULT_ROUTING, Routing
@@ -219,13 +219,14 @@ class Bench:
         model: str = "chat",
         namespace: str = "team-a",
         routing: Routing = DEFAULT_ROUTING,
+        kind: Kind = "other",
     ) -> None:
         """Serve `model` by these engines, beside what is served already."""
         service = Service(
             key=ServiceKey(namespace, model),
             model=model,
             created=1,
-            engines=tuple(Engine(endpoint=engine.endpoint) for engine in engines),
+            engines=tuple(Engine(endpoint=engine.endpoint, kind=kind) for engine in engines),
             routing=routing,
         )
         others = [r.service for r in self.context.table.listed if r.service.key != service.key]

@@ -210,8 +210,9 @@ class Exchange:
     def _accept(self, attempt: Attempt, head: ResponseHead) -> None:
         self._keep_only(attempt)
         self._status = head.status
-        self._features = self._features._replace(body=b"")
-        self._client.exchange_answered()
+        if self._handling.translator is None:
+            self._features = self._features._replace(body=b"")
+            self._client.exchange_answered()
         self._context.metrics.first_byte(self._model, self._context.clock() - self._started)
         self._delivery.keep_alive &= not self._context.draining
         self._delivery.accept(head, self._handling.translator)
@@ -234,8 +235,11 @@ class Exchange:
                 series.first_token.observe(now - self._started)
             self._heard_at = now
         recording = self._handling.recording
-        if recording is not None and self._mending is None:
-            recording.heard(data)
+        if recording is not None and self._mending is None and recording.heard(data):
+            attempt.end()
+            self._context.metrics.upstream_error(self._model, "gave_up")
+            self._broken(attempt, "gave_up")
+            return
         try:
             delivery.feed(data, attempt.reader)
         except TranslationFailed as error:
@@ -308,6 +312,9 @@ class Exchange:
     def _broken(self, attempt: Attempt, reason: str) -> None:
         _log.warning("answer broken off", model=self._model, engine=attempt.engine.endpoint.authority, reason=reason)
         recording = self._handling.recording
+        if self._handling.translator is not None and not self._delivery.opened and self._search.repeatable:
+            self._try_elsewhere(attempt, reason, refused=False)
+            return
         self._search.failed(attempt.engine.endpoint, refused=True)
         self._attempt = None
         if reason == "client_stalled":

@@ -6,10 +6,11 @@ Owned by the exchange whose stream broke, and made only then.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Protocol
 
 from mica_router.core.choice import Pick
-from mica_router.core.continuation import Continuation, Ended, NotResumed, Recording
+from mica_router.core.continuation import Continuation, Ended, NotResumed, Recording, Reply
 from mica_router.core.engines import Engine
 from mica_router.core.response import ResponseHead
 from mica_router.relay.attempt import Attempt
@@ -58,7 +59,7 @@ class Mending:
 
     async def _ask(self, engine: Engine) -> None:
         try:
-            outcome = await self._recording.resume(engine, self._context.side_calls.call)
+            outcome = await self._recording.resume(engine, partial(self._call, engine))
         except Exception:
             _log.exception("resume failed", model=self._model)
             outcome = NotResumed("error")
@@ -71,6 +72,13 @@ class Mending:
             self._owner.mending_ends(outcome.body)
         else:
             self._give_up(outcome.reason)
+
+    async def _call(self, dead: Engine, path: str, body: bytes) -> Reply:
+        """A small question to an engine that could go on where `dead` stopped."""
+        found = self._search.choose_for(dead.continues)
+        if not isinstance(found, Pick):
+            raise ConnectionError("no engine could go on")
+        return await self._context.side_calls.call(found.engine, path, body)
 
     def _try_next(self) -> None:
         continuation = self._continuation

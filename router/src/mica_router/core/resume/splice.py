@@ -15,6 +15,7 @@ class Splice:
         self._story = story
         self._opening = opening
         self._rest = b""
+        self._failure: TranslationFailed | None = None
 
     def head(self, status: int, headers: list[Header]) -> TranslatedHead | None:
         """The client has its head."""
@@ -27,14 +28,32 @@ class Splice:
     def feed(self, body: bytes) -> bytes:
         """Events that the client lacks. Raises TranslationFailed, after which nothing of this engine may be used."""
         whole, self._rest = split_events(self._rest + body)
-        out = b"".join(self._event(data) for data in whole)
+        out = self._events(whole)
         if not out:
             return b""
         opening, self._opening = self._opening, b""
         return opening + out
 
+    def _events(self, whole: list[bytes]) -> bytes:
+        """What is new in these. A failure waits until what came before it has gone out."""
+        if self._failure is not None:
+            raise self._failure
+        out = []
+        for data in whole:
+            try:
+                out.append(self._event(data))
+            except TranslationFailed as failure:
+                self._failure = failure
+                break
+        told = b"".join(out)
+        if self._failure is not None and not told:
+            raise self._failure
+        return told
+
     def finish(self) -> bytes:
         """The end. Raises TranslationFailed when the answer itself had not ended."""
+        if self._failure is not None:
+            raise self._failure
         if self._story.finished is None:
             raise TranslationFailed("the stream ended without a finish reason")
         return self._story.closing()
