@@ -216,6 +216,19 @@ async def test_a_storm_of_deaths_loses_no_stream_and_no_token(bench: Bench, repl
     assert bench.context.metrics.resumes["toy"] > 5
 
 
+async def test_retries_before_the_first_byte_let_go_of_what_they_kept(bench: Bench, replicas: Callable[..., Any]) -> None:
+    engines = await replicas(3)
+    for engine in engines[:2]:
+        engine.state.faults.extend(Fault("status", status=500) for _ in range(3))
+    client = await bench.client()
+    for _ in range(6):
+        assert (await run(client, CHAT, request(CHAT))).ended
+    book = bench.context.book
+    assert isinstance(book, Book)
+    assert book.shelf.held == 0
+    assert bench.context.metrics.retries
+
+
 # llama.cpp.
 
 

@@ -141,6 +141,7 @@ class Exchange:
         engine = pick.engine
         self._context.metrics.decided(self._model, engine.tier, pick.reason)
         self._series = self._context.metrics.series(self._model, engine.tier)
+        self._close_recording()
         records = self._features.route.service.routing.resume or not self._features.streams
         self._handling = self._context.book.open(self._features, engine) if records else SWITCHED_OFF
         target, body = self._handling.target, self._handling.body
@@ -453,11 +454,14 @@ class Exchange:
             attempt.end()
         if self._hedge is not None:
             self._hedge.end()
-        if self._handling.recording is not None:
-            self._handling.recording.close()
+        self._close_recording()
         if self._in_engine:
             self._tally.in_flight -= 1
         else:
             self._tally.queued -= 1
         if context.load.waiting:
             context.load.waiting.release_one(self._key)
+
+    def _close_recording(self) -> None:
+        if self._handling.recording is not None:
+            self._handling.recording.close()
