@@ -16,7 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 SPECIALS = ["<s>", "</s>", "<pad>"]
 TEXTS = ("this.py", "argparse.py", "asyncio/events.py", "json/decoder.py", "textwrap.py")
 WORLD = "Straße Brücke naïve café 中文字符 日本語 русский 한국어 😀👍🎉 ελληνικά " * 40
-TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
 
 
 def main(folder: Path) -> None:
@@ -25,7 +28,10 @@ def main(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2048, special_tokens=SPECIALS, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=2048,
+        special_tokens=SPECIALS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     library = Path(sysconfig.get_paths()["stdlib"])
     tokenizer.train_from_iterator([(library / name).read_text() for name in TEXTS] + [WORLD], trainer)
