@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from mica_router.core import errors
+from mica_router.core.amend import with_defaults, with_model, without_private_fields
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
 from mica_router.core.keys import may_use
@@ -23,6 +24,7 @@ from mica_router.core.target import (
     parse_target,
     read_body,
     rename_model,
+    takes_json,
 )
 
 _READS = frozenset({b"GET", b"HEAD"})
@@ -44,7 +46,11 @@ def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiErro
     if target.namespace is not None and target.name is not None:
         return _by_path(request, target, table)
     if request.method in _READS:
-        return _models(request, target.path, table.listed, table) or errors.path_not_found(target.path)
+        return (
+            _models(request, target.path, table.listed, table)
+            or _by_default(request, target, table)
+            or errors.path_not_found(target.path)
+        )
     return _by_body(request, target, table)
 
 
@@ -76,11 +82,13 @@ def _by_path(request: Request, target: Target, table: RouteTable) -> Features | 
         answer = _models(request, target.path, listed, table)
         if answer is not None:
             return answer
-    if not request.body.startswith(b"{"):
+    json = takes_json(request.method, target.path)
+    if not json and not request.body.startswith(b"{"):
         return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
     fields = read_body(request.body)
     if isinstance(fields, ApiError):
-        return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+        # What the router cannot read, an engine with a more forgiving parser might: private fields would get through.
+        return fields if json else _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
     named = table.for_model(fields.model) if isinstance(fields.model, str) else None
     if named is None or named.service.key != route.service.key:
         return _forward(request, target, route, fields=fields, used_name=None)
@@ -97,7 +105,9 @@ def _by_body(request: Request, target: Target, table: RouteTable) -> Features | 
     if isinstance(fields, ApiError):
         return fields
     if not fields.model:
-        return errors.model_missing()
+        if table.default is None:
+            return errors.model_missing()
+        return _forward(request, target, table.default, fields=fields, used_name=fields.model)
     route = table.for_model(fields.model)
     if route is None:
         return errors.model_not_found(fields.model)
@@ -106,24 +116,38 @@ def _by_body(request: Request, target: Target, table: RouteTable) -> Features | 
 
 def _by_form(request: Request, target: Target, table: RouteTable, *, model: str) -> Features | ApiError:
     """An upload names its model in a form. It is forwarded as it is, so the name must be the one that engines know."""
-    route = table.for_model(model) if model else None
+    route = table.for_model(model) if model else table.default
     if route is None:
         return errors.model_not_found(model) if model else errors.model_missing()
-    if model != route.engine_model:
+    if model and model != route.engine_model:
         return errors.form_model_alias(model, route.engine_model)
     return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+
+
+def _by_default(request: Request, target: Target, table: RouteTable) -> Features | ApiError | None:
+    """A read that says nothing of a model; None where there is no default one or engines do not get such requests."""
+    if table.default is None or not is_forwarded(target.path):
+        return None
+    return _forward(request, target, table.default, fields=_NO_FIELDS, used_name=None)
 
 
 def _forward(
     request: Request, target: Target, route: Route, *, fields: BodyFields, used_name: str | msgspec.UnsetType | None
 ) -> Features | ApiError:
-    """`used_name`: the name in the body that led here; one that engines do not know is replaced by theirs."""
+    """`used_name`: the name in the body that led here, UNSET where there is none; one that engines do not know is replaced."""
     keys = route.service.routing.api_keys
     if keys and not may_use(keys, request):
         return errors.invalid_api_key(route.public_name)
-    body = request.body
-    if used_name and used_name != route.engine_model:
-        body = rename_model(body, model=route.engine_model)
+    body, limit = request.body, fields.token_limit
+    if fields.private:
+        body = without_private_fields(body)
+    if used_name is not None and used_name != route.engine_model:
+        missing = used_name is msgspec.UNSET
+        body = with_model(body, model=route.engine_model) if missing else rename_model(body, model=route.engine_model)
+    defaults = route.service.routing.defaults
+    if defaults is not None and fields is not _NO_FIELDS:
+        body, filled = with_defaults(body, target.path, defaults)
+        limit = limit if filled is None else filled
     return Features(
         route,
         request.method,
@@ -132,7 +156,7 @@ def _forward(
         request.headers,
         body,
         fields.streams,
-        fields.token_limit,
+        limit,
         request.lookup,
     )
 

@@ -32,7 +32,8 @@ class Engine:
 
     `weight`: capacity relative to the others of the service. `max_in_flight`: requests it takes at once, 0 = no bound.
     `revision`, `dtype` and `version` (of the engine program) are empty where they are not known; an unknown value equals nothing
-    but itself, so engines of one Deployment, which all know or all do not, are equal.
+    but itself, so engines of one Deployment, which all know or all do not, are equal. `numerics`: engines that name the same one
+    are known to compute the same bits, whatever tier they are in; empty: those of one tier are taken to.
     """
 
     endpoint: Endpoint
@@ -43,12 +44,14 @@ class Engine:
     revision: str = ""
     dtype: str = ""
     version: str = ""
+    numerics: str = ""
 
     def continues(self, other: Engine) -> bool:
         """Whether token ids of `other` mean the same here and lead on in the same way: same program, weights and arithmetic."""
         return (
             self.kind == other.kind
-            and self.tier == other.tier
+            and self.numerics == other.numerics
+            and (self.tier == other.tier or self.numerics != "")
             and self.revision == other.revision
             and self.dtype == other.dtype
             and self.version == other.version

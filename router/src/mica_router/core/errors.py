@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 
@@ -82,7 +83,16 @@ def path_not_found(path: str) -> ApiError:
     )
 
 
+PD_DISAGG: Final = "/v1/chat/pd_disagg"
+
+
 def path_not_forwarded(path: str) -> ApiError:
+    if path.rstrip("/") == PD_DISAGG:
+        return _bad_request(
+            "pd_disagg_unsupported",
+            f"'{PD_DISAGG}' moves KV caches between engines that are patched for it, which Mica does not do. "
+            "Send the request to /v1/chat/completions: GPU and CPU engines share such requests by themselves.",
+        )
     return ApiError(
         status=404,
         type="invalid_request_error",

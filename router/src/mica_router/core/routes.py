@@ -8,6 +8,7 @@ Naming rules, in the order in which they win:
    service that appears later cannot take over another one's traffic. The younger ones stay reachable by rule 1 and by path.
    Aliases and adapters are claimed in the same way after all models; `<namespace>/<name>/<adapter>` always leads to an adapter.
 3. The path `/models/<namespace>/<name>/...` always leads to that service.
+4. A request that names no model is meant for the service that is the default one, where there is one (routes files only).
 
 Pure: a table is built from values and never changes; a new one replaces it.
 """
@@ -39,7 +40,8 @@ class ServiceKey(NamedTuple):
 class Service:
     """One model as it is served: the name its engines know it by, its other names, since when, and where it is ready.
 
-    `aliases` are other names of the model, `adapters` names of LoRA adapters that its engines have loaded.
+    `aliases` are other names of the model, `adapters` names of LoRA adapters that its engines have loaded. `default`: requests
+    that name no model mean this one.
     """
 
     key: ServiceKey
@@ -49,6 +51,7 @@ class Service:
     aliases: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     routing: Routing = DEFAULT_ROUTING
+    default: bool = False
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -67,11 +70,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """Every way to a service. Build it with `build_table`."""
+    """Every way to a service. Build it with `build_table`. `default`: where requests without a model go."""
 
     by_model: Mapping[str, Route]
     by_key: Mapping[ServiceKey, Route]
     listed: tuple[Route, ...]
+    default: Route | None = None
 
     def for_model(self, model: str) -> Route | None:
         """The route of a model name, bare or qualified."""
@@ -111,7 +115,12 @@ def build_table(services: Iterable[Service]) -> RouteTable:
     for service in ordered:
         listed += _claim_further(service, by_model, by_key[service.key])
     listed.sort(key=lambda route: route.public_name)
-    return RouteTable(by_model=MappingProxyType(by_model), by_key=MappingProxyType(by_key), listed=tuple(listed))
+    return RouteTable(
+        by_model=MappingProxyType(by_model),
+        by_key=MappingProxyType(by_key),
+        listed=tuple(listed),
+        default=next((by_key[service.key] for service in ordered if service.default), None),
+    )
 
 
 def _reserved(service: Service) -> dict[str, Route]:

@@ -13,6 +13,7 @@ from mica_router.core.engines import Tier
 
 Policy = Literal["auto", "round-robin", "least-inflight", "p2c", "session", "prefix"]
 CpuMode = Literal["overflow", "relay", "standby"]
+DeciderPolicy = Literal["predict", "thresholds", "balance"]
 Operator = Literal["eq", "gt", "gte", "lt", "lte", "in", "min_count", "max_count", "exists"]
 
 
@@ -70,12 +71,32 @@ class CpuUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDefaults:
+    """What requests for chats and completions get that do not say it. None: they go to the engine without it."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeciderUse:
+    """What places requests on tiers: `core.tiers_decide` (predict) or one of `core.syshax`, with its numbers."""
+
+    policy: DeciderPolicy = "predict"
+    max_num_seqs: int | None = 256
+    gpu_cache_threshold: float = 90.0
+    cpu_throughput_threshold: float = 10.0
+    cpu_max_batch_size: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
     """Routing of one service.
 
     `hedge_after`: seconds after which a request that is not a stream is sent to a second engine as well; 0 never does. `api_keys`
     are sha256 digests; empty: no key is asked for. `prefix_bytes`: how much of the prompt decides in policy `prefix`.
     `load_bound`: how far above the mean an engine may be loaded in policies `prefix` and `session`.
+    `decider` and `defaults` come from routes files only.
     """
 
     policy: Policy = "auto"
@@ -90,6 +111,8 @@ class Routing:
     api_keys: tuple[bytes, ...] = ()
     cpu: CpuUse = field(default_factory=CpuUse)
     rules: tuple[FieldRule, ...] = ()
+    decider: DeciderUse | None = None
+    defaults: RequestDefaults | None = None
 
 
 DEFAULT_ROUTING = Routing()

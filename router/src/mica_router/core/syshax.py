@@ -9,10 +9,11 @@ Field rules come before either. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mica_router.core.facts import RequestFacts
-from mica_router.core.routing import Routing
+from mica_router.core.routing import DeciderUse, Routing
 from mica_router.core.tiers import CPU, GPU, TIERS, TierView, other
 from mica_router.core.tiers_decide import Placement, Reason, Tiers, matching_rule
 
@@ -86,6 +87,18 @@ class ThroughputDecider:
 
 
 Decider = ThresholdDecider | ThroughputDecider
+
+
+@lru_cache(maxsize=256)
+def decider_of(use: DeciderUse) -> Decider | None:
+    """The decider that is asked for; None: the default one, which predicts."""
+    if use.policy == "thresholds":
+        return ThresholdDecider(
+            max_num_seqs=use.max_num_seqs,
+            gpu_cache_threshold=use.gpu_cache_threshold,
+            cpu_throughput_threshold=use.cpu_throughput_threshold,
+        )
+    return ThroughputDecider(cpu_max_batch_size=use.cpu_max_batch_size) if use.policy == "balance" else None
 
 
 def throughput(view: TierView, tiers: Tiers) -> float | None:

@@ -12,14 +12,14 @@ from urllib.parse import unquote
 import httptools
 import msgspec
 
-from mica_router.core.errors import ApiError, malformed_http, malformed_json, model_invalid
+from mica_router.core.errors import PD_DISAGG, ApiError, malformed_http, malformed_json, model_invalid
 
 # What engines serve beside /v1/ and does nothing but inference, or tells that the model is up.
 _FORWARDED_BESIDE_V1: Final = frozenset(
     {"/tokenize", "/detokenize", "/health", "/rerank", "/v2/rerank", "/score", "/classify", "/pooling", "/version"}
 )
-# Administration that an engine keeps under /v1/: it changes the model for everybody.
-_ADMINISTRATION: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+# Administration that an engine keeps under /v1/: it changes the model for everybody. And what only patched engines can do.
+_ADMINISTRATION: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter", PD_DISAGG})
 _POST_ONLY: Final = frozenset(
     {
         "/v1/chat/completions",
@@ -44,6 +44,7 @@ _POST_ONLY: Final = frozenset(
         "/detokenize",
     }
 )
+_FORMS: Final = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Stateless inference: running it twice costs time and changes nothing, so it may be repeated on another engine.
 _STATELESS_PATHS: Final = frozenset(
@@ -91,6 +92,21 @@ class BodyFields(msgspec.Struct, gc=False):
     stream: Any = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    num_decode_tokens: Any = msgspec.UNSET
+    request_id_inference: Any = msgspec.UNSET
+    prefill_then_swapout: Any = msgspec.UNSET
+    generated_text: Any = msgspec.UNSET
+
+    @property
+    def private(self) -> bool:
+        """Whether it has fields by which sysHAX's engines are driven, which clients may not (see `PRIVATE`)."""
+        unset = msgspec.UNSET
+        return not (
+            self.num_decode_tokens is unset
+            and self.request_id_inference is unset
+            and self.prefill_then_swapout is unset
+            and self.generated_text is unset
+        )
 
     @property
     def streams(self) -> bool:
@@ -103,6 +119,9 @@ class BodyFields(msgspec.Struct, gc=False):
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return limit if type(limit) is int else None
 
+
+PRIVATE: Final = ("num_decode_tokens", "request_id_inference", "prefill_then_swapout", "generated_text")
+"""With these a client of sysHAX's engines chooses the tier, or names the KV cache of another client's request."""
 
 _FIELDS_DECODER: Final = msgspec.json.Decoder(BodyFields)
 _OBJECT_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -153,6 +172,11 @@ def allowed_method(method: bytes, path: str) -> str | None:
     if path == "/v1/models" or path.startswith("/v1/models/"):
         return None if method in _IDEMPOTENT else "GET"
     return None
+
+
+def takes_json(method: bytes, path: str) -> bool:
+    """Whether engines expect a JSON object as the body."""
+    return method == b"POST" and path in _POST_ONLY and path not in _FORMS
 
 
 def rename_model(body: bytes, *, model: str) -> bytes:

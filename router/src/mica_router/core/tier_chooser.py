@@ -19,6 +19,7 @@ from mica_router.core.policies import pick_engine
 from mica_router.core.rates import Rates
 from mica_router.core.routes import ServiceKey
 from mica_router.core.routing import Routing
+from mica_router.core.syshax import decider_of
 from mica_router.core.tiers import CPU, GPU, EngineView, tier_view
 from mica_router.core.tiers_decide import Placement, Reason, Tiers, decide
 from mica_router.core.tiers_explain import explain_placement, words
@@ -54,10 +55,12 @@ def _nothing_learned(service: ServiceKey, tier: Tier) -> Rates:
 
 @dataclass(frozen=True, slots=True)
 class TierChooser:
-    """`Chooser`. `rates` says what was learned of a tier of a service."""
+    """`Chooser`. `rates` says what was learned of a tier of a service, `decider` places requests of services that do not say
+    who does; engines' numbers that are `stale` seconds old are not used."""
 
     rates: RateBook = _nothing_learned
     decider: Decider = field(default_factory=PredictingDecider)
+    stale: float = STALE_SECONDS
 
     def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
         """Pick an engine of the tier that is decided for, or wait for it."""
@@ -83,7 +86,7 @@ class TierChooser:
         return {
             **_chosen(chosen, placement),
             "policy": routing.policy,
-            "candidates": [_candidate(engine, load) for engine in candidates],
+            "candidates": [_candidate(engine, load, stale=self.stale) for engine in candidates],
             "tiers": explain_placement(routing, facts, tiers, placement),
         }
 
@@ -94,7 +97,9 @@ class TierChooser:
         if not by_tier[GPU] and any(engine.tier == GPU for engine in service.engines):
             # The ready GPU engines were tried, or do not fit a stream that is continued.
             return Placement(tiers=(CPU,), reason=Reason.NO_GPU)
-        return self.decider.place(service.routing, facts_of(features), tiers)
+        use = service.routing.decider
+        decider = self.decider if use is None else decider_of(use) or self.decider
+        return decider.place(service.routing, facts_of(features), tiers)
 
     def _tiers(self, features: Features, by_tier: Mapping[Tier, Sequence[Engine]], load: LoadView) -> Tiers:
         key = features.route.service.key
@@ -103,13 +108,13 @@ class TierChooser:
             sound = [[engine for engine in engines if _sound(engine, load)] for engines in (gpu, cpu)]
             # When all are ejected, all are tried: refusing without trying helps nobody.
             gpu, cpu = sound if any(sound) else (gpu, cpu)
-        view = tier_view([_view(engine, load) for engine in gpu])
+        view = tier_view([_view(engine, load, stale=self.stale) for engine in gpu])
         if gpu and (held := load.held(key)):
             # Engines that are bounded let nobody wait: the router does.
             view = view._replace(waiting=view.waiting + held)
         return Tiers(
             gpu=view,
-            cpu=tier_view([_view(engine, load) for engine in cpu]),
+            cpu=tier_view([_view(engine, load, stale=self.stale) for engine in cpu]),
             gpu_rates=self.rates(key, GPU),
             cpu_rates=self.rates(key, CPU),
         )
@@ -138,12 +143,12 @@ def _sound(engine: Engine, load: LoadView) -> bool:
     return load.fitness.get(engine.endpoint, 1.0) > 0
 
 
-def _view(engine: Engine, load: LoadView) -> EngineView:
+def _view(engine: Engine, load: LoadView, *, stale: float) -> EngineView:
     endpoint, room = engine.endpoint, float(capacity(engine))
     if load.fitness:
         room *= load.fitness.get(endpoint, 1.0) or 1.0
     gauges = load.gauges(endpoint)
-    return EngineView(load.in_flight(endpoint), room, gauges if gauges is not None and gauges.age <= STALE_SECONDS else None)
+    return EngineView(load.in_flight(endpoint), room, gauges if gauges is not None and gauges.age <= stale else None)
 
 
 def _busy(features: Features) -> Refusal:
@@ -165,7 +170,7 @@ def _chosen(chosen: Pick | Hold | Refusal, placement: Placement) -> dict[str, An
     return {"verdict": verdict, "engine": None, "tier": None, "why": f"{words(placement)} ({chosen.reason})"}
 
 
-def _candidate(engine: Engine, load: LoadView) -> dict[str, Any]:
+def _candidate(engine: Engine, load: LoadView, *, stale: float) -> dict[str, Any]:
     """One engine with its load, and why it would be left out."""
     gauges, fitness = load.gauges(engine.endpoint), load.fitness.get(engine.endpoint, 1.0)
     in_flight = load.in_flight(engine.endpoint)
@@ -178,7 +183,7 @@ def _candidate(engine: Engine, load: LoadView) -> dict[str, Any]:
         "fitness": round(fitness, 3),
         "metrics": None if gauges is None else gauges._asdict(),
         "excluded": _excluded(engine, in_flight=in_flight, fitness=fitness),
-        "metricsUsed": gauges is not None and gauges.age <= STALE_SECONDS,
+        "metricsUsed": gauges is not None and gauges.age <= stale,
     }
 
 
