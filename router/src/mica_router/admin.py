@@ -1,4 +1,4 @@
-"""Admin routes of the router beside the common ones: `GET /demand`, the autoscaler's signal, and `/explain`."""
+"""Admin routes of the router beside the common ones: `GET /demand`, the autoscaler's signal, `/explain`, and sysHAX's view."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def build_admin(
     ready: ReadyChecks,
     demand: Callable[[], Mapping[str, ModelDemand]],
     explain: Explain | None = None,
+    view: Callable[[], dict[str, Any]] | None = None,
 ) -> FastAPI:
     """The admin application. `demand` is asked at every request."""
     app = admin_app(component="router", registry=registry, ready=ready)
@@ -32,9 +33,18 @@ def build_admin(
         """Per public model name: requests that engines work on, requests not yet handed to one, seconds the oldest is held."""
         return {"models": {model: asdict(entry) for model, entry in demand().items()}}
 
+    if view is not None:
+        _add_view(app, view)
     if explain is not None:
         _add_explain(app, explain)
     return app
+
+
+def _add_view(app: FastAPI, view: Callable[[], dict[str, Any]]) -> None:
+    @app.get("/metrics.json")
+    async def get_view() -> dict[str, Any]:
+        """Both tiers as sysHAX shows them."""
+        return view()
 
 
 def _add_explain(app: FastAPI, explain: Explain) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from time import time
+from typing import Any
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 from mica_router.admin import Explain, build_admin
 from mica_router.assembly import Relay, engine_tls, metric_groups
@@ -14,6 +16,7 @@ from mica_router.core.routes import RouteTable
 from mica_router.core.tier_chooser import TierChooser
 from mica_router.explain import explain_request
 from mica_router.exposition import RouterCollector, Snapshot, take_snapshot
+from mica_router.json_metrics import metrics_view
 from mica_router.metrics import ModelDemand
 from mica_router.ports import RouteSource, RouteSourceError
 from mica_router.probing import Prober
@@ -103,6 +106,7 @@ async def run_single(settings: RouterSettings, source: RouteSource) -> None:
             explain=lambda path, body, headers: explain_request(
                 path, body, headers, table=context.table, chooser=relay.chooser, load=context.load
             ),
+            view=lambda: metrics_view(context.table, gauges=context.load.gauges, now=time(), ratio=settings.performance_ratio),
         ),
         grace=settings.drain_timeout + 1.5,
     )
@@ -113,9 +117,12 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
     supervisor = Supervisor(settings)
     clock = asyncio.get_running_loop().time
     calls = SideCalls(Pool(clock=clock, tls=engine_tls(settings)))
-    # Workers ask engines for themselves; this copy is for `/explain`.
-    engine_metrics = EngineMetrics(HttpMetricsPort(tls=engine_tls(settings)), clock=clock)
-    chooser = TierChooser(rates=lambda service, tier: engine_metrics.rates((service, tier)))
+    # Workers ask engines for themselves; this copy is for `/explain` and `/metrics.json`.
+    engine_metrics = EngineMetrics(HttpMetricsPort(tls=engine_tls(settings)), clock=clock, interval=settings.scrape_interval)
+    chooser = TierChooser(
+        rates=lambda service, tier: engine_metrics.rates((service, tier)),
+        stale=settings.stale_metrics(),
+    )
     load = SupervisorView(supervisor, gauges_of=engine_metrics.gauges)
 
     def publish(table: RouteTable) -> None:
@@ -139,6 +146,9 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
             demand=lambda: supervisor.snapshot().demand,
             explain=lambda path, body, headers: explain_request(
                 path, body, headers, table=supervisor.table, chooser=chooser, load=load
+            ),
+            view=lambda: metrics_view(
+                supervisor.table, gauges=engine_metrics.gauges, now=time(), ratio=settings.performance_ratio
             ),
         ),
         grace=settings.drain_timeout + 1.5,
@@ -171,13 +181,17 @@ async def _serve_admin(
     ready: ReadyChecks,
     demand: Callable[[], Mapping[str, ModelDemand]],
     explain: Explain,
+    view: Callable[[], dict[str, Any]],
 ) -> None:
     """Health, metrics, demand, explain."""
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(RouterCollector(snapshot))
-    app = build_admin(registry=registry, ready=ready, demand=demand, explain=explain)
+    if settings.performance_ratio is not None:
+        told = "How many times the GPU tier was ahead of the CPU tier, in a request to each before the start."
+        Gauge("mica_router_performance_ratio", told, registry=registry).set(settings.performance_ratio)
+    app = build_admin(registry=registry, ready=ready, demand=demand, explain=explain, view=view)
     await serve(app, host=settings.host, port=settings.admin_port)
 
 

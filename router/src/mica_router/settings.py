@@ -8,8 +8,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mica_router.core.request import RequestLimits
+from mica_router.core.tier_chooser import STALE_SECONDS
 from mica_router.relay.context import DEFAULT_BUDGET, Timeouts
 from mica_router.relay.health import HealthRules
+from mica_router.scraping import INTERVAL_SECONDS
 from mica_runtime.settings import Settings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -21,6 +23,8 @@ class RouterSettings(Settings):
 
     `max_buffered_bytes` bounds what the requests of all clients take together; beyond it they are answered with 503. `workers`
     processes share the port and that bound. `probe_interval` 0 probes nothing: engines come back when their time is over.
+    `scrape_interval` lies between two readings of an engine's metrics where tiers are decided by them. `performance_ratio` comes
+    from who compared the tiers before the start, and is shown in metrics.
     `resume_bytes` bounds what is kept of one stream, `resume_total_bytes` of all; a stream above it is not resumed.
     """
 
@@ -48,6 +52,8 @@ class RouterSettings(Settings):
     probe_interval: Annotated[float, Field(ge=0, le=3600)] = 5.0
     probe_timeout: Seconds = 3.0
     probe_failures: Annotated[int, Field(ge=1, le=100)] = 3
+    scrape_interval: Annotated[float, Field(ge=0.1, le=3600)] = INTERVAL_SECONDS
+    performance_ratio: Annotated[float, Field(gt=0)] | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     engine_ca_file: Path | None = None
@@ -82,6 +88,10 @@ class RouterSettings(Settings):
     def health_rules(self) -> HealthRules:
         """When engines are ejected and come back."""
         return HealthRules(failures=self.probe_failures, probed=self.probe_interval > 0)
+
+    def stale_metrics(self) -> float:
+        """Age from which an engine's metrics decide nothing: two readings have failed."""
+        return max(STALE_SECONDS, 3 * self.scrape_interval)
 
     def limits(self) -> RequestLimits:
         """Bounds of a request."""

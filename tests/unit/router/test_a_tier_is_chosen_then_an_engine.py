@@ -12,7 +12,7 @@ from mica_router.core.choice import EngineGauges, Hold, Pick, Refusal
 from mica_router.core.engines import Endpoint, Engine, Tier
 from mica_router.core.features import Features
 from mica_router.core.routes import Route, Service, ServiceKey
-from mica_router.core.routing import CpuUse, Routing
+from mica_router.core.routing import CpuUse, DeciderUse, Routing
 from mica_router.core.rules import parse_rules
 from mica_router.core.syshax import ThresholdDecider
 from mica_router.core.tier_chooser import TierChooser, needs_metrics
@@ -159,3 +159,20 @@ def test_the_account_of_a_service_with_one_tier_is_as_complete() -> None:
     assert (told["verdict"], told["why"]) == ("send", "only this tier has a ready engine")
     told = TierChooser().explain(features(engines=()), candidates=(), load=Numbers())
     assert told["verdict"] == "hold"
+
+
+def test_a_service_says_which_rule_decides() -> None:
+    load = Numbers(busy={G1.endpoint: 1})
+    for use, tier in (
+        (None, "gpu"),
+        (DeciderUse(policy="balance"), "cpu"),
+        (DeciderUse(policy="thresholds", max_num_seqs=1), "cpu"),
+    ):
+        assert chosen(load, features(routing=Routing(decider=use)))[0] == tier
+
+
+def test_how_old_numbers_may_be_is_a_setting() -> None:
+    full = {engine.endpoint: EngineGauges(age=9.0, kv_percent=99.0) for engine in (G1, G2)}
+    account = TierChooser(stale=15.0).explain(features(max_tokens=5), candidates=ALL, load=Numbers(said=full))
+    assert account["tier"] == "cpu"
+    assert TierChooser().explain(features(max_tokens=5), candidates=ALL, load=Numbers(said=full))["tier"] == "gpu"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mica_router.core.engines import Endpoint
+from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.routes import RouteTable, ServiceKey
+from mica_router.core.routing import DeciderUse, RequestDefaults, Routing
 from mica_router.ports import RouteSourceError
 from mica_router.sources.file import FileRouteSource
 from mica_router.sources.routes_file import parse_routes_file
@@ -37,9 +38,77 @@ def test_json_is_accepted_too() -> None:
     assert service.model == "chat"
 
 
+FULL = """
+models:
+  - name: chat
+    model: org/chat-7b
+    default: true
+    aliases: [gpt-4o]
+    adapters: [sql]
+    engines:
+      - {url: "https://10.0.0.7", kind: vllm, weight: 2.5, maxInFlight: 64, revision: r1, dtype: bf16, version: "0.32", numerics: x}
+      - {url: "http://10.0.0.8:8080", tier: cpu, kind: llamacpp}
+    routing:
+      policy: prefix
+      timeouts: {connect: 500ms, total: 10m}
+      queue: {maxRequests: 9, maxWait: 5s}
+      rules:
+        - {name: long, conditions: {max_tokens: {gte: 1024}}, action: {device: CPU}}
+    cpu: {mode: standby, when: {gpuKVPercent: 70}, maxOutputTokens: 32}
+    defaults: {max_tokens: 200, temperature: 0.7}
+    decider: {policy: thresholds, maxNumSeqs: 8}
+    apiKeys: [%s]
+""" % ("ab" * 32)
+
+
+def test_a_file_says_everything_that_the_router_can_do() -> None:
+    (chat,) = parse_routes_file(FULL, created=0)
+    assert (chat.default, chat.aliases, chat.adapters) == (True, ("gpt-4o",), ("sql",))
+    gpu, cpu = chat.engines
+    assert gpu == Engine(
+        endpoint=Endpoint("10.0.0.7", 443, tls=True),
+        kind="vllm",
+        weight=2.5,
+        max_in_flight=64,
+        revision="r1",
+        dtype="bf16",
+        version="0.32",
+        numerics="x",
+    )
+    assert cpu == Engine(endpoint=Endpoint("10.0.0.8", 8080), tier="cpu", kind="llamacpp")
+    routing = chat.routing
+    assert (routing.policy, routing.deadlines.connect, routing.deadlines.total) == ("prefix", 0.5, 600.0)
+    assert (routing.queue.max_requests, routing.queue.max_wait) == (9, 5.0)
+    assert [(rule.name, rule.tier) for rule in routing.rules] == [("long", "cpu")]
+    assert (routing.cpu.mode, routing.cpu.gpu_kv_percent, routing.cpu.max_output_tokens) == ("standby", 70, 32)
+    assert routing.defaults == RequestDefaults(max_tokens=200, temperature=0.7)
+    assert routing.decider == DeciderUse(policy="thresholds", max_num_seqs=8)
+    assert routing.api_keys == (b"\xab" * 32,)
+
+
+def test_what_a_file_leaves_out_is_as_in_a_cluster() -> None:
+    (service,) = parse_routes_file("models: [{name: a, routing: {retries: 1}}]", created=0)
+    assert service.routing == Routing(retries=1)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("models: [{name: a, endpoints: ['http://x'], engines: [{url: 'http://y'}]}]", "endpoints and engines are both given"),
+        ("models: [{name: a, engines: [{url: 'http://y'}, {url: 'http://y:80'}]}]", "engine y:80 is listed more than once"),
+        ("models: [{name: a, engines: [{url: 'http://y', tier: npu}]}]", "models.0.engines.0.tier"),
+        ("models: [{name: a, engines: [{url: 'http://y', max_in_flight: 2}]}]", "models.0.engines.0.max_in_flight: Extra"),
+        ("models: [{name: a, routing: {polic: p2c}}]", "models.0.routing.polic: Extra"),
+        ("models: [{name: a, routing: {hedgeAfter: soon}}]", "models.0.routing.hedgeAfter"),
+        ("models: [{name: a, routing: {apiKeySecretRef: {name: s}}}]", "list sha256 digests of the keys in apiKeys"),
+        ("models: [{name: a, cpu: {mode: relay}}]", "models.0.cpu.mode"),
+        ("models: [{name: a, cpu: {cores: 4}}]", "models.0.cpu.cores: Extra"),
+        ("models: [{name: a, decider: {policy: balance, maxNumSeqs: 3}}]", "models.0.decider.balance.maxNumSeqs: Extra"),
+        ("models: [{name: a, decider: {policy: luck}}]", "models.0.decider"),
+        ("models: [{name: a, apiKeys: [secret]}]", "models.0.apiKeys.0"),
+        ("models: [{name: a, defaults: {top_p: 1}}]", "models.0.defaults.top_p: Extra"),
+        ("models: [{name: a, default: true}, {name: b, default: true}]", "more than one model has default: true"),
+        ("models: [{name: a, aliases: [b]}, {name: b}]", "model b is listed more than once"),
         ("models: [", "not valid YAML"),
         ("", "file:"),
         ("[]", "file:"),
