@@ -1,4 +1,4 @@
-"""What is put into and taken out of a client's body: defaults, the model, private fields; and where requests without a model go."""
+"""What is put into and taken out of a client's body: defaults, the model, private fields. Where requests without a model go."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def decided(
     return dispatch(request, routes or table())
 
 
-def forwarded(body: bytes, **how: object) -> Features:
-    found = decided(body, **how)  # type: ignore[arg-type]
+def forwarded(body: bytes, *, path: str = CHAT, method: str = "POST", routes: RouteTable | None = None) -> Features:
+    found = decided(body, path=path, method=method, routes=routes)
     assert isinstance(found, Features), found
     return found
 
@@ -73,7 +73,7 @@ def test_amended_objects_are_the_same_objects_and_more(fields: dict[str, object]
     body = blank + json.dumps(fields) + blank
     amended, _ = with_defaults(with_model(body.encode(), model='m"'), CHAT, DEFAULTS)
     assert json.loads(amended) == {"temperature": 0.7, "max_tokens": 200, "model": 'm"'} | fields
-    private = dict.fromkeys(PRIVATE, [1])
+    private = {name: [1] for name in PRIVATE}
     assert json.loads(without_private_fields(json.dumps(private | fields).encode())) == fields
 
 

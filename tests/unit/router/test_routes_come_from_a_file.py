@@ -46,7 +46,7 @@ models:
     aliases: [gpt-4o]
     adapters: [sql]
     engines:
-      - {url: "https://10.0.0.7", kind: vllm, weight: 2.5, maxInFlight: 64, revision: r1, dtype: bf16, version: "0.32", numerics: x}
+      - {url: "https://10.0.0.7", kind: vllm, weight: 2.5, maxInFlight: 64, revision: r1, dtype: bf16, version: "0", numerics: x}
       - {url: "http://10.0.0.8:8080", tier: cpu, kind: llamacpp}
     routing:
       policy: prefix
@@ -72,7 +72,7 @@ def test_a_file_says_everything_that_the_router_can_do() -> None:
         max_in_flight=64,
         revision="r1",
         dtype="bf16",
-        version="0.32",
+        version="0",
         numerics="x",
     )
     assert cpu == Engine(endpoint=Endpoint("10.0.0.8", 8080), tier="cpu", kind="llamacpp")
