@@ -31,6 +31,8 @@ TUNING: Final = frozenset(
         "ACCESS_LOG_SAMPLE",
         "RESUME_BYTES",
         "RESUME_TOTAL_BYTES",
+        "SCRAPE_INTERVAL",
+        "PERFORMANCE_RATIO",
     )
 )
 """Settings of the router that `mica run` has no flag for. Where routes come from and where to listen, the flags say."""
