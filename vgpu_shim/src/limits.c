@@ -257,5 +257,11 @@ bool mica_limits_from_env(struct mica_limits *out, char *error, size_t error_byt
         return false;
     }
     out->gpu[0].cores = (uint32_t)percent;
+    const char *oversubscribe = secure_getenv("MICA_OVERSUBSCRIBE");
+    out->oversubscribe = oversubscribe && strcmp(oversubscribe, "true") == 0;
+    if (oversubscribe && *oversubscribe && !out->oversubscribe && strcmp(oversubscribe, "false") != 0) {
+        snprintf(error, error_bytes, "MICA_OVERSUBSCRIBE=%.40s is neither true nor false", oversubscribe);
+        return false;
+    }
     return true;
 }

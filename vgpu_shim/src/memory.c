@@ -184,9 +184,23 @@ static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t rese
         return result; \
     } while (0)
 
+/* Below the cap, but the card is full: with oversubscription the newcomer's memory is managed, and lives on the host until there is room. Nobody who has
+ * memory loses it; what cannot be managed memory is refused. */
+static CUresult linear(CUdeviceptr *pointer, size_t bytes, enum mica_kind *kind)
+{
+    enum { EVERYWHERE = 1 };
+    CUresult result = MICA_REAL(cuMemAlloc_v2, pointer, bytes);
+    if (MICA_LIKELY(result != MICA_CUDA_OUT_OF_MEMORY) || !atomic_load(&mica_slice.oversubscribe) || !mica_real.cuMemAllocManaged)
+        return result;
+    MICA_LOG_ONCE("the card is full: what does not fit lives on the host and is slow (oversubscribe=true)");
+    *kind = MICA_KIND_MANAGED;
+    return mica_real.cuMemAllocManaged(pointer, bytes, EVERYWHERE);
+}
+
 CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes)
 {
-    ALLOCATE(MICA_KIND_PLAIN, bytes, predict(gpu, bytes), pointer, MICA_REAL(cuMemAlloc_v2, pointer, bytes), MICA_REAL(cuMemFree_v2, *pointer));
+    enum mica_kind kind = MICA_KIND_PLAIN;
+    ALLOCATE(kind, bytes, predict(gpu, bytes), pointer, linear(pointer, bytes, &kind), MICA_REAL(cuMemFree_v2, *pointer));
 }
 
 CUresult cuMemAlloc(unsigned *pointer, unsigned bytes)

@@ -121,6 +121,7 @@ static void apply(const struct mica_limits *fresh)
             snprintf(mica_region->gpus[g].uuid, sizeof mica_region->gpus[g].uuid, "%s", fresh->gpu[g].uuid);
     }
     atomic_store(&mica_slice.enforce, fresh->enforce);
+    atomic_store(&mica_slice.oversubscribe, fresh->oversubscribe);
     atomic_store(&mica_region->gpu_count, fresh->gpus);
     atomic_store(&mica_region->generation, fresh->generation);
 }

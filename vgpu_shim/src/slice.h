@@ -10,7 +10,7 @@ enum { MICA_GPU_NONE = -1, MICA_GPU_FOREIGN = -2 };
 struct mica_slice {
     _Atomic uint64_t memory[MICA_GPUS]; /* bytes */
     _Atomic uint32_t cores[MICA_GPUS];
-    _Atomic int enforce;
+    _Atomic int enforce, oversubscribe;
     int device_count;
     int gpu_of_device[MICA_GPUS]; /* index into the arrays above, or MICA_GPU_FOREIGN */
 };

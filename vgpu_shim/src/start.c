@@ -57,7 +57,9 @@ CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
         return MICA_CUDA_SUCCESS;
     uint64_t limit = gpu < 0 ? 0 : atomic_load(&mica_slice.memory[gpu]), used = gpu < 0 ? 0 : mica_ledger_used(gpu);
     *total = smaller(*total, limit);
-    *free_bytes = smaller(*free_bytes, *total > used ? *total - used : 0);
+    const uint64_t left = *total > used ? *total - used : 0;
+    /* what does not fit on the card goes to the host */
+    *free_bytes = MICA_UNLIKELY(atomic_load_explicit(&mica_slice.oversubscribe, memory_order_relaxed)) ? left : smaller(*free_bytes, left);
     return MICA_CUDA_SUCCESS;
 }
 

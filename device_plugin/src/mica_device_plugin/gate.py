@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mica_api.allocation import GPUShare, InvalidAllocation, decode_pod_allocation
+from mica_api.sharing import NO_OVERCOMMIT
 from mica_device_plugin.cdi import Edits
 from mica_device_plugin.cluster import Cluster
 from mica_device_plugin.finishing import to_the_end
@@ -188,6 +189,7 @@ class StartGate:
             shares=container.shares,
             order={gpu.uuid: gpu.index for gpu in self._state.gpus},
             edits=self._edits_for(container.shares),
+            oversubscribe=self._state.pool is not None and self._state.pool.sharing.memory_overcommit_percent > NO_OVERCOMMIT,
         )
 
     def _pin_for(self, pod: PodView) -> Pin:

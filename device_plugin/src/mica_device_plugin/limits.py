@@ -15,8 +15,11 @@ _VERSION: Final = 1
 _MIB: Final = 2**20
 
 
-def render_limits(*, owner: SliceOwner, shares: Sequence[GPUShare], order: Mapping[str, int], generation: int) -> bytes:
-    """Text of the file. ``order`` gives the CUDA order of the cards by UUID (their index on the node)."""
+def render_limits(
+    *, owner: SliceOwner, shares: Sequence[GPUShare], order: Mapping[str, int], generation: int, oversubscribe: bool = False
+) -> bytes:
+    """Text of the file. ``order`` gives the CUDA order of the cards by UUID (their index on the node); ``oversubscribe``: what does
+    not fit on a full card may live on the host."""
     lines = [
         f"version={_VERSION}",
         f"generation={generation}",
@@ -24,6 +27,7 @@ def render_limits(*, owner: SliceOwner, shares: Sequence[GPUShare], order: Mappi
         f"pod={owner.pod_uid}",
         f"container={owner.container}",
         f"driver={DRIVER_IN_CONTAINER}",
+        *(["oversubscribe=true"] if oversubscribe else []),
         f"gpus={len(shares)}",
     ]
     for number, share in enumerate(sorted(shares, key=lambda s: order[s.uuid])):

@@ -82,7 +82,14 @@ class SliceStore:
         self._files.remove_tree(self._layout.pins / name)
 
     def write_slice(
-        self, key: SliceKey, *, owner: SliceOwner, shares: tuple[GPUShare, ...], order: Mapping[str, int], edits: Edits
+        self,
+        key: SliceKey,
+        *,
+        owner: SliceOwner,
+        shares: tuple[GPUShare, ...],
+        order: Mapping[str, int],
+        edits: Edits,
+        oversubscribe: bool,
     ) -> None:
         """Make everything the container needs: an empty region unless a process still uses it, the limits, the CDI spec."""
         if not self.is_live(key):
@@ -92,7 +99,7 @@ class SliceStore:
             self._files.write(self._layout.region_file(key), bytes(region.SIZE), mode=_REGION_MODE)
         limits = self._layout.limits_file(key)
         generation = read_generation(self._files.read(limits) or b"") + 1
-        text = render_limits(owner=owner, shares=shares, order=order, generation=generation)
+        text = render_limits(owner=owner, shares=shares, order=order, generation=generation, oversubscribe=oversubscribe)
         self._files.write(limits, text, mode=_LIMITS_MODE)
         self._files.make_dir(self._layout.cdi)
         self._files.write(self._layout.cdi_file(key), render_spec(key, edits), mode=_SPEC_MODE)
