@@ -31,14 +31,21 @@ static bool charge_after_cleaning(int gpu, uint64_t bytes, bool enforce)
     return false;
 }
 
-bool mica_charge(int gpu, uint64_t bytes)
+static __attribute__((noinline)) bool charge_otherwise(int gpu, uint64_t bytes)
 {
-    bool enforce = atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed);
     uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
-    if (MICA_UNLIKELY(!enforce) && (bytes > limit || mica_ledger_used(gpu) > limit - bytes))
+    if (atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed))
+        return charge_after_cleaning(gpu, bytes, true);
+    if (bytes > limit || mica_ledger_used(gpu) > limit - bytes)
         MICA_LOG_ONCE("GPU %d: an allocation of %llu bytes passes the limit of %llu (mode=report: allowed)", gpu, (unsigned long long)bytes,
                       (unsigned long long)limit);
-    return MICA_LIKELY(charge(gpu, bytes, enforce)) || charge_after_cleaning(gpu, bytes, enforce);
+    return charge(gpu, bytes, false) || charge_after_cleaning(gpu, bytes, false);
+}
+
+bool mica_charge(int gpu, uint64_t bytes)
+{
+    return (MICA_LIKELY(atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed) != 0) && MICA_LIKELY(charge(gpu, bytes, true)))
+        || charge_otherwise(gpu, bytes);
 }
 
 void mica_charge_taken(int gpu, uint64_t bytes)
@@ -68,17 +75,26 @@ CUresult mica_memory_begin(void)
 {
     CUresult result = mica_slice_check();
     if (!result)
-        mica_slice_tick(mica_now());
+        mica_slice_look();
     return result;
+}
+
+/* context: the current one. */
+static inline CUresult gate(int *gpu, CUcontext *context)
+{
+    CUresult result = mica_slice_check();
+    if (MICA_UNLIKELY(result))
+        return result;
+    mica_slice_look();
+    *context = mica_memory_context();
+    *gpu = *context ? mica_gpu_of_context(*context) : MICA_GPU_NONE;
+    return MICA_LIKELY(*gpu != MICA_GPU_FOREIGN) ? MICA_CUDA_SUCCESS : mica_memory_usable(gpu, MICA_CUDA_OUT_OF_MEMORY);
 }
 
 CUresult mica_memory_gate(int *gpu)
 {
-    CUresult result = mica_memory_begin();
-    if (result)
-        return result;
-    *gpu = mica_gpu_current();
-    return mica_memory_usable(gpu, MICA_CUDA_OUT_OF_MEMORY);
+    CUcontext context;
+    return gate(gpu, &context);
 }
 
 CUcontext mica_memory_context(void)
@@ -112,9 +128,17 @@ void mica_memory_exported(CUdeviceptr base, unsigned place)
 
 bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *owner, enum mica_kind kind)
 {
-    const struct mica_entry entry = {.key = pointer, .bytes = bytes, .owner = owner, .gpu = gpu, .kind = kind};
     struct mica_entry old;
-    if (!mica_table_swap(&allocations, &entry, &old))
+    mica_acquire(&allocations.lock);
+    struct mica_entry *entry = mica_table_claim(&allocations, pointer, &old);
+    if (MICA_LIKELY(entry != NULL)) {
+        entry->bytes = bytes;
+        entry->owner = owner;
+        entry->gpu = gpu;
+        entry->kind = kind;
+    }
+    mica_release(&allocations.lock);
+    if (MICA_UNLIKELY(!entry))
         return false;
     if (MICA_UNLIKELY(kind == MICA_KIND_MANAGED))
         mica_overhead_managed(gpu, 1);
@@ -140,7 +164,7 @@ static void learn(int gpu, uint64_t asked, uint64_t took)
 }
 
 /* The driver gave memory for which `reserved` bytes are charged: charge what it really took, and remember it. */
-static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t reserved, enum mica_kind kind)
+static CUresult keep(int gpu, CUcontext context, CUdeviceptr pointer, uint64_t asked, uint64_t reserved, enum mica_kind kind)
 {
     CUdeviceptr base = 0;
     size_t size = 0;
@@ -153,7 +177,7 @@ static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t rese
         if (!mica_charge_correct(gpu, reserved, took))
             return MICA_CUDA_OUT_OF_MEMORY;
     }
-    if (MICA_LIKELY(mica_memory_remember(pointer, took, gpu, mica_memory_context(), kind)))
+    if (MICA_LIKELY(mica_memory_remember(pointer, took, gpu, context, kind)))
         return MICA_CUDA_SUCCESS;
     mica_ledger_release(gpu, took);
     return MICA_CUDA_OUT_OF_MEMORY;
@@ -164,7 +188,8 @@ static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t rese
 #define ALLOCATE(kind, asked, reserve, pointer, real, undo) \
     do { \
         int gpu; \
-        CUresult result = mica_memory_gate(&gpu); \
+        CUcontext context; \
+        CUresult result = gate(&gpu, &context); \
         if (MICA_UNLIKELY(result)) \
             return result; \
         uint64_t wanted = gpu == MICA_GPU_NONE ? 0 : (reserve); \
@@ -176,7 +201,7 @@ static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t rese
         result = (real); \
         if (MICA_UNLIKELY(result)) { \
             mica_ledger_release(gpu, wanted); \
-        } else if (MICA_UNLIKELY((result = keep(gpu, *(pointer), (asked), wanted, (kind))))) { \
+        } else if (MICA_UNLIKELY((result = keep(gpu, context, *(pointer), (asked), wanted, (kind))))) { \
             (void)(undo); \
             *(pointer) = 0; \
         } \
@@ -189,7 +214,7 @@ static CUresult keep(int gpu, CUdeviceptr pointer, uint64_t asked, uint64_t rese
 static CUresult linear(CUdeviceptr *pointer, size_t bytes, enum mica_kind *kind)
 {
     enum { EVERYWHERE = 1 };
-    CUresult result = MICA_REAL(cuMemAlloc_v2, pointer, bytes);
+    CUresult result = mica_real.cuMemAlloc_v2 ? mica_real.cuMemAlloc_v2(pointer, bytes) : mica_driver_absent(); /* limits are in force: it is loaded */
     if (MICA_LIKELY(result != MICA_CUDA_OUT_OF_MEMORY) || !atomic_load(&mica_slice.oversubscribe) || !mica_real.cuMemAllocManaged)
         return result;
     MICA_LOG_ONCE("the card is full: what does not fit lives on the host and is slow (oversubscribe=true)");
@@ -270,6 +295,7 @@ const void *mica_memory_mark(CUcontext context)
 {
     static _Atomic uintptr_t marks;
     void *mark = (void *)(atomic_fetch_add(&marks, 2) + 1); /* odd, so no context */
+    mica_contexts_forget();
     mica_table_reown(&allocations, context, mark);
     mica_arrays_mark(context, mark);
     return mark;
@@ -278,6 +304,7 @@ const void *mica_memory_mark(CUcontext context)
 void mica_memory_settle(const void *mark, CUcontext context, bool gone)
 {
     struct mica_entry entry;
+    mica_contexts_forget(); /* its address may be another's now */
     if (!gone)
         mica_table_reown(&allocations, mark, context);
     while (gone && mica_table_take_owned(&allocations, mark, &entry))

@@ -15,7 +15,11 @@ enum { TICK_NS = 100000000, REAP_NS = 500000000 };
 
 struct mica_slice mica_slice;
 _Atomic int mica_slice_state;
-_Atomic uint64_t mica_next_tick;
+_Atomic uint64_t mica_next_tick, mica_looked_at;
+
+/* GPUs of contexts seen lately: address of the context shifted by 8 and GPU + 2, in one word so that it is whole. */
+enum { CONTEXTS = 16 };
+static _Atomic uint64_t contexts[CONTEXTS];
 
 static mica_lock lock;
 static enum mica_source source;
@@ -35,6 +39,7 @@ static void in_child(void)
     atomic_store(&lock, 0);
     atomic_store(&mica_slice_state, 0);
     atomic_store(&mica_next_tick, 0);
+    mica_contexts_forget();
     prepared = false;
     mica_driver_forked();
     mica_ledger_forked();
@@ -263,6 +268,26 @@ int mica_gpu_current(void)
     if (!mica_real.cuCtxGetDevice || mica_real.cuCtxGetDevice(&device))
         return MICA_GPU_NONE;
     return mica_gpu_of_device(device);
+}
+
+int mica_gpu_of_context(CUcontext current)
+{
+    _Atomic uint64_t *place = &contexts[((uintptr_t)current >> 4 ^ (uintptr_t)current >> 12) % CONTEXTS];
+    const uint64_t known = atomic_load_explicit(place, memory_order_relaxed), shifted = (uint64_t)(uintptr_t)current << 8;
+    CUdevice device;
+    if (MICA_LIKELY((known ^ shifted) < 256))
+        return (int)(known & 255) - 2;
+    if (!mica_real.cuCtxGetDevice || mica_real.cuCtxGetDevice(&device))
+        return MICA_GPU_NONE;
+    int gpu = mica_gpu_of_device(device);
+    atomic_store_explicit(place, shifted | (uint64_t)(gpu + 2), memory_order_relaxed);
+    return gpu;
+}
+
+void mica_contexts_forget(void)
+{
+    for (int i = 0; i < CONTEXTS; i++)
+        atomic_store_explicit(&contexts[i], 0, memory_order_relaxed);
 }
 
 CUresult mica_slice_foreign(CUresult error)

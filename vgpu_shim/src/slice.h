@@ -35,11 +35,22 @@ static inline void mica_slice_tick(uint64_t now)
         mica_slice_tick_slow(now);
 }
 
+/* The same for calls that do not need the time for anything else. */
+extern _Atomic uint64_t mica_looked_at;
+static inline void mica_slice_look(void)
+{
+    if (MICA_UNLIKELY(mica_due(&mica_looked_at)))
+        mica_slice_tick(mica_now());
+}
+
 /* GPU of a CUDA device or of the current context: an index, MICA_GPU_NONE (no context) or MICA_GPU_FOREIGN (not ours to use). */
 int mica_gpu_of_device(CUdevice device);
 /* The same for a place that memory is asked for; MICA_GPU_NONE for host memory, and where only the driver has an error to give. */
 int mica_gpu_of_location(const CUmemLocation *where);
 int mica_gpu_current(void);
+/* The GPU of a context that is current; what is known of it is forgotten when any context ends. */
+int mica_gpu_of_context(CUcontext current);
+void mica_contexts_forget(void);
 /* Answer for a GPU that is not in the limits: the error, or 0 where limits are only reported. */
 CUresult mica_slice_foreign(CUresult error);
 

@@ -28,7 +28,7 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
         result = mica_slice_check();
     if (result)
         return result;
-    mica_slice_tick(mica_now());
+    mica_slice_look();
     int gpu = mica_gpu_of_device(device);
     if (atomic_load(&mica_slice.enforce))
         *bytes = gpu < 0 ? 0 : smaller(*bytes, atomic_load(&mica_slice.memory[gpu]));
@@ -51,7 +51,7 @@ CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
         result = mica_slice_check();
     if (result)
         return result;
-    mica_slice_tick(mica_now());
+    mica_slice_look();
     int gpu = mica_gpu_current();
     if (!atomic_load(&mica_slice.enforce))
         return MICA_CUDA_SUCCESS;

@@ -1,22 +1,35 @@
-/* See table.h: open addressing, linear probing, deletion by shifting back, doubled at 70 % full. */
+/* See table.h: open addressing, linear probing, deletion by shifting back, doubled at 75 % full. */
 #include "table.h"
 
 #include <sys/mman.h>
 
-static size_t place(const struct mica_table *table, uint64_t key)
+#define NOWHERE SIZE_MAX
+
+static inline size_t place(const struct mica_table *table, uint64_t key)
 {
     return (size_t)((key ^ key >> 21) * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (table->room - 1);
 }
 
+/* The entry of a key, made when there is none, with what it was in old (its key is 0 when there was nothing). */
+static inline struct mica_entry *claim(struct mica_table *table, uint64_t key, struct mica_entry *old)
+{
+    struct mica_entry *entries = table->entries;
+    const size_t mask = table->room - 1;
+    size_t at = place(table, key);
+    while (entries[at].key && entries[at].key != key)
+        at = (at + 1) & mask;
+    old->key = 0;
+    if (MICA_UNLIKELY(entries[at].key != 0))
+        *old = entries[at];
+    else
+        table->count++;
+    entries[at].key = key;
+    return &entries[at];
+}
+
 static void insert(struct mica_table *table, const struct mica_entry *entry, struct mica_entry *old)
 {
-    size_t at = place(table, entry->key);
-    while (table->entries[at].key && table->entries[at].key != entry->key)
-        at = (at + 1) & (table->room - 1);
-    if (old)
-        *old = table->entries[at];
-    table->count += table->entries[at].key == 0;
-    table->entries[at] = *entry;
+    *claim(table, entry->key, old) = *entry;
 }
 
 static bool grow(struct mica_table *table)
@@ -26,21 +39,32 @@ static bool grow(struct mica_table *table)
     if (fresh == MAP_FAILED)
         return false;
     struct mica_table old = *table;
+    struct mica_entry none;
     table->entries = fresh;
     table->room = room;
     table->count = 0;
     for (size_t i = 0; i < old.room; i++)
         if (old.entries[i].key)
-            insert(table, &old.entries[i], NULL);
+            insert(table, &old.entries[i], &none);
     if (old.entries)
         munmap(old.entries, old.room * sizeof *old.entries);
     return true;
 }
 
+static inline bool has_room(struct mica_table *table)
+{
+    return MICA_LIKELY(table->count < table->room / 2 + table->room / 4) || grow(table);
+}
+
+struct mica_entry *mica_table_claim(struct mica_table *table, uint64_t key, struct mica_entry *old)
+{
+    return MICA_LIKELY(key != 0) && has_room(table) ? claim(table, key, old) : NULL;
+}
+
 bool mica_table_swap(struct mica_table *table, const struct mica_entry *entry, struct mica_entry *old)
 {
     mica_acquire(&table->lock);
-    bool ok = entry->key && (table->count * 10 < table->room * 7 || grow(table));
+    bool ok = entry->key && has_room(table);
     if (ok)
         insert(table, entry, old);
     mica_release(&table->lock);
@@ -49,43 +73,56 @@ bool mica_table_swap(struct mica_table *table, const struct mica_entry *entry, s
 
 bool mica_table_put(struct mica_table *table, const struct mica_entry *entry)
 {
-    return mica_table_swap(table, entry, NULL);
+    struct mica_entry old;
+    return mica_table_swap(table, entry, &old);
+}
+
+/* Place of a key, or NOWHERE. */
+static inline size_t find(const struct mica_table *table, uint64_t key)
+{
+    const size_t mask = table->room - 1;
+    if (MICA_UNLIKELY(!table->room || !key))
+        return NOWHERE;
+    for (size_t at = place(table, key);; at = (at + 1) & mask) {
+        const uint64_t there = table->entries[at].key;
+        if (MICA_LIKELY(there == key))
+            return at;
+        if (!there)
+            return NOWHERE;
+    }
 }
 
 struct mica_entry *mica_table_find(struct mica_table *table, uint64_t key)
 {
-    if (!table->room || !key)
-        return NULL;
-    size_t at = place(table, key);
-    while (table->entries[at].key && table->entries[at].key != key)
-        at = (at + 1) & (table->room - 1);
-    return table->entries[at].key ? &table->entries[at] : NULL;
+    size_t at = find(table, key);
+    return at == NOWHERE ? NULL : &table->entries[at];
 }
 
-static void erase(struct mica_table *table, struct mica_entry *entry)
+static inline void erase(struct mica_table *table, size_t hole)
 {
-    size_t hole = (size_t)(entry - table->entries), mask = table->room - 1;
-    for (size_t at = (hole + 1) & mask; table->entries[at].key; at = (at + 1) & mask) {
-        size_t home = place(table, table->entries[at].key);
+    struct mica_entry *entries = table->entries;
+    const size_t mask = table->room - 1;
+    for (size_t at = (hole + 1) & mask; MICA_UNLIKELY(entries[at].key != 0); at = (at + 1) & mask) {
+        size_t home = place(table, entries[at].key);
         if (((at - home) & mask) >= ((at - hole) & mask)) {
-            table->entries[hole] = table->entries[at];
+            entries[hole] = entries[at];
             hole = at;
         }
     }
-    table->entries[hole].key = 0;
+    entries[hole].key = 0;
     table->count--;
 }
 
 bool mica_table_take(struct mica_table *table, uint64_t key, struct mica_entry *out)
 {
     mica_acquire(&table->lock);
-    struct mica_entry *entry = mica_table_find(table, key);
-    if (entry) {
-        *out = *entry;
-        erase(table, entry);
+    const size_t at = find(table, key);
+    if (MICA_LIKELY(at != NOWHERE)) {
+        *out = table->entries[at];
+        erase(table, at);
     }
     mica_release(&table->lock);
-    return entry != NULL;
+    return at != NOWHERE;
 }
 
 bool mica_table_take_owned(struct mica_table *table, const void *owner, struct mica_entry *out)
@@ -95,7 +132,7 @@ bool mica_table_take_owned(struct mica_table *table, const void *owner, struct m
     for (size_t i = 0; !found && i < table->room; i++)
         if (table->entries[i].key && table->entries[i].owner == owner) {
             *out = table->entries[i];
-            erase(table, &table->entries[i]);
+            erase(table, i);
             found = true;
         }
     mica_release(&table->lock);

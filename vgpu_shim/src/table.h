@@ -36,6 +36,8 @@ void mica_table_forked(struct mica_table *table);
 /* Remove one entry of an owner; false when it has none. */
 bool mica_table_take_owned(struct mica_table *table, const void *owner, struct mica_entry *out);
 /* Lock held by the caller: */
+/* The entry of a key, to be filled in; what was there goes to old. NULL without memory. */
+struct mica_entry *mica_table_claim(struct mica_table *table, uint64_t key, struct mica_entry *old);
 struct mica_entry *mica_table_find(struct mica_table *table, uint64_t key);
 
 #endif

@@ -44,6 +44,28 @@ static inline uint64_t mica_now(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* The processor's own counter: for "not again so soon", where reading the clock would cost more than what it guards. */
+static inline uint64_t mica_counter(void)
+{
+#ifdef __aarch64__
+    uint64_t value;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
+    return value << 5; /* 25 MHz to 1 GHz */
+#else
+    return __builtin_ia32_rdtsc();
+#endif
+}
+
+/* True once every 2^24 counts, 5 to 20 ms; whose turn it is stores the count. */
+static inline int mica_due(_Atomic uint64_t *last)
+{
+    uint64_t now = mica_counter();
+    if (MICA_LIKELY(now - atomic_load_explicit(last, memory_order_relaxed) < UINT64_C(1) << 24))
+        return 0;
+    atomic_store_explicit(last, now, memory_order_relaxed);
+    return 1;
+}
+
 static inline void mica_sleep(uint64_t ns)
 {
     struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};

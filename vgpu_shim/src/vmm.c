@@ -61,7 +61,7 @@ CUresult cuMemCreate(CUmemHandle *handle, size_t bytes, const CUmemProp *prop, u
     CUresult result = mica_slice_check();
     if (result)
         return result;
-    mica_slice_tick(mica_now());
+    mica_slice_look();
     int gpu = prop ? mica_gpu_of_location(&prop->location) : MICA_GPU_NONE; /* host memory is not the GPU's */
     if ((result = mica_memory_usable(&gpu, MICA_CUDA_OUT_OF_MEMORY)))
         return result;

@@ -18,8 +18,8 @@ _MIB: Final = 2**20
 def render_limits(
     *, owner: SliceOwner, shares: Sequence[GPUShare], order: Mapping[str, int], generation: int, oversubscribe: bool = False
 ) -> bytes:
-    """Text of the file. ``order`` gives the CUDA order of the cards by UUID (their index on the node); ``oversubscribe``: what does
-    not fit on a full card may live on the host."""
+    """Text of the file. ``order`` gives the CUDA order of the cards by UUID (their index on the node); ``oversubscribe``: what
+    does not fit on a full card may live on the host."""
     lines = [
         f"version={_VERSION}",
         f"generation={generation}",

@@ -1,0 +1,96 @@
+"""Slots: more than a thousand processes, the next one told in words, children of every kind, contexts without number."""
+
+import fcntl
+import os
+import struct
+
+PREAMBLE = """
+import ctypes
+MIB = 1 << 20
+cu, u64, ref = ctypes.CDLL("libcuda.so.1"), ctypes.c_uint64, ctypes.byref
+def init():
+    context = ctypes.c_void_p()
+    return cu.cuInit(0) or cu.cuDevicePrimaryCtxRetain(ref(context), 0) or cu.cuCtxSetCurrent(context)
+def alloc(size):
+    return (cu.cuMemAlloc_v2(ref(u64()), ctypes.c_size_t(size)),)
+def answer(*values):
+    print(json.dumps(values), flush=True)
+"""
+GIB = 1 << 30
+MIB = 1 << 20
+SLOTS, SLOT_BYTES = 1024, 1024
+
+
+def hold_slots(path, count):
+    """Hold the locks of the first slots, as that many processes would: through one open file."""
+    size = path.stat().st_size
+    first = size - SLOTS * SLOT_BYTES
+    descriptor = os.open(path, os.O_RDWR)
+    for slot in range(count):
+        lock = struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, first + slot * SLOT_BYTES, 1, 0)
+        fcntl.fcntl(descriptor, 37, lock)  # F_OFD_SETLK
+    return descriptor
+
+
+def test_the_last_of_1024_processes_gets_its_memory_and_the_next_is_refused_in_words(cards):
+    cards.limits(memory=GIB)
+    env = cards.env(managed=True)
+    held = hold_slots(cards.region(), SLOTS - 1)
+    last = cards.start(cards.shim.probe, "--fill", "--hold", "60", env=env)
+    assert f'"accepted":{GIB}' in last.stdout.readline()
+    done = cards.run(cards.shim.probe, env=env)
+    assert done.stderr.count("is full: 1024 processes of this container use the GPU already") == 1
+    assert len(done.stderr.splitlines()) == 1
+    os.close(held)
+    assert cards.probe("--alloc", str(2 * MIB), env=env)["alloc_error"] == 2
+
+
+def test_contexts_without_number_are_each_charged_and_given_back(cards):
+    cards.configure(context_overhead=str(64 * MIB))
+    code = """
+assert init() == 0
+made = []
+for _ in range(200):
+    c = ctypes.c_void_p(); assert cu.cuCtxCreate_v2(ref(c), 0, 0) == 0; made.append(c)
+    assert alloc(2 * MIB)[0] == 0 and cu.cuCtxPopCurrent_v2(None) == 0
+before = info()[1] // MIB
+for c in made: assert cu.cuCtxDestroy_v2(c) == 0
+assert cu.cuDevicePrimaryCtxRetain(ref(c), 0) == 0 and cu.cuCtxSetCurrent(c) == 0
+answer(before, info()[1] // MIB)
+"""
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[1024 - 64 - 400, 1024 - 64]]
+
+
+def test_a_context_that_does_not_fit_is_refused_and_takes_nothing(cards):
+    cards.configure(context_overhead=str(300 * MIB))
+    env = cards.env(limited=True, MICA_MEMORY="700MiB")
+    first, second = (cards.start_python("assert init() == 0; answer(); sys.stdin.readline()", env=env) for _ in range(2))
+    assert first.stdout.readline() == second.stdout.readline() == "[]\n"
+    assert cards.python("answer(init())", env=env) == [[2]]
+    assert cards.truth()["memory_used"] == 600 * MIB
+
+
+def test_children_by_vfork_and_exec_have_slots_of_their_own(cards):
+    """subprocess.run uses vfork where it can; the child is another program with its own context."""
+    code = """
+import subprocess
+assert init() == 0 and alloc(600 * MIB)[0] == 0
+child = "import json, os, sys; exec(os.environ['CHILD']); assert init() == 0; answer(alloc(600 * MIB)[0], alloc(300 * MIB)[0])"
+out = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, close_fds=False)
+print(out.stdout, end="", flush=True)
+answer(alloc(400 * MIB)[0])
+"""
+    env = cards.env(limited=True, MICA_MEMORY="1GiB", CHILD=PREAMBLE)
+    assert cards.python(code, env=env) == [[2, 0], [0]]
+
+
+def test_one_more_child_that_execs_while_its_parent_holds_everything_gets_nothing(cards):
+    code = """
+assert init() == 0 and alloc(GIB)[0] == 0
+child = os.fork()
+if child == 0: os.execv(PROBE, [PROBE, "--alloc", str(2 * MIB)])
+os.waitpid(child, 0)
+"""
+    code = f"PROBE = {str(cards.shim.probe)!r}\n" + code
+    done = cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
+    assert done[0]["alloc_error"] == 2
