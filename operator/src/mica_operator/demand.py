@@ -19,10 +19,10 @@ _log = get_logger(__name__)
 
 
 class Entry(msgspec.Struct):
-    """One model at one router."""
+    """One model at one router; counts, which are written as numbers with a point."""
 
-    in_flight: int
-    queued: int
+    in_flight: float
+    queued: float
 
 
 class Answer(msgspec.Struct):
@@ -83,7 +83,7 @@ class RouterDemand:
             for model, entry in answer.models.items():
                 namespace, _, name = (self._owner(model) or "").partition("/")
                 in_flight, queued = total.get((namespace, name), (0, 0))
-                total[namespace, name] = (in_flight + entry.in_flight, queued + entry.queued)
+                total[namespace, name] = (in_flight + int(entry.in_flight), queued + int(entry.queued))
         return total
 
 

@@ -35,7 +35,7 @@ def minf(namespace: str, name: str, *, model: str) -> dict[str, Any]:
         "apiVersion": "mica.dev/v1alpha1",
         "kind": "InferenceService",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"model": {"uri": "file:///models/tiny.gguf", "name": model}},
+        "spec": {"model": {"uri": "file:///models/tiny.gguf", "name": model}, "routing": {"queue": {"maxWait": "1s"}}},
     }
 
 

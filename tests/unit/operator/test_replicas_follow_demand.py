@@ -7,8 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
@@ -18,6 +20,8 @@ from mica_operator.core.autoscale import Bounds, Demand, Memory, after, step
 from mica_operator.core.decide import Plan
 from mica_operator.core.views import Observed, Scaling
 from mica_operator.demand import RouterDemand
+from mica_router.admin import build_admin
+from mica_router.metrics import ModelDemand
 from mica_runtime.kube import Unreachable
 
 BOUNDS = Bounds(minimum=0, maximum=4, target=10, idle_s=60, window_s=30)
@@ -146,7 +150,7 @@ class Routers:
         return await RouterDemand(self, self.fetch, owner={"chat": "ml/tiny", "ml/tiny": "ml/tiny"}.get).read()
 
 
-ONE = b'{"models": {"chat": {"in_flight": 3, "queued": 1, "oldest_wait": 0.5}}}'
+ONE = b'{"models": {"chat": {"in_flight": 3.0, "queued": 1.0, "oldest_wait": 0.5}}}'
 TWO = b"""{"models": {"chat": {"in_flight": 2, "queued": 0},
                       "ml/tiny": {"in_flight": 1, "queued": 1}}}"""
 
@@ -154,6 +158,13 @@ TWO = b"""{"models": {"chat": {"in_flight": 2, "queued": 0},
 async def test_the_demand_of_all_routers_and_names_is_summed() -> None:
     report = await Routers({"10.0.0.1:8080": ONE, "10.0.0.2:8080": TWO}).read()
     assert report == DemandReport({("ml", "tiny"): (6, 2)}, complete=True)
+
+
+async def test_the_operator_reads_what_the_router_really_writes() -> None:
+    demand = {"chat": ModelDemand(in_flight=3, queued=1, oldest_wait=0.25)}
+    client = TestClient(build_admin(registry=CollectorRegistry(), ready={}, demand=lambda: demand))
+    report = await Routers({"10.0.0.1:8080": client.get("/demand").content}).read()
+    assert report == DemandReport({("ml", "tiny"): (3, 1)}, complete=True)
 
 
 @pytest.mark.parametrize("failure", [OSError("refused"), TimeoutError(), b"<html>", b'{"models": {"chat": {"queued": 1}}}'])
