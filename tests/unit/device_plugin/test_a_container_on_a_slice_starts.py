@@ -3,7 +3,8 @@
 import json
 import stat
 
-from agent_under_test import GPU_A, GPU_B, slice_pod
+import pytest
+from agent_under_test import GPU_A, GPU_B, make_pool, slice_pod
 
 from mica_api import names
 from mica_api.allocation import GPUShare
@@ -64,6 +65,21 @@ async def test_the_slice_is_written_before_prestart_answers(agent, kubelet):
         "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05",
         "/run/mica/sim",
     }
+
+
+@pytest.mark.parametrize("percent", [100, 150])
+async def test_memory_may_live_on_the_host_where_the_pool_is_overcommitted(agent, kubelet, percent):
+    pool = make_pool()
+    agent.cluster.all_pools = (
+        pool.model_copy(update={"spec": pool.spec.model_copy(update={"memory_overcommit_percent": percent})}),
+    )
+    agent.cluster.changed()
+    await agent.eventually(lambda: agent.agent.state.pool.sharing.memory_overcommit_percent == percent)
+    agent.cluster.add(slice_pod(GPUShare(GPU_A, 3072, 20)))
+    given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
+    await kubelet.pre_start(given)
+    text = agent.layout.limits_file(slice_key(given.ids)).read_text()
+    assert ("oversubscribe=true\n" in text) == (percent > 100)
 
 
 async def test_a_restart_of_the_container_raises_the_generation_and_keeps_the_decision(agent, kubelet):
