@@ -1,8 +1,4 @@
-"""Slots: more than a thousand processes, the next one told in words, children of every kind, contexts without number."""
-
-import fcntl
-import os
-import struct
+"""Children of every kind, contexts without number."""
 
 PREAMBLE = """
 import ctypes
@@ -18,31 +14,6 @@ def answer(*values):
 """
 GIB = 1 << 30
 MIB = 1 << 20
-SLOTS, SLOT_BYTES = 1024, 1024
-
-
-def hold_slots(path, count):
-    """Hold the locks of the first slots, as that many processes would: through one open file."""
-    size = path.stat().st_size
-    first = size - SLOTS * SLOT_BYTES
-    descriptor = os.open(path, os.O_RDWR)
-    for slot in range(count):
-        lock = struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, first + slot * SLOT_BYTES, 1, 0)
-        fcntl.fcntl(descriptor, 37, lock)  # F_OFD_SETLK
-    return descriptor
-
-
-def test_the_last_of_1024_processes_gets_its_memory_and_the_next_is_refused_in_words(cards):
-    cards.limits(memory=GIB)
-    env = cards.env(managed=True)
-    held = hold_slots(cards.region(), SLOTS - 1)
-    last = cards.start(cards.shim.probe, "--fill", "--hold", "60", env=env)
-    assert f'"accepted":{GIB}' in last.stdout.readline()
-    done = cards.run(cards.shim.probe, env=env)
-    assert done.stderr.count("is full: 1024 processes of this container use the GPU already") == 1
-    assert len(done.stderr.splitlines()) == 1
-    os.close(held)
-    assert cards.probe("--alloc", str(2 * MIB), env=env)["alloc_error"] == 2
 
 
 def test_contexts_without_number_are_each_charged_and_given_back(cards):
