@@ -59,6 +59,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """At this second something ends or begins: ``kill`` or ``restart`` (the arbiter), ``kill NAME`` (a tenant's processes)."""
+
+    at_s: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """What runs on the card, for how many seconds, and how the card behaves (keys of its config)."""
 
@@ -69,6 +77,7 @@ class Scene:
     quantum_ns: int = 0
     card: tuple[tuple[str, str], ...] = ()
     changes: tuple[Change, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ class _Stage:
     def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
         self._scene, self._options, self._folder = scene, options, folder
         self._processes: list[subprocess.Popen[str]] = []
-        self._members = sum(t.processes for t in scene.tenants) + 1 + scene.arbiter + len(scene.changes)
+        self._members = sum(t.processes for t in scene.tenants) + 1 + scene.arbiter + len(scene.changes) + len(scene.faults)
 
     def play(self) -> Outcome:
         """Start everything, wait, count."""
@@ -120,8 +129,7 @@ class _Stage:
     def _play(self) -> Outcome:
         scene, number, owners = self._scene, 0, {}
         if scene.arbiter:
-            arbiter = [self._options.file("mica-arbiter"), "--slices", self._folder / "slices", "--page", self._folder / "page"]
-            self._start([str(word) for word in arbiter], self._member(number))
+            self._start(self._arbiter(), self._member(number))
             number += 1
         probes = []
         for tenant in scene.tenants:
@@ -132,6 +140,9 @@ class _Stage:
                 number += 1
         for change in scene.changes:
             self._start(self._rewrite(change), self._member(number))
+            number += 1
+        for fault in scene.faults:
+            self._start(self._do(fault, owners), self._member(number))
             number += 1
         steps = scene.seconds * 1000 // scene.every_ms
         reader = self._start([str(self._options.file("tools/sim-state")), str(scene.every_ms), str(steps)], self._member(number))
@@ -162,6 +173,20 @@ class _Stage:
         probe = str(self._options.file("tools/gpu-probe"))
         # longer than it is watched: nobody stops before the end
         return [probe, "--wait", f"{tenant.start_s:.6f}", "--spin", str(self._scene.seconds + 1), *tenant.args.split()]
+
+    def _arbiter(self) -> list[str]:
+        words = [self._options.file("mica-arbiter"), "--slices", self._folder / "slices", "--page", self._folder / "page"]
+        return [str(word) for word in words]
+
+    def _do(self, fault: Fault, owners: dict[int, str]) -> list[str]:
+        what, _, name = fault.what.partition(" ")
+        victims = [pid for pid, owner in owners.items() if owner == name] if name else [self._processes[0].pid]
+        action = (
+            f"[os.kill(pid, 9) for pid in {victims}]"
+            if what == "kill"
+            else f"os.execv({self._arbiter()[0]!r}, {self._arbiter()})"
+        )
+        return [sys.executable, "-I", "-S", "-c", f"import os, time; time.sleep({fault.at_s}); {action}"]
 
     def _rewrite(self, change: Change) -> list[str]:
         """A program that puts a new limits file in place when its time has come."""

@@ -10,6 +10,7 @@ enum {
     STALE_NS = 1000000000,  /* a clock reading may be this much older than another thread's */
     BATCH_NS = 2000000,     /* of estimated work between two looks at the balance */
     FREE_BATCH_NS = 10000000,
+    PASS_NS = 1000000, /* a batch that takes less may stand for fifteen more */
     DEEP_NS = 45000000,     /* in flight at most while there is a cap or an arbiter: what a newcomer may have to wait */
     SPREAD_US2 = 400000000, /* (20 ms)²: how far what is in flight may be off its mean, as a variance */
     SHORTEST_NAP_NS = 20000,
@@ -223,6 +224,17 @@ static void wait_for_go(struct request *request, struct mica_meter *meter)
         atomic_fetch_add_explicit(&mica_region->gpus[request->gpu].throttled, request->now - start, memory_order_relaxed);
 }
 
+/* Launches that may follow a full batch without asking: none while a GPU of this process has a cap or is not ours, or an arbiter is there. */
+static int passes(const struct request *request)
+{
+    if (request->estimate >= PASS_NS / MICA_BATCH_LAUNCHES || mica_lease_arbiter(request->now))
+        return 0;
+    for (int d = 0; d < mica_slice.device_count; d++)
+        if (mica_slice.gpu_of_device[d] < 0 || cap(mica_slice.gpu_of_device[d]))
+            return 0;
+    return 15 * MICA_BATCH_LAUNCHES;
+}
+
 /* A launch that nobody's batch takes: asks, and opens one. */
 static void ask(struct mica_launch *launch, struct mica_meter *meter, CUstream stream, uint16_t shape, bool single)
 {
@@ -234,8 +246,8 @@ static void ask(struct mica_launch *launch, struct mica_meter *meter, CUstream s
     mica_slice_tick(request.now);
     if (meter && mica_meter_unsettled(meter) > MICA_BATCHES / 2)
         mica_meter_settle(meter);
+    bool revoked = false;
     do {
-        launch->batch = -1;
         wait_for_go(&request, meter);
         if (!meter)
             break;
@@ -244,30 +256,45 @@ static void ask(struct mica_launch *launch, struct mica_meter *meter, CUstream s
                                              .unknown = request.unknown,
                                              .limit = request.unknown || single ? 1 : MICA_BATCH_LAUNCHES,
                                              .estimate = request.estimate,
+                                             .passes = request.unknown || single ? 0 : passes(&request),
                                              .budget = single ? request.estimate : request.budget};
-        launch->batch = mica_meter_open(meter, &opening);
-    } while (launch->batch == MICA_METER_REVOKED);
+        launch->batch = mica_meter_open(meter, &opening, &revoked);
+    } while (revoked);
     int64_t inflight = atomic_load_explicit(&gpu->inflight, memory_order_relaxed);
     atomic_store_explicit(&gpu->active_at, request.now, memory_order_relaxed);
     atomic_store_explicit(&gpu->inflight_until, request.now + (inflight > 0 ? (uint64_t)inflight : 0), memory_order_relaxed);
-    if (launch->batch < 0) {
+    if (!launch->batch) {
         atomic_fetch_sub_explicit(&gpu->balance, launch->estimate, memory_order_relaxed);
         atomic_fetch_add_explicit(&gpu->launches, 1, memory_order_relaxed);
     }
 }
 
-CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream, bool per_thread)
+struct mica_batch *mica_gate_join(uint64_t key, CUstream stream)
+{
+    uintptr_t handle = (uintptr_t)stream;
+    if (MICA_UNLIKELY(atomic_load_explicit(&mica_slice_state, memory_order_acquire) != 1 || mica_gate_captures()))
+        return NULL;
+    if (MICA_UNLIKELY(!mica_meter_explicit(stream))) {
+        int gpu;
+        struct mica_meter *meter = mica_meter_current(&gpu);
+        if (!meter || gpu < 0)
+            return NULL;
+        handle = mica_meter_handle(meter, stream);
+    }
+    return mica_meter_join(handle, mica_shape_of(key));
+}
+
+CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream)
 {
     int number;
     launch->gpu = MICA_GPU_NONE;
-    launch->batch = -1;
+    launch->batch = NULL;
     CUresult result = mica_slice_check();
     if (MICA_UNLIKELY(result))
         return result;
     struct mica_meter *meter = mica_meter_current(&number);
     if (MICA_UNLIKELY(number < 0)) /* without a context the driver says so */
         return number == MICA_GPU_FOREIGN ? mica_slice_foreign(MICA_CUDA_NOT_PERMITTED) : MICA_CUDA_SUCCESS;
-    stream = per_thread && !stream ? MICA_STREAM_PER_THREAD : stream;
     bool single = false;
     if (MICA_UNLIKELY(mica_gate_captures() > 0)) {
         if (mica_gate_capturing(stream))
@@ -277,25 +304,23 @@ CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stre
         single = true;
     }
     const uint16_t shape = mica_shape_of(key);
-    launch->meter = meter;
     launch->gpu = number;
     launch->estimate = mica_shape_mean(shape);
-    if (MICA_LIKELY(meter && !single))
-        launch->batch = mica_meter_join(meter, stream, shape, launch->estimate);
-    if (MICA_UNLIKELY(launch->batch < 0))
-        ask(launch, meter, stream, shape, single);
+    ask(launch, meter, stream, shape, single);
     return MICA_CUDA_SUCCESS;
 }
 
 void mica_gate_end(struct mica_launch *launch, CUresult result)
 {
-    if (MICA_LIKELY(launch->batch >= 0)) {
-        mica_meter_leave(launch->meter, launch->batch, result == 0);
-    } else if (launch->gpu >= 0) {
-        if (result)
-            atomic_fetch_add_explicit(&mica_region->gpus[launch->gpu].balance, launch->estimate, memory_order_relaxed);
-        else
-            mica_ledger_busy(launch->gpu, (uint64_t)launch->estimate);
+    if (launch->gpu < 0)
+        return;
+    if (launch->batch) {
+        atomic_store(&launch->batch->sent, mica_now()); /* it was the first in it */
+        mica_meter_leave(launch->batch, result == 0);
+    } else if (result) {
+        atomic_fetch_add_explicit(&mica_region->gpus[launch->gpu].balance, launch->estimate, memory_order_relaxed);
+    } else {
+        mica_ledger_busy(launch->gpu, (uint64_t)launch->estimate);
     }
 }
 

@@ -44,6 +44,17 @@ static void nap(_Atomic int *word, int value, uint64_t ns)
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, ns ? &limit : NULL, NULL, 0);
 }
 
+/* Launches go without asking: limits and arbiter must be looked at for them. */
+static bool passing(void)
+{
+    static int seen;
+    const int now = atomic_load_explicit(&mica_meter_passes, memory_order_relaxed), before = seen;
+    seen = now;
+    if (now && mica_lease_arbiter(mica_now()))
+        atomic_store(&mica_meter_passes, 0);
+    return now != before;
+}
+
 static void *run(void *unused)
 {
     uint64_t busy_at = mica_now();
@@ -55,7 +66,7 @@ static void *run(void *unused)
         uint64_t wait = atomic_load(&stopping) ? 0 : serve(now);
         atomic_store(&inside, 0);
         mica_slice_tick(now);
-        if (wait)
+        if (wait || passing())
             busy_at = now;
         if (wait || now - busy_at < SLEEPY_NS) {
             nap(&stopping, 0, wait ? wait : LEISURE_NS);

@@ -11,10 +11,19 @@ static uint64_t shape(const void *what, uint64_t grid, uint64_t block)
 #define GRID ((uint64_t)grid_x * grid_y * grid_z)
 #define BLOCK ((uint64_t)block_x * block_y * block_z)
 
-#define LAUNCH(key, stream, per_thread, real) \
+#define LAUNCH(key, on, per_thread, real) \
     do { \
+        if (mica_gate_pass()) \
+            return (real); \
+        CUstream where = (per_thread) && !(on) ? MICA_STREAM_PER_THREAD : (on); \
+        struct mica_batch *batch = mica_gate_join((key), where); \
+        if (MICA_LIKELY(batch)) { \
+            CUresult launched = (real); \
+            mica_meter_leave(batch, launched == 0); \
+            return launched; \
+        } \
         struct mica_launch launch; \
-        CUresult result = mica_gate_begin(&launch, (key), (stream), (per_thread)); \
+        CUresult result = mica_gate_begin(&launch, (key), where); \
         if (MICA_UNLIKELY(result)) \
             return result; \
         result = (real); \

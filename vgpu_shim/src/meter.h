@@ -5,20 +5,26 @@
 #include "shapes.h"
 #include "slice.h"
 
-enum { MICA_BATCHES = 64, MICA_METERS = 128, MICA_OPEN = 16, MICA_BATCH_LAUNCHES = 64 };
+enum { MICA_BATCHES = 64, MICA_METERS = 128, MICA_OPEN = 64, MICA_BATCH_LAUNCHES = 64 };
 
-/* The word of a batch: everything that joining it needs, in one compare-and-swap. */
-#define MICA_WORD_LEFT ((UINT64_C(1) << 36) - 1) /* ns of its budget that are left */
-#define MICA_WORD_LAUNCH (UINT64_C(1) << 36)     /* launches that may still join, 8 bits */
-#define MICA_WORD_ENTER (UINT64_C(1) << 44)      /* threads between joining and having launched, 8 bits */
-#define MICA_WORD_CLOSED (UINT64_C(1) << 52)
-#define MICA_WORD_TURN (UINT64_C(1) << 53) /* which use of this place it is, 11 bits */
-#define MICA_WORD_LAUNCHES(word) ((unsigned)((word) >> 36) & 0xff)
-#define MICA_WORD_ENTERED(word) ((unsigned)((word) >> 44) & 0xff)
+/* The word of a batch: everything that joining it needs, in one compare-and-swap. The guard bits are set while the field below has not run out: a
+ * subtraction of too much borrows them, so that joining is one sum and one comparison. */
+#define MICA_WORD_LEFT ((UINT64_C(1) << 35) - 1) /* ns of its budget that are left */
+#define MICA_WORD_LEFT_GUARD (UINT64_C(1) << 35)
+#define MICA_WORD_LAUNCH (UINT64_C(1) << 36) /* launches that may still join, 7 bits */
+#define MICA_WORD_LAUNCH_GUARD (UINT64_C(1) << 43)
+#define MICA_WORD_ENTER (UINT64_C(1) << 44) /* threads between joining and having launched, 10 bits */
+#define MICA_WORD_OPEN (UINT64_C(1) << 54)
+#define MICA_WORD_TURN (UINT64_C(1) << 55) /* which use of this place it is, 9 bits */
+#define MICA_WORD_JOINABLE (MICA_WORD_OPEN | MICA_WORD_LEFT_GUARD | MICA_WORD_LAUNCH_GUARD)
+#define MICA_WORD_LAUNCHES(word) ((unsigned)((word) >> 36) & 0x7f)
+#define MICA_WORD_ENTERED(word) ((unsigned)((word) >> 44) & 0x3ff)
 
 struct mica_batch {
     _Atomic uint64_t word;
-    _Atomic(CUstream) stream;
+    _Atomic uintptr_t handle; /* of the stream, see mica_meter_handle */
+    CUstream stream;
+    struct mica_meter *meter;
     _Atomic int state;
     int older, newer; /* as first and last */
     unsigned limit;   /* launches at most */
@@ -32,6 +38,7 @@ struct mica_batch {
     _Atomic uint64_t seen;       /* word when the helper last looked */
     bool unknown;                /* a shape's first measurement */
     _Atomic bool late;           /* closed some time after the last launch */
+    int passes;                  /* launches that nobody asked about after it, for which it stands too */
     bool blind;                  /* its end could not be recorded: the estimate stands */
     uint16_t shapes[MICA_BATCH_LAUNCHES];
 };
@@ -43,7 +50,6 @@ struct mica_meter {
     mica_lock lock;
     int first, last; /* batches in use in the order they were opened: numbers + 1, 0 = none; guarded by lock */
     _Atomic uint32_t unsettled;
-    _Atomic int open[MICA_OPEN]; /* by stream: number of the open batch + 1, 0 = none */
     /* the context's event clock against CLOCK_MONOTONIC; guarded by lock */
     CUevent base;
     int64_t base_at;
@@ -57,32 +63,58 @@ extern _Atomic int mica_meter_unknown[MICA_GPUS];
 extern _Atomic int64_t mica_meter_spread[MICA_GPUS];
 
 /* GPU of the current context (index, MICA_GPU_NONE, MICA_GPU_FOREIGN) and its meter; NULL when there is none to measure with. */
-struct mica_meter *mica_meter_current(int *gpu);
+struct mica_meter *mica_meter_find(CUcontext context, int *gpu);
+static inline __attribute__((always_inline)) struct mica_meter *mica_meter_current(int *gpu)
+{
+    CUcontext context = NULL;
+    *gpu = MICA_GPU_NONE;
+    if (MICA_UNLIKELY(!mica_real.cuCtxGetCurrent || mica_real.cuCtxGetCurrent(&context) || !context))
+        return NULL;
+    if (MICA_UNLIKELY(atomic_load_explicit(&mica_meters[0].context, memory_order_acquire) != context))
+        return mica_meter_find(context, gpu);
+    *gpu = mica_meters[0].gpu;
+    return &mica_meters[0];
+}
+/* Launches of this process that may go without asking: no GPU of it has a cap, and there is no arbiter. Approximate between threads. */
+extern _Atomic int mica_meter_passes;
 void mica_meter_forget(CUcontext context);
 /* A forked child: no context of the parent's is left. */
 void mica_meter_forked(void);
 
-static inline size_t mica_meter_place(CUstream stream)
+/* Open batches by stream; one of another stream may have the place. */
+extern _Atomic(struct mica_batch *) mica_meter_open_batches[MICA_OPEN];
+static inline size_t mica_meter_place(uintptr_t handle)
 {
-    return (size_t)((uintptr_t)stream * UINT64_C(0x9e3779b97f4a7c15) >> 60) % MICA_OPEN;
+    return (size_t)(handle * UINT64_C(0x9e3779b97f4a7c15) >> 58) % MICA_OPEN;
 }
 
-/* Join the stream's open batch: its number, or -1 when there is none or it is full. Lock-free. */
-static inline int mica_meter_join(struct mica_meter *meter, CUstream stream, uint16_t shape, int64_t estimate)
+/* A stream tells its context, but the default ones, of which each context has its own. */
+static inline bool mica_meter_explicit(CUstream stream)
 {
-    int number = atomic_load_explicit(&meter->open[mica_meter_place(stream)], memory_order_acquire) - 1;
-    if (MICA_UNLIKELY(number < 0))
-        return -1;
-    struct mica_batch *batch = &meter->batches[number];
-    uint64_t word = atomic_load_explicit(&batch->word, memory_order_acquire);
+    return (uintptr_t)stream > (uintptr_t)MICA_STREAM_PER_THREAD;
+}
+static inline uintptr_t mica_meter_handle(const struct mica_meter *meter, CUstream stream)
+{
+    return mica_meter_explicit(stream) ? (uintptr_t)stream : (uintptr_t)meter + (uintptr_t)stream;
+}
+
+/* Join the open batch of that handle; NULL when there is none or it is full. Lock-free. */
+static inline struct mica_batch *mica_meter_join(uintptr_t handle, uint16_t shape)
+{
+    struct mica_batch *batch = atomic_load_explicit(&mica_meter_open_batches[mica_meter_place(handle)], memory_order_acquire);
+    if (MICA_UNLIKELY(!batch))
+        return NULL;
+    const uint64_t joining = MICA_WORD_ENTER - MICA_WORD_LAUNCH - (uint64_t)mica_shape_mean(shape);
+    uint64_t word = atomic_load_explicit(&batch->word, memory_order_acquire), joined;
     do {
-        if (MICA_UNLIKELY((word & MICA_WORD_CLOSED) || (int64_t)(word & MICA_WORD_LEFT) < estimate || !MICA_WORD_LAUNCHES(word)
-                          || MICA_WORD_ENTERED(word) == 0xff || atomic_load_explicit(&batch->stream, memory_order_relaxed) != stream))
-            return -1;
-    } while (MICA_UNLIKELY(!atomic_compare_exchange_weak_explicit(&batch->word, &word, word + MICA_WORD_ENTER - MICA_WORD_LAUNCH - (uint64_t)estimate,
-                                                                  memory_order_acq_rel, memory_order_acquire)));
+        joined = word + joining;
+        if (MICA_UNLIKELY((joined & MICA_WORD_JOINABLE) != MICA_WORD_JOINABLE
+                          || atomic_load_explicit(&batch->handle, memory_order_relaxed) != handle))
+            return NULL;
+    } while (MICA_UNLIKELY(
+        !atomic_compare_exchange_weak_explicit(&batch->word, &word, joined, memory_order_acq_rel, memory_order_acquire)));
     batch->shapes[batch->limit - MICA_WORD_LAUNCHES(word)] = shape;
-    return number;
+    return batch;
 }
 
 struct mica_opening {
@@ -91,20 +123,17 @@ struct mica_opening {
     bool unknown;
     unsigned limit; /* launches at most, 1 to MICA_BATCH_LAUNCHES */
     int64_t estimate, budget; /* budget >= estimate */
+    int passes;               /* launches that may go without asking once the batch is full: neither cap nor arbiter */
 };
-/* Open a batch with its first launch in it; -1 when nothing can be measured (too much under way, no events); MICA_METER_REVOKED when
- * the turn ended meanwhile. */
-enum { MICA_METER_REVOKED = -2 };
-int mica_meter_open(struct mica_meter *meter, const struct mica_opening *opening);
+/* Open a batch with its first launch in it; NULL when nothing can be measured (too much under way, no events) or (revoked) the turn ended meanwhile. */
+struct mica_batch *mica_meter_open(struct mica_meter *meter, const struct mica_opening *opening, bool *revoked);
 /* The launch was made, or failed. */
-void mica_meter_leave_slow(struct mica_meter *meter, struct mica_batch *batch, uint64_t word, bool launched);
-static inline void mica_meter_leave(struct mica_meter *meter, int number, bool launched)
+void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word, bool launched);
+static inline void mica_meter_leave(struct mica_batch *batch, bool launched)
 {
-    struct mica_batch *batch = &meter->batches[number];
     uint64_t word = atomic_fetch_sub_explicit(&batch->word, MICA_WORD_ENTER, memory_order_acq_rel) - MICA_WORD_ENTER;
-    if (MICA_UNLIKELY(!launched || (word & MICA_WORD_CLOSED) || !MICA_WORD_LAUNCHES(word)
-                      || !atomic_load_explicit(&batch->sent, memory_order_relaxed)))
-        mica_meter_leave_slow(meter, batch, word, launched);
+    if (MICA_UNLIKELY(!launched || !(word & MICA_WORD_OPEN) || !MICA_WORD_LAUNCHES(word)))
+        mica_meter_leave_slow(batch, word, launched);
 }
 /* Close the open batches: of all streams, or (stale) of those that nothing was added to since the last such call. */
 void mica_meter_close(struct mica_meter *meter, bool stale);
@@ -119,9 +148,16 @@ static inline uint32_t mica_meter_unsettled(const struct mica_meter *meter)
     return atomic_load_explicit(&meter->unsettled, memory_order_relaxed);
 }
 
+/* Lock held: a finished batch's place is free again. */
+void mica_meter_retire(struct mica_batch *batch);
+/* meter.c and pay.c: the states of a batch. */
+enum { MICA_BATCH_FREE, MICA_BATCH_OPEN, MICA_BATCH_PENDING };
+
 /* Event calls of this thread must not break a stream capture that runs elsewhere in the program. Returns the mode to restore. */
 int mica_meter_relax(void);
 void mica_meter_restore(int mode);
+/* As relax, where it matters: while something is captured. */
+int mica_meter_relax_if_captured(void);
 
 /* settle.c, lock held. Host times of a batch that has begun, or (its end event has happened) is over; false when nothing was measured. */
 bool mica_meter_begun(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin);

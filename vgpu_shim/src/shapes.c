@@ -39,18 +39,43 @@ static void learn_one(struct mica_shape *shape, int64_t ns)
         widen(shape, off_us * off_us, part);
 }
 
+static bool alike(const uint16_t *list, unsigned count)
+{
+    uint16_t other = 0;
+    for (unsigned i = 1; i < count; i++) /* no early end: the compiler compares many at once */
+        other |= list[i] ^ list[0];
+    return !other;
+}
+
+/* As below, for `count` of one shape. */
+static void learn_alike(struct mica_shape *shape, int count, int64_t ns)
+{
+    const int64_t old = atomic_load_explicit(&shape->mean, memory_order_relaxed), each = ns / count, off_us = (ns - old * count) / 1000;
+    store_mean(shape, old + (each - old) * count / (SMOOTH + count));
+    widen(shape, off_us * off_us / count, (SMOOTH + count) / count);
+    if (atomic_load_explicit(&shape->samples, memory_order_relaxed) < WARM)
+        atomic_fetch_add_explicit(&shape->samples, (uint32_t)count, memory_order_relaxed);
+}
+
 /* Several: each is taken to have been off by the same factor (normalised least mean squares, step 1/SMOOTH a launch); the deviation of the sum
  * of n independent durations is n variances. */
 void mica_shapes_learn(const uint16_t *list, unsigned count, int64_t ns)
 {
     int64_t sum = 0;
     unsigned launched = 0, last = 0;
-    for (unsigned i = 0; i < count; i++)
+    const bool same = alike(list, count) && list[0] != MICA_SHAPE_NONE;
+    for (unsigned i = 0; i < count && !same; i++)
         if (list[i] != MICA_SHAPE_NONE) {
             sum += mica_shape_mean(list[i]);
             launched++;
             last = list[i];
         }
+    launched = same ? count : launched;
+    last = same ? list[0] : last;
+    if (same && launched > 1) { /* the usual loop: one update in place of many */
+        learn_alike(&mica_shapes[list[0]], (int)launched, ns);
+        return;
+    }
     if (launched == 1)
         learn_one(&mica_shapes[last], ns);
     if (launched < 2 || sum <= 0)

@@ -127,6 +127,7 @@ static void apply(const struct mica_limits *fresh)
     }
     atomic_store(&mica_slice.enforce, fresh->enforce);
     atomic_store(&mica_slice.oversubscribe, fresh->oversubscribe);
+    atomic_store(&mica_meter_passes, 0);
     atomic_store(&mica_region->gpu_count, fresh->gpus);
     atomic_store(&mica_region->generation, fresh->generation);
 }

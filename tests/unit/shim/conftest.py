@@ -59,6 +59,10 @@ class Shim:
         return self.root / "tools" / "sim-state"
 
     @property
+    def arbiter(self) -> Path:
+        return self.root / "mica-arbiter"
+
+    @property
     def monitor(self) -> Path:
         return self.root / "gpu-monitor"
 

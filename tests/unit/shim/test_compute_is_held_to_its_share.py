@@ -148,7 +148,7 @@ def test_time_is_credited_once_debt_is_kept_and_overlap_charged_once(cards):
     assert seen[1] == "-49995"  # ms: a real debt less what 10 ms bring
     assert seen[2] == "-1995"  # ms: more debt than was ever used is scribble
     assert seen[3:5] == ["901", "3"]
-    assert seen[5:7] == ["7", "7993"]  # a long launch holds up its own stream only
+    assert seen[5:7] == ["7", "7994"]  # a long launch holds up its own stream only
     assert seen[7] == "0 0 0 0"  # no event call outside the relaxed capture mode, mode restored, nothing left over
 
 

@@ -4,6 +4,7 @@
 
 #include "../../../../vgpu_shim/src/gate.c"
 #include "../../../../vgpu_shim/src/meter.c"
+#include "../../../../vgpu_shim/src/pay.c"
 #include "../../../../vgpu_shim/src/settle.c"
 #include "../../../../vgpu_shim/src/shapes.c"
 
@@ -13,7 +14,7 @@ _Atomic int mica_slice_state = 1, mica_driver_state = 2, mica_helper_state = MIC
 _Atomic uint64_t mica_next_tick = UINT64_MAX;
 static struct mica_region memory;
 struct mica_region *mica_region = &memory;
-static uintptr_t running; /* an event at this time has not happened yet */
+static uintptr_t waiting; /* a launch of 8 ms that begins at this time has not begun yet */
 static int mode;          /* of captures, of this thread */
 static int strict_calls;
 static uint64_t epoch;
@@ -39,7 +40,7 @@ static CUresult elapsed(float *ms, CUevent a, CUevent b)
 static CUresult query(CUevent event)
 {
     strict_calls += mode != CAPTURE_RELAXED;
-    return (uintptr_t)event == running ? MICA_CUDA_NOT_READY : 0;
+    return (uintptr_t)event == waiting || (uintptr_t)event == waiting + 8000 ? MICA_CUDA_NOT_READY : 0;
 }
 
 static CUresult exchange(int *wanted)
@@ -109,12 +110,12 @@ int main(void)
     add(meter, 11003, 11005, 2);
     add(meter, 11002, 11003, 3); /* wholly inside */
     settled(meter);
-    running = 29001;
-    add(meter, 21001, 29001, 1);
+    waiting = 21002;
+    add(meter, 21002, 29002, 1);
     add(meter, 21001, 21006, 1); /* behind it in its stream */
     add(meter, 21001, 21008, 2); /* not behind it */
     settled(meter);
-    running = 0;
+    waiting = 0;
     settled(meter);
     printf("%d %d %u %lld\n", strict_calls, mode, meter->unsettled, (long long)memory.gpus[0].inflight);
     return 0;

@@ -1,0 +1,257 @@
+"""Leases: the arbiter, the node page, and the limiter between them. Shares are measured in virtual time by the benchmark's rig.
+
+Bands are wider than the benchmark's goals: what is tested here is behaviour, figures are the benchmark's.
+"""
+
+import json
+import os
+import signal
+import struct
+import threading
+import time
+
+import pytest
+
+from benchmarks.limiter.options import Options
+from benchmarks.limiter.rig import Change, Fault, Scene, Tenant, play
+
+HEARTBEAT, CONTAINERS, ENTRY = 40, 4096, 1088
+PAGE_BYTES, REGION_BYTES = 561152, 1069056
+OPEN = 2**64 - 1
+BUSY = Tenant("neighbour", "--kernel-us 5000 --depth 0")
+
+
+def played(shim, *tenants, **scene):
+    return play(Scene(tenants, **({"seconds": 5} | scene)), Options(build=shim.root))
+
+
+@pytest.mark.parametrize("args", ["--kernel-us 5000", "--kernel-us 200 --depth 64", "--kernel-us 1000 --graph 6 --depth 4"])
+def test_a_capped_container_has_its_share_beside_a_busy_neighbour(shim, args):
+    outcome = played(shim, Tenant("capped", args, cores=30), BUSY)
+    assert outcome.mean("capped", skip=1) == pytest.approx(30, abs=3)
+    assert outcome.mean("neighbour", skip=1) == pytest.approx(70, abs=3)
+
+
+def test_uncapped_containers_share_by_weight(shim):
+    tenants = [Tenant(name, "--kernel-us 1000 --depth 0", weight=weight) for name, weight in (("a", 300), ("b", 100))]
+    outcome = played(shim, *tenants)
+    assert outcome.mean("a", skip=1) == pytest.approx(75, abs=3)
+    assert outcome.mean("b", skip=1) == pytest.approx(25, abs=3)
+
+
+@pytest.mark.parametrize(("policy", "low", "high"), [("strict", 17, 22), ("conserving", 90, 101)])
+def test_only_a_conserving_container_uses_what_others_leave(shim, policy, low, high):
+    idle = Tenant("idle", "--kernel-us 1000 --depth 1 --pause-us 100000", cores=50)
+    outcome = played(shim, Tenant("a", "--kernel-us 1000 --depth 0", cores=20, policy=policy), idle)
+    assert low < outcome.mean("a", skip=1) < high
+
+
+def test_a_high_class_comes_first_and_a_low_one_keeps_its_floor(shim):
+    tenants = [Tenant(name, "--kernel-us 2000 --depth 0", priority=name) for name in ("high", "low")]
+    outcome = played(shim, *tenants, seconds=8)
+    assert 1.5 < outcome.mean("low", skip=1) < 4
+    assert outcome.mean("high", skip=1) > 94
+
+
+def test_a_low_class_stops_soon_after_a_high_one_starts(shim):
+    low = Tenant("low", "--kernel-us 20000 --depth 0", priority="low")
+    high = Tenant("high", "--kernel-us 2000 --depth 0", priority="high", start_s=2)
+    outcome = played(shim, low, high, seconds=3, every_ms=100)
+    assert outcome.busy_s["low"][-1] - outcome.busy_s["low"][21] < 0.05  # what it had from 200 ms after the start on
+
+
+def test_new_limits_take_hold_while_it_runs(shim):
+    changes = (Change(2.0, "capped", 60),)
+    outcome = played(shim, Tenant("capped", "--kernel-us 1000", cores=20), BUSY, changes=changes)
+    windows = outcome.windows("capped")
+    assert windows[1] == pytest.approx(20, abs=5)
+    assert windows[4] == pytest.approx(60, abs=5)
+
+
+def test_when_the_arbiter_is_killed_caps_hold_and_a_new_one_takes_over(shim):
+    tenants = (Tenant("a", "--kernel-us 5000", cores=30), Tenant("b", "--kernel-us 5000", cores=70))
+    faults = (Fault(2.0, "kill"), Fault(5.0, "restart"))
+    outcome = played(shim, *tenants, seconds=8, faults=faults)
+    a, b = outcome.windows("a"), outcome.windows("b")
+    assert a[1] == pytest.approx(30, abs=4) and b[1] == pytest.approx(70, abs=4)
+    assert 10 < a[3] < 33 and 40 < b[3] < 73  # each by its own balance: no more than its cap, less beside the other
+    assert a[7] == pytest.approx(30, abs=4) and b[7] == pytest.approx(70, abs=4)
+
+
+def test_a_container_that_is_killed_with_work_under_way_does_not_hold_up_the_others(shim):
+    tenants = (Tenant("a", "--kernel-us 5000 --depth 0"), Tenant("b", "--kernel-us 5000 --depth 0"))
+    outcome = played(shim, *tenants, faults=(Fault(2.0, "kill a"),))
+    assert outcome.windows("b")[1] == pytest.approx(50, abs=5)
+    assert outcome.windows("b")[4] > 95
+
+
+def test_answers_make_sense_whatever_containers_write(cards):
+    flags = ["-D_GNU_SOURCE", "-I", str(cards.shim.root / "gen")]
+    program = cards.shim.compile("turns.c", *flags)
+    for seed in range(4):
+        said = cards.run(program, "100000", str(seed), env=cards.env()).stdout.split()
+        assert said[0] == "ok" and int(said[1]) > 100
+
+
+def arbiter(cards, slices):
+    page = cards.directory / "node" / "page"
+    process = cards.start(cards.shim.arbiter, "--slices", slices, "--page", page, env=cards.env())
+    deadline = time.monotonic() + 10
+    while cards.run(cards.shim.arbiter, "--check", page, env=cards.env()).returncode and time.monotonic() < deadline:
+        assert process.poll() is None
+    return process, page
+
+
+def test_hostile_regions_do_not_disturb_the_arbiter(cards):
+    slices = cards.directory / "slices"
+    good = bytearray(REGION_BYTES)
+    struct.pack_into("<8sIIIIIIQQ", good, 0, b"MICARGN1", 2, 16, 1024, 1024, 1024, 16, REGION_BYTES, 1)
+    limits = cards.limits(memory=1 << 30).read_text()
+    regions = {"ones": b"\xff" * REGION_BYTES, "short": b"x", "noise": bytes(good[:4096]) + os.urandom(REGION_BYTES - 4096)}
+    for name, data in (regions | {"truncated": bytes(good), "good": bytes(good)}).items():
+        for part in ("usage", "limits"):
+            (slices / name / part).mkdir(parents=True)
+        (slices / name / "usage" / "region").write_bytes(data)
+        (slices / name / "limits" / "limits").write_text(limits)
+    (slices / "pipe" / "usage").mkdir(parents=True)
+    os.mkfifo(slices / "pipe" / "usage" / "region")
+    (slices / "link" / "usage").mkdir(parents=True)
+    (slices / "link" / "usage" / "region").symlink_to("/dev/zero")
+    (slices / "good" / "limits" / "limits").write_bytes(os.urandom(9000))
+    process, page = arbiter(cards, slices)
+    os.truncate(slices / "truncated" / "usage" / "region", 10)
+    time.sleep(0.3)
+    assert process.poll() is None
+    assert cards.run(cards.shim.arbiter, "--check", page, env=cards.env()).returncode == 0
+
+
+def test_one_page_has_one_arbiter_and_a_stopped_one_is_noticed(cards):
+    (cards.directory / "slices").mkdir()
+    process, page = arbiter(cards, cards.directory / "slices")
+    second = cards.run(cards.shim.arbiter, "--slices", cards.directory, "--page", page, env=cards.env())
+    assert second.returncode == 1 and "another arbiter" in second.stderr
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    assert cards.run(cards.shim.arbiter, "--check", page, env=cards.env()).returncode == 1
+    process.send_signal(signal.SIGCONT)
+
+
+def test_an_arbiter_that_is_asked_to_end_lets_everybody_go(cards):
+    (cards.directory / "slices").mkdir()
+    process, page = arbiter(cards, cards.directory / "slices")
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+    assert struct.unpack_from("<Q", page.read_bytes(), HEARTBEAT) == (0,)
+
+
+class Page:
+    """A node page written by hand: one container, whose turn it is not; its heart beats until told to stop."""
+
+    def __init__(self, path, region, until=0):
+        data = bytearray(PAGE_BYTES)
+        found = region.stat()
+        struct.pack_into("<8sIIIIQQ", data, 0, b"MICANOD1", 1, 512, ENTRY, 0, PAGE_BYTES, 0)
+        struct.pack_into("<QQ", data, CONTAINERS, found.st_ino, found.st_dev)
+        struct.pack_into("<Q", data, CONTAINERS + 64, until)
+        path.write_bytes(data)
+        self._file = path.open("r+b", buffering=0)
+        self._stop = threading.Event()
+        self._beat()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _beat(self):
+        os.pwrite(self._file.fileno(), struct.pack("<Q", time.clock_gettime_ns(time.CLOCK_MONOTONIC)), HEARTBEAT)
+
+    def _run(self):
+        while not self._stop.wait(0.03):
+            self._beat()
+
+    def let_go(self):
+        """The arbiter dies; a second time it changes nothing."""
+        self._stop.set()
+        self._thread.join()
+        self._file.close()
+
+
+LAUNCH = """
+init(); module, function, stream = (ctypes.c_void_p() for _ in range(3))
+assert cu.cuModuleLoadData(ref(module), b"x") == cu.cuModuleGetFunction(ref(function), module, b"spin") == 0
+assert cu.cuStreamCreate(ref(stream), 1) == 0
+value = u64(1000); params = (ctypes.c_void_p * 1)(ctypes.addressof(value))
+def launch(): return cu.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, params, None)
+"""
+
+
+@pytest.fixture
+def waiting(cards):
+    """A container whose turn it never is."""
+    cards.limits()
+    page = Page(cards.directory / "page", cards.region())
+    yield page, cards.env(managed=True, MICA_NODE_FILE=str(cards.directory / "page"))
+    page.let_go()
+
+
+def test_a_launch_waits_for_its_turn_and_goes_by_the_balance_when_the_arbiter_is_gone(cards, waiting):
+    page, env = waiting
+    program = cards.start_python(LAUNCH + "answer('ready'); answer(launch(), cu.cuCtxSynchronize())", env=env)
+    assert json.loads(program.stdout.readline()) == ["ready"]
+    time.sleep(0.5)
+    os.set_blocking(program.stdout.fileno(), False)
+    assert not program.stdout.readline()
+    os.set_blocking(program.stdout.fileno(), True)
+    page.let_go()
+    assert json.loads(program.stdout.readline()) == [0, 0]
+
+
+def test_what_is_captured_waits_for_nobodys_turn(cards, waiting):
+    _, env = waiting
+    code = """
+graph = ctypes.c_void_p()
+assert cu.cuStreamBeginCapture_v2(stream, 0) == 0
+answer([launch() for _ in range(20)], cu.cuStreamEndCapture(stream, ref(graph)), bool(graph.value))
+"""
+    assert cards.python(LAUNCH + code, env=env) == [[[0] * 20, 0, True]]
+
+
+def test_a_forked_child_neither_keeps_the_turn_nor_hangs(cards):
+    cards.limits()
+    env = cards.env(managed=True)
+    code = """
+assert launch() == 0
+child = os.fork()
+if not child:
+    os._exit(0 if cu.cuCtxSynchronize() != 0 or launch() != 0 else 7)
+answer(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), launch(), cu.cuCtxSynchronize())
+"""
+    ((child, *after),) = cards.python(LAUNCH + code, env=env)
+    assert child in {0, 7} and after == [0, 0]
+
+
+def test_a_child_of_a_parent_that_did_not_launch_has_a_helper_of_its_own(cards):
+    threads = "len(os.listdir('/proc/self/task'))"
+    code = f"""
+before = {threads}; child = os.fork()
+if child:
+    answer(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), {threads} - before)
+else:
+    exec({LAUNCH!r}); started = {threads}
+    ok = launch() == cu.cuCtxSynchronize() == 0
+    os._exit(0 if ok and {threads} == started + 1 else 9)
+"""
+    assert cards.python(code, env=cards.env(limited=True, MICA_CORES="50")) == [[0, 0]]
+
+
+@pytest.mark.parametrize("case", ["absent", "short", "noise", "other version", "directory", "link"])
+def test_a_page_that_is_none_is_no_arbiter(cards, case):
+    page = cards.directory / "page"
+    if case == "directory":
+        page.mkdir()
+    elif case == "link":
+        page.symlink_to(cards.region())
+    elif case != "absent":
+        head = struct.pack("<8sII", b"MICANOD1", 9, 512) if case == "other version" else b""
+        page.write_bytes({"short": b"MICANOD1", "noise": os.urandom(PAGE_BYTES)}.get(case, head.ljust(PAGE_BYTES, b"\0")))
+    cards.limits(cores=50)
+    env = cards.env(managed=True, MICA_NODE_FILE=str(page))
+    assert cards.probe("--spin", "0.2", env=env)["spin_error"] == 0
