@@ -35,7 +35,12 @@ def minf(namespace: str, name: str, *, model: str) -> dict[str, Any]:
         "apiVersion": "mica.dev/v1alpha1",
         "kind": "InferenceService",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"model": {"uri": "file:///models/tiny.gguf", "name": model}, "routing": {"queue": {"maxWait": "1s"}}},
+        "spec": {
+            "model": {"uri": "file:///models/tiny.gguf", "name": model},
+            # The engine of these tests is no llama.cpp, which would be asked for a stream at all times.
+            "engine": {"type": "custom", "image": "x"},
+            "routing": {"queue": {"maxWait": "1s"}},
+        },
     }
 
 
