@@ -12,7 +12,7 @@ BOX    := $(PY) -m mica_box
 DEMO   := $(PY) -m mica_demo
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: help venv format check lint types layers drift unit exhaustive sanitize kernel test test-long integration e2e chart shim generate binaries images demo demo-down clean
+.PHONY: help venv format check lint types layers drift unit exhaustive sanitize kernel test test-long test-vllm integration e2e chart shim generate binaries images demo demo-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ test: ## everything that CI runs
 
 test-long: venv images ## the slow suites too: two boxes side by side, image trees, long soaks
 	@$(PYTEST) -m slow tests
+
+test-vllm: venv ## opt-in: streams over vLLM's CPU build that is killed (3 minutes of installation, 6 GB under build/vllm)
+	@$(PYTEST) -m vllm -s tests/vllm
 
 demo: venv images ## a cluster in a box, Mica installed, and the main job shown
 	@$(DEMO)

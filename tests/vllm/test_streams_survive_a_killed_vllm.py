@@ -1,0 +1,143 @@
+"""kill -9 of one of two vLLM engines under fifty streams: the text equals that of undisturbed runs, character for character."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+
+from .conftest import Process, StartEngine
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+WORDS = ["Straße", "naïve", "中文字符", "日本語", "русский", "😀👍", "def", "return", "import", "café"]
+STREAMS = 48
+TOKENS = 160
+
+
+@dataclass
+class Heard:
+    text: str = ""
+    finish: list[str] = field(default_factory=list)
+    usage: list[dict[str, int]] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    error: str = ""
+    done: bool = False
+
+
+def request(path: str, number: int) -> dict[str, Any]:
+    prompt = " ".join(WORDS[(number * 3 + step) % len(WORDS)] for step in range(3 + number % 9)) + str(number)
+    content: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if path == CHAT else {"prompt": prompt}
+    options: dict[str, Any] = {"model": "tiny", "stream": True, "temperature": 0, "max_tokens": TOKENS - 2 * (number % 20)}
+    options |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
+    return content | options | ({"repetition_penalty": 1.1} if number % 4 == 1 else {})
+
+
+class Progress:
+    """Counts events of all streams; `reached` is set at `goal`."""
+
+    def __init__(self, goal: int) -> None:
+        self._left = goal
+        self.reached = asyncio.Event()
+
+    def step(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.reached.set()
+
+
+async def listen(url: str, path: str, body: dict[str, Any], progress: Progress, heard: Heard) -> Heard:
+    async with aiohttp.ClientSession() as session, session.post(url + path, json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        async for line in answer.content:
+            if not line.startswith(b"data: "):
+                continue
+            if line.strip() == b"data: [DONE]":
+                heard.done = True
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                heard.error = json.dumps(event)
+                continue
+            heard.ids.add(event["id"])
+            heard.usage += [event["usage"]] if event.get("usage") else []
+            for choice in event["choices"]:
+                heard.text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+                heard.finish += [choice["finish_reason"]] if choice["finish_reason"] else []
+            progress.step()
+    return heard
+
+
+async def undisturbed(engine: Process, path: str, bodies: list[dict[str, Any]]) -> list[Heard]:
+    return list(await asyncio.gather(*(listen(engine.url, path, body, Progress(0), Heard()) for body in bodies)))
+
+
+async def disturbed(router: Process, path: str, bodies: list[dict[str, Any]], victim: Process, *, goal: int) -> list[Heard]:
+    """Run them all through the router; kill the victim when so many events are out."""
+    progress = Progress(goal)
+    tasks = [asyncio.ensure_future(listen(router.url, path, body, progress, Heard())) for body in bodies]
+    await progress.reached.wait()
+    victim.kill()
+    return list(await asyncio.gather(*tasks))
+
+
+def with_stops(bodies: list[dict[str, Any]], whole: list[Heard]) -> list[dict[str, Any]]:
+    """Every third one stops at a string of its own text, in the later half."""
+    for number, (body, heard) in enumerate(zip(bodies, whole, strict=True)):
+        start = len(heard.text) * 3 // 5 + number
+        stop = heard.text[start : start + 2 + number % 5]
+        if number % 3 == 2 and stop.strip():
+            body["stop"] = [stop, "never seen anywhere"]
+    return bodies
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("interval", [1, 4])
+async def test_text_is_equal_to_the_character(
+    start_engine: StartEngine, start_router: Callable[..., Process], path: str, interval: int
+) -> None:
+    flags = ("--stream-interval", str(interval))
+    first, second = start_engine(*flags), start_engine(*flags)
+    for engine in (first, second):
+        engine.wait_ready("/health", seconds=600)
+    router = start_router(first, second)
+    bodies = [request(path, number) for number in range(STREAMS)]
+    bodies = with_stops(bodies, await undisturbed(second, path, bodies))
+    whole = await undisturbed(second, path, bodies)
+    broken = await disturbed(router, path, bodies, first, goal=STREAMS * TOKENS // 3 // interval)
+    resumed = router.log.read_text().count("answer broken off")
+    assert resumed >= 20
+    for body, expected, got in zip(bodies, whole, broken, strict=True):
+        assert not got.error, (got.error, body)
+        assert got.text == expected.text, body
+        assert (got.finish, got.done, len(got.ids)) == (expected.finish, True, 1)
+        assert got.usage == expected.usage, body
+    print(f"{path} interval {interval}: {resumed} cut of {len(bodies)}, cpus {os.cpu_count()}, all equal")
+
+
+async def test_in_bf16_text_is_a_prefix_and_a_continuation(
+    start_engine: StartEngine, start_router: Callable[..., Process]
+) -> None:
+    engines = [start_engine(dtype="bfloat16") for _ in range(2)]
+    for engine in engines:
+        engine.wait_ready("/health", seconds=600)
+    router = start_router(*engines)
+    bodies = [request(COMPLETIONS, number) for number in range(STREAMS)]
+    whole = await undisturbed(engines[1], COMPLETIONS, bodies)
+    again = await undisturbed(engines[1], COMPLETIONS, bodies[::-1])
+    broken = await disturbed(router, COMPLETIONS, bodies, engines[0], goal=STREAMS * TOKENS // 3)
+    for body, got in zip(bodies, broken, strict=True):
+        assert got.done
+        assert body["prompt"] not in got.text
+        assert got.error or got.finish == ["length"]
+    equal = sum(one.text == other.text for one, other in zip(whole, broken, strict=True))
+    alike = sum(one.text == other.text for one, other in zip(whole, again[::-1], strict=True))
+    refused = sum(bool(got.error) for got in broken)
+    print(f"bf16: {equal} of {STREAMS} equal after a kill, {refused} refused; two undisturbed runs: {alike} equal")
