@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -85,8 +86,13 @@ def _two_choices(candidates: Sequence[Engine], features: Features, load: LoadVie
     return one if _pressure(one, load) <= _pressure(other, load) else other
 
 
+@lru_cache(maxsize=1024)
+def _header_name(name: str) -> bytes:
+    return name.lower().encode("latin-1", "replace")
+
+
 def _session(candidates: Sequence[Engine], features: Features, load: LoadView) -> Engine:
-    session = features.header(features.route.service.routing.session_header.lower().encode())
+    session = features.header(_header_name(features.route.service.routing.session_header))
     if not session:
         return _least_in_flight(candidates, features, load)
     return max(candidates, key=lambda engine: rank(session, engine))

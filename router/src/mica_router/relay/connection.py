@@ -60,8 +60,9 @@ class ClientConnection(asyncio.Protocol):
         if self._closing:
             return
         requests = self._reader.feed(data)
-        self._waiting.extend(requests)
-        self._waiting_bytes += sum(request.size for request in requests)
+        for request in requests:
+            self._waiting.append(request)
+            self._waiting_bytes += request.size
         if self._reader.phase is not Phase.IDLE:
             self._account()
             if self._context.budget.exceeded:
