@@ -75,7 +75,10 @@ static bool take_limits(struct container *c, const struct mica_limits *limits)
     for (uint32_t g = 0; g < limits->gpus; g++) {
         const struct mica_limit *limit = &limits->gpu[g];
         changed |= copy_uuid(c->uuid[g], limit->uuid);
-        c->gpu[g].cores = limits->enforce ? limit->cores : 0;
+        const uint32_t cores = limits->enforce ? limit->cores : 0;
+        if (c->gpu[g].cores != cores)
+            c->gpu[g].credit = 0; /* what it was behind or ahead by was at another rate */
+        c->gpu[g].cores = cores;
         c->gpu[g].weight = limit->weight;
         c->gpu[g].policy = limit->policy;
         c->gpu[g].priority = limit->priority;

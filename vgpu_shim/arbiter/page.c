@@ -12,6 +12,7 @@
 
 #include "../src/util.h"
 
+enum { LOCK_TRIES = 30, LOCK_PAUSE_NS = 100000000 }; /* the one before us may be about to end */
 static struct mica_node *node;
 
 static bool fail(const char *path, const char *what)
@@ -28,7 +29,12 @@ static bool be_the_only_one(const char *path)
     int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600); /* kept open: the lock lives as long as we do */
     if (fd < 0)
         return fail(name, "cannot be opened");
-    return flock(fd, LOCK_EX | LOCK_NB) == 0 || fail(path, "another arbiter keeps this page");
+    for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; tries++) {
+        if (tries == LOCK_TRIES)
+            return fail(path, "another arbiter keeps this page");
+        mica_sleep(LOCK_PAUSE_NS);
+    }
+    return true;
 }
 
 bool page_alive(const char *path)
