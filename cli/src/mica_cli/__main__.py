@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import version as distribution_version
@@ -17,7 +16,7 @@ from mica_api.names import API_VERSION
 from mica_cli.eligible import excluded, nodes_by_name
 from mica_cli.explain import explain_path, notes, parse_pod, reached_us, told
 from mica_cli.kubectl import ClusterError, read_api, read_pod, read_through_proxy
-from mica_cli.router import left_out, router_environment
+from mica_cli.router import router_environment
 from mica_cli.slices import UnreadableNodes, parse_nodes, slices_table
 from mica_cli.standalone import commands as standalone
 
@@ -97,17 +96,41 @@ def _excluded(pod: Mapping[str, Any]) -> dict[str, str] | None:
 
 @app.command()
 def run(
-    routes: Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True, help="Routes file (YAML or JSON).")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the OpenAI API.")] = 8000,
-    admin_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of health, metrics and demand.")] = 8080,
+    routes: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, readable=True, help="Routes file (YAML or JSON), in place of the configuration."
+        ),
+    ] = None,
+    config: standalone.ConfigFile = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Start two small engines, and the router before them.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default of the configuration, else 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the OpenAI API; default of the configuration, else 8000.")
+    ] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of health, metrics and demand; default 8080.")
+    ] = None,
 ) -> None:
-    """Run the router here, without a cluster."""
-    if ignored := left_out(os.environ):
-        typer.echo(f"not passed on to the router: {', '.join(ignored)}", err=True)
-    environment = router_environment(os.environ, routes=routes.resolve(), host=host, port=port, admin_port=admin_port)
-    # The router takes this process's place, so that signals and the exit code are its own.
-    os.execve(sys.executable, [sys.executable, "-m", "mica_router"], environment)
+    """Run the router here, without a cluster: tests the engines of the configuration file, then starts."""
+    if sum((routes is not None, config is not None, demo)) > 1:
+        _fail("give one of --routes, --config and --demo")
+    if demo:
+        # Not at the top: the other commands start without it.
+        from mica_cli.standalone.demo import run_demo
+
+        run_demo(host=host or "127.0.0.1", port=port, admin_port=admin_port)
+        return
+    from mica_cli.standalone.start import become_router, run_configured
+
+    if routes is None:
+        found = standalone.load(standalone.chosen(config))
+        run_configured(found, host=host, port=port, admin_port=admin_port or 8080)
+    become_router(
+        router_environment(
+            os.environ, routes=routes.resolve(), host=host or "127.0.0.1", port=port or 8000, admin_port=admin_port or 8080
+        )
+    )
 
 
 @app.command("simulate")

@@ -28,10 +28,31 @@ def test_version_is_that_of_the_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["run", "--routes", "/nonexistent"], ["slices", "--unknown"], ["run", "--port", "0"], ["nothing"]]
+    "arguments", [["run", "--routes", "/nonexistent"], ["slices", "--unknown"], ["run", "--port", "0"], ["nothing"]]
 )
 def test_what_is_not_understood_is_refused(arguments: list[str]) -> None:
     assert mica(*arguments)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--config", "/nonexistent.yaml"], "/nonexistent.yaml does not exist; run mica init"),
+        (["run", "--demo", "--config", "/nonexistent.yaml"], "give one of --routes, --config and --demo"),
+    ],
+)
+def test_what_cannot_run_says_what_to_do(arguments: list[str], words: str) -> None:
+    code, output = mica(*arguments)
+    assert code == 1
+    assert words in output
+
+
+def test_the_port_of_the_api_is_not_that_of_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text("{models: {default: m}, services: {conductor: {port: 8080}}}")
+    code, output = mica("run", "--config", str(file))
+    assert code == 1
+    assert "give another one with --admin-port" in output
 
 
 def test_flags_win_over_the_environment_and_the_rest_is_kept() -> None:

@@ -69,6 +69,9 @@ VALUES = {"services.gpu": "[{host: a, port: 1}]", "services.cpu": "[]", "service
     "models.params.test_prompt": "'12'",
     "decider.policy": "balance",
     "decider.auto_pd_offload": "false",
+    "decider.token_limit_multiplier": "4",
+    "decider.token_limit_min": "10",
+    "decider.token_limit_max": "100",
     "routing.rules": "[{name: a, conditions: {stream: {eq: true}}, action: {device: GPU}}]",
 }
 
@@ -76,8 +79,9 @@ VALUES = {"services.gpu": "[{host: a, port: 1}]", "services.cpu": "[]", "service
 @pytest.mark.parametrize("key", [key for key, _, _ in described()])
 def test_every_key_that_is_listed_can_be_set_and_is_in_force(key):
     value = VALUES.get(key, "h" if key.endswith(".host") else "17")
-    tree = set_key(INITIAL, key, value)
-    assert tree != INITIAL or key in ("services.host", "decider.auto_pd_offload")
+    before = set_key(INITIAL, "decider.policy", "thresholds") if key == "decider.cpu_throughput_threshold" else INITIAL
+    tree = set_key(before, key, value)
+    assert tree != before or key in ("services.host", "decider.auto_pd_offload")
     if key == "services.host":
         assert get_key(tree, "services.gpu.host") == get_key(tree, "services.conductor.host") == value
         return
@@ -102,10 +106,10 @@ def test_every_old_name_sets_the_key_that_it_means(old):
         ("services.gpu.1.port", "5", "services.gpu is not a list"),
         ("models.params.temperature", "9", "less than or equal to 2"),
         ("decider.auto_pd_offload", "true", "patched engines"),
-        ("decider.token_limit_min", "1000", "token_limit_min is above token_limit_max"),
+        ("decider.token_limit_min", "1000", "leave it at 10"),
         ("routing.rules", "[{name: a, conditions: {x: {like: 1}}, action: {device: CPU}}]", "'gte', 'lte'"),
         ("routing.rules", "[{name: a, conditions: {}, action: {device: TPU}}]", "'GPU' or 'CPU'"),
-        ("monitor.interval", "0", "greater than 0"),
+        ("monitor.interval", "0", "greater than or equal to 0.1"),
         ("models.default", "[", "not valid YAML"),
     ],
 )

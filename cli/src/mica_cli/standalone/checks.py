@@ -15,18 +15,27 @@ import httpx
 
 from mica_cli.standalone.config import TIERS, Config, Engine
 
+KINDS: Final = ("vllm", "llamacpp")
+"""Engine programs that the router knows dialects of, as they call themselves in `owned_by` of their models."""
+
 _ANSWER_SECONDS: Final = 5.0
 _TEST_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one engine said. `problem` is None when it is fit to serve; `models` is what it serves."""
+    """What one engine said. `problem` is None when it is fit to serve; `models` is what it serves, `kind` what program it is."""
 
     tier: str
     url: str
     models: tuple[str, ...] = ()
     problem: str | None = None
+    kind: str = "vllm"
+
+    @property
+    def serves_others(self) -> bool:
+        """Whether it answers, and serves other models: requests for ours would fail there."""
+        return self.problem is not None and bool(self.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +57,17 @@ def _ask(tier: str, engine: Engine, config: Config, client: httpx.Client) -> Ans
     try:
         reply = client.get(f"{url}/v1/models", timeout=_ANSWER_SECONDS)
         reply.raise_for_status()
-        models = tuple(str(entry["id"]) for entry in reply.json()["data"])
+        cards = reply.json()["data"]
+        models = tuple(str(card["id"]) for card in cards)
+        owners = {str(card.get("owned_by")) for card in cards}
     except httpx.HTTPStatusError as error:
         return Answer(tier, url, problem=f"answers {error.response.status_code} to GET /v1/models")
     except httpx.HTTPError as error:
         return Answer(tier, url, problem=f"does not answer: {error}")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return Answer(tier, url, problem="answers something that is no list of models to GET /v1/models")
-    if config.models.default not in models:
-        return Answer(tier, url, models, f"serves {', '.join(models) or 'nothing'}, not {config.models.default}")
-    return Answer(tier, url, models)
+    wrong = None if config.models.default in models else f"serves {', '.join(models) or 'nothing'}, not {config.models.default}"
+    return Answer(tier, url, models, wrong, next((kind for kind in KINDS if kind in owners), "other"))
 
 
 def compare(

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mica_api.models.routing import RoutingRule
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Interval = Annotated[float, Field(ge=0.1, le=3600)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Operator = Literal["gte", "lte", "gt", "lt", "eq", "in", "min_count", "max_count", "exists"]
 
@@ -106,50 +109,74 @@ class System(Section):
     max_queue_size: Annotated[Count, Field(description="requests that may wait for an engine; one more gets 429")] = 200
 
 
+_UNUSED: Final = ("token_limit_multiplier", "token_limit_min", "token_limit_max")
+"""sysHAX's own files set these to their defaults, so that much is accepted."""
+
+
 class Decider(Section):
     """When the CPU tier takes a request."""
 
     policy: Annotated[
         Literal["predict", "thresholds", "balance"],
         Field(
-            description="predict: earliest predicted finish; thresholds: by max_num_seqs, gpu_cache_threshold and "
-            "cpu_throughput_threshold; balance: by throughput per request, up to cpu_max_batch_size"
+            description="predict: when the GPU tier is full, earliest predicted finish; thresholds: by max_num_seqs, "
+            "gpu_cache_threshold and cpu_throughput_threshold (0.2.0); balance: by throughput per request (0.2.1)"
         ),
     ] = "predict"
-    max_num_seqs: Annotated[Count, Field(description="thresholds: running sequences at which a tier is full")] = 256
+    max_num_seqs: Annotated[
+        Count, Field(description="requests that an engine takes at once; thresholds: also those at which a tier is full")
+    ] = 256
     gpu_cache_threshold: Annotated[
-        float, Field(gt=0, le=100, description="thresholds: percent of KV cache in use above which the GPU tier is full")
+        float, Field(gt=0, le=100, description="predict, thresholds: percent of KV cache above which the GPU tier is full")
     ] = 90.0
     cpu_throughput_threshold: Annotated[
         float, Field(ge=0, description="thresholds: tokens/s below which the CPU tier takes one request at a time")
     ] = 10.0
-    token_limit_multiplier: Annotated[
-        float, Field(gt=0, le=1000, description="relay: tokens per hop = CPU tokens/s times this, rounded to tens")
-    ] = 4.0
-    token_limit_min: Annotated[int, Field(ge=1, le=100_000, description="relay: fewest tokens of a hop")] = 10
-    token_limit_max: Annotated[int, Field(ge=1, le=100_000, description="relay: most tokens of a hop")] = 100
-    cpu_max_batch_size: Annotated[Count, Field(description="balance: requests on the CPU tier at most")] = 20
+    token_limit_multiplier: Annotated[float, Field(description="only 4: requests do not hop between tiers")] = 4.0
+    token_limit_min: Annotated[int, Field(description="only 10: requests do not hop between tiers")] = 10
+    token_limit_max: Annotated[int, Field(description="only 100: requests do not hop between tiers")] = 100
+    cpu_max_batch_size: Annotated[Count, Field(description="predict, balance: requests on the CPU tier at most")] = 20
     auto_pd_offload: Annotated[bool, Field(description="only false: moving KV caches needs patched engines")] = False
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.auto_pd_offload:
             raise ValueError("auto_pd_offload moves KV caches between patched engines, which Mica does not do: set it to false")
-        if self.token_limit_min > self.token_limit_max:
-            raise ValueError("token_limit_min is above token_limit_max")
+        for name in _UNUSED:
+            if self._is_set(name):
+                default = type(self).model_fields[name].default
+                raise ValueError(
+                    f"{name} bounds the tokens of one hop between tiers, and the router keeps a request where it began: "
+                    f"remove it or leave it at {default:g}"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _used_by_the_policy(self) -> Self:
+        if self.policy != "thresholds" and self._is_set("cpu_throughput_threshold"):
+            raise ValueError("cpu_throughput_threshold is for decider.policy thresholds: set that first, or remove it")
+        if self.policy == "balance" and self._is_set("gpu_cache_threshold"):
+            raise ValueError("gpu_cache_threshold is for decider.policy predict and thresholds: remove it")
+        if self.policy == "thresholds" and self._is_set("cpu_max_batch_size"):
+            raise ValueError("cpu_max_batch_size is for decider.policy predict and balance: remove it")
+        if self.policy == "predict" and self.gpu_cache_threshold % 1:
+            raise ValueError("gpu_cache_threshold must be a whole number for decider.policy predict")
+        return self
+
+    def _is_set(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class Monitor(Section):
     """How often engines are asked for their metrics."""
 
-    interval: Annotated[Seconds, Field(description="seconds between two readings of an engine's metrics")] = 5.0
+    interval: Annotated[Interval, Field(description="seconds between two readings of an engine's metrics")] = 5.0
 
 
 class Heartbeat(Section):
     """How engines are found dead, and alive again."""
 
-    interval: Annotated[Seconds, Field(description="seconds between two probes of an engine's /health")] = 10.0
+    interval: Annotated[Interval, Field(description="seconds between two probes of an engine's /health")] = 10.0
     timeout: Annotated[Seconds, Field(description="seconds after which a probe has failed")] = 3.0
     fail_threshold: Annotated[
         int, Field(ge=1, le=100, description="failed probes in a row after which an engine gets no requests")
@@ -169,6 +196,15 @@ class Rule(Section):
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     conditions: Annotated[dict[str, dict[Operator, Any]], Field(min_length=1)]
     action: Action
+
+    @model_validator(mode="after")
+    def _the_router_takes_it(self) -> Self:
+        try:
+            RoutingRule.model_validate(self.model_dump())
+        except ValidationError as error:
+            places = [(".".join(map(str, entry["loc"])), entry["msg"]) for entry in error.errors()]
+            raise ValueError("; ".join(f"{place}: {text}" for place, text in places)) from error
+        return self
 
 
 class Routing(Section):
