@@ -7,6 +7,11 @@ JSON, quotes inside a text are escaped, so no text can look like that.
 from __future__ import annotations
 
 
+def gives_up(data: bytes) -> bool:
+    """Whether these bytes of a stream hold an error event, or the end of an answer that was not finished."""
+    return b'{"error"' in data or b'"finish_reason":"abort"' in data or b'"finish_reason":"error"' in data
+
+
 class Shelf:
     """What all recordings of one process may hold together, in bytes. One event loop owns it."""
 
@@ -31,22 +36,21 @@ class Tape:
 
     def heard(self, data: bytes) -> bool:
         """Keep these too, unless the engine says in them that it gave up: then it is as good as dead, and True is returned."""
-        if b'{"error"' in data or b'"finish_reason":"abort"' in data or b'"finish_reason":"error"' in data:
+        # Called for every read of a stream: two searches, and no second call.
+        if (b'"error"' in data or b'"abort"' in data) and gives_up(data):
             return True
-        if not self.full:
-            self.append(data)
-        return False
-
-    def append(self, data: bytes) -> None:
-        """Keep these too."""
-        size = self._size + len(data)
-        self._shelf.held += len(data)
-        self._size = size
-        if size > self._shelf.each or self._shelf.held > self._shelf.limit:
+        if self.full:
+            return False
+        size = len(data)
+        shelf = self._shelf
+        shelf.held += size
+        self._size += size
+        if self._size > shelf.each or shelf.held > shelf.limit:
             self.full = True
             self._drop()
         else:
             self._parts.append(data)
+        return False
 
     def take(self) -> bytes:
         """Everything so far; afterwards the tape is empty."""
