@@ -37,6 +37,9 @@ TUNING: Final = frozenset(
 )
 """Settings of the router that `mica run` has no flag for. Where routes come from and where to listen, the flags say."""
 
+OURS: Final = "MICA_CONFIG"
+"""Read by `mica` itself."""
+
 
 def router_environment(present: Mapping[str, str], *, routes: Path, host: str, port: int, admin_port: int) -> dict[str, str]:
     """Environment of `python -m mica_router` for a routes file. What the flags say wins over variables that are set.
@@ -55,4 +58,4 @@ def router_environment(present: Mapping[str, str], *, routes: Path, host: str, p
 
 def left_out(present: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that the router started by `mica run` does not get."""
-    return sorted(name for name in present if name.startswith("MICA_") and name not in TUNING)
+    return sorted(name for name in present if name.startswith("MICA_") and name not in TUNING and name != OURS)

@@ -71,6 +71,7 @@ def test_flags_win_over_the_environment_and_the_rest_is_kept() -> None:
 
 def test_variables_of_other_programs_do_not_reach_the_router() -> None:
     present = {"MICA_CACHE": "/c", "MICA_KUBE_ASSETS": "/a", "MICA_KUBECONFIG": "/k", "MICA_RETRY_AFTER": "3", "HOME": "/h"}
+    present["MICA_CONFIG"] = "/c.yaml"
     environment = router_environment(present, routes=Path("/r.yaml"), host="h", port=2, admin_port=3)
     assert environment.keys() & present.keys() == {"MICA_RETRY_AFTER", "HOME"}
     assert left_out(present) == ["MICA_CACHE", "MICA_KUBECONFIG", "MICA_KUBE_ASSETS"]

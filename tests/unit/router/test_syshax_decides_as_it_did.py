@@ -58,11 +58,6 @@ def test_without_a_maximum_a_waiting_request_makes_the_gpu_busy(running: int, wa
     assert first(ThresholdDecider(max_num_seqs=None), both(engine(running, waiting=waiting), engine(tps=50))) == device
 
 
-@pytest.mark.parametrize(("tps", "limit"), [(0, 10), (2.4, 10), (6, 20), (6.4, 30), (24, 100), (500, 100)])
-def test_the_token_limit_follows_the_cpu_throughput(tps: float, limit: int) -> None:
-    assert ThresholdDecider().token_limit(tps) == limit
-
-
 @pytest.mark.parametrize(
     ("gpu", "cpu", "device"),
     [

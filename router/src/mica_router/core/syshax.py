@@ -27,18 +27,10 @@ class ThresholdDecider:
     max_num_seqs: int | None = 256
     gpu_cache_threshold: float = 90.0
     cpu_throughput_threshold: float = 10.0
-    token_limit_multiplier: float = 4.0
-    token_limit_min: int = 10
-    token_limit_max: int = 100
 
     def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
         """Place one request; only the rules of `routing` are used."""
         return _by_rule_or_side(routing, facts, tiers) or self._by_metrics(tiers)
-
-    def token_limit(self, cpu_tps: float) -> int:
-        """Tokens that the CPU tier produces before the request is decided again."""
-        wanted = int(round(cpu_tps * self.token_limit_multiplier, -1))
-        return min(max(wanted, self.token_limit_min), self.token_limit_max)
 
     def _by_metrics(self, tiers: Tiers) -> Placement:
         if not self._gpu_busy(tiers.gpu):

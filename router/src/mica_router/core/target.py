@@ -85,6 +85,9 @@ class Target:
     name: str | None = None
 
 
+_UNSET: Final = msgspec.UNSET
+
+
 class BodyFields(msgspec.Struct, gc=False):
     """What routing reads of a JSON body. Only `model` has to be of its type; the rest is the engine's to refuse."""
 
@@ -100,12 +103,9 @@ class BodyFields(msgspec.Struct, gc=False):
     @property
     def private(self) -> bool:
         """Whether it has fields by which sysHAX's engines are driven, which clients may not (see `PRIVATE`)."""
-        unset = msgspec.UNSET
+        # One chain of comparisons: this is asked of every request.
         return not (
-            self.num_decode_tokens is unset
-            and self.request_id_inference is unset
-            and self.prefill_then_swapout is unset
-            and self.generated_text is unset
+            self.num_decode_tokens is self.request_id_inference is self.prefill_then_swapout is self.generated_text is _UNSET
         )
 
     @property
