@@ -35,6 +35,7 @@ class Process:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    admin: str = ""
 
     def wait_ready(self, path: str, *, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -112,8 +113,8 @@ def start_router(tmp_path: Path) -> Iterator[Callable[..., Process]]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mica_router"], env=environment, stdout=output, stderr=output, start_new_session=True
             )
-        started.append(Process(process, f"http://127.0.0.1:{port}", log))
-        Process(process, f"http://127.0.0.1:{admin}", log).wait_ready("/readyz", seconds=60)
+        started.append(Process(process, f"http://127.0.0.1:{port}", log, f"http://127.0.0.1:{admin}"))
+        Process(process, started[-1].admin, log).wait_ready("/readyz", seconds=60)
         return started[-1]
 
     yield start
