@@ -24,7 +24,7 @@ struct mica_batch {
     _Atomic uint64_t word;
     _Atomic uintptr_t handle; /* of the stream, see mica_meter_handle */
     CUstream stream;
-    struct mica_meter *meter;
+    struct mica_meter *_Atomic meter;
     _Atomic int state;
     int older, newer; /* as first and last */
     unsigned limit;   /* launches at most */
