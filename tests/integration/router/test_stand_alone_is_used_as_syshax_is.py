@@ -104,7 +104,7 @@ def test_the_published_guide_works_from_init_to_chat(start: Start, tmp_path: Pat
     ):
         mica("config", key, value)
     assert "mica-demo" in mica("check-config")
-    router = start("router", *MICA, "run", "--config", file, "--admin-port", str(admin))
+    router = start("router", *MICA, "run", "--config", file, "--admin-port", str(admin), MICA_WORKERS="2")
     log = tmp_path / "router.log"
     wait_for(lambda: router.poll() is not None or answers(f"http://127.0.0.1:{admin}/readyz"), what=log.read_text)
     assert f"gpu http://127.0.0.1:{gpu}: ok" in log.read_text()
@@ -186,11 +186,26 @@ def test_a_killed_engine_of_the_demo_costs_no_word_and_nothing_is_left_behind(st
     assert stream.endswith("data: [DONE]\n\n")
     assert 'mica_router_resumes_total{model="mica-demo"} 1.0' in read(f"http://127.0.0.1:{admin}/metrics")
 
+    assert json.loads(read(f"http://127.0.0.1:{admin}/metrics.json"))["cpu"]["engines"] == 1
+
     wait_for(lambda: "is back as process" in log.read_text(), what=log.read_text)
     children = children_of(demo.pid)
     assert len(children) == 3
     demo.kill()
     wait_for(lambda: not running(children))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_ends_when_it_is_told_to(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    port, admin = free_port(), free_port()
+    demo = start("demo", *MICA, "run", "--demo", "--port", str(port), "--admin-port", str(admin))
+    log = tmp_path / "demo.log"
+    wait_for(lambda: demo.poll() is not None or "Ctrl-C" in log.read_text(), what=log.read_text)
+    children = children_of(demo.pid)
+    demo.send_signal(number)
+    assert demo.wait(60) == 0
+    assert not running(children)
+    assert "Traceback" not in log.read_text()
 
 
 def test_the_demo_ends_with_its_router_and_says_so(start: Start, tmp_path: Path) -> None:
