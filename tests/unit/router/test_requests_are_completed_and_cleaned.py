@@ -90,7 +90,8 @@ def test_private_fields_never_reach_an_engine() -> None:
     "trick", [b'{"num_decode_tokens":1,"x":NaN}', '{"num_decode_tokens":1}'.encode("utf-16"), b"\xef\xbb\xbf{}"]
 )
 def test_what_only_a_forgiving_parser_reads_is_refused_on_paths_for_json(trick: bytes) -> None:
-    for path in (CHAT, f"/models/default/chat{CHAT}"):
+    by_path = f"/models/default/chat{CHAT}"
+    for path in (CHAT, by_path, f"{by_path}/", by_path.replace("completions", "%63ompletions")):
         refused = decided(trick, path=path)
         assert isinstance(refused, ApiError)
         assert refused.code == "malformed_json"

@@ -44,7 +44,7 @@ _POST_ONLY: Final = frozenset(
         "/detokenize",
     }
 )
-_FORMS: Final = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+_JSON_PATHS: Final = _POST_ONLY - {"/v1/audio/transcriptions", "/v1/audio/translations"}
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Stateless inference: running it twice costs time and changes nothing, so it may be repeated on another engine.
 _STATELESS_PATHS: Final = frozenset(
@@ -175,8 +175,8 @@ def allowed_method(method: bytes, path: str) -> str | None:
 
 
 def takes_json(method: bytes, path: str) -> bool:
-    """Whether engines expect a JSON object as the body."""
-    return method == b"POST" and path in _POST_ONLY and path not in _FORMS
+    """Whether engines expect a JSON object as the body, however the path is spelt."""
+    return method == b"POST" and unquote(path).rstrip("/") in _JSON_PATHS
 
 
 def rename_model(body: bytes, *, model: str) -> bytes:
