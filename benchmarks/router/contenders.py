@@ -69,8 +69,9 @@ def environment(requirements: Sequence[str]) -> Path:
 
 def _mica(site: Site) -> Command:
     routes = site.folder / "routes.json"
-    engines = [f"http://127.0.0.1:{port}" for port in site.engines]
-    routes.write_text(json.dumps({"models": [{"name": MODEL, "endpoints": engines}]}))
+    engines = [{"url": f"http://127.0.0.1:{port}", "kind": "vllm"} for port in site.engines]
+    model = {"name": MODEL, "engines": engines, "apiKeys": [sha256(KEY.encode()).hexdigest()]}
+    routes.write_text(json.dumps({"models": [model]}))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MICA_")}
     ours = {"ROUTES": "file", "ROUTES_FILE": routes, "HOST": "127.0.0.1", "PORT": site.port, "ADMIN_PORT": site.admin}
     return Command(
