@@ -117,7 +117,7 @@ def _rust_options(site: Site) -> list[str]:
     """Options that both of the Rust routers have."""
     urls = [f"http://127.0.0.1:{port}" for port in site.engines]
     options = {"--host": "127.0.0.1", "--port": site.port, "--policy": "round_robin", "--prometheus-port": site.admin}
-    return [*(str(word) for option in options.items() for word in option), "--log-level", "warn", "--worker-urls", *urls]
+    return [*(str(word) for option in options.items() for word in option), "--log-level", "error", "--worker-urls", *urls]
 
 
 def _litellm(site: Site) -> Command:
@@ -137,5 +137,5 @@ MICA: Final = Contender("Mica", _mica)
 NGINX: Final = Contender("nginx", _nginx)
 VLLM_ROUTER: Final = Contender("vllm-router", _vllm_router, ("vllm-router==0.1.17",))
 SGLANG_ROUTER: Final = Contender("sglang-router", _sglang_router, ("sglang-router==0.3.2",))
-LITELLM: Final = Contender("LiteLLM", _litellm, ("litellm[proxy]==1.109.1",))
+LITELLM: Final = Contender("LiteLLM", _litellm, ("litellm[proxy]==1.106.2",))
 PEERS: Final = {peer.name: peer for peer in (NGINX, VLLM_ROUTER, SGLANG_ROUTER, LITELLM)}
