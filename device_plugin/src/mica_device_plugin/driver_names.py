@@ -25,7 +25,7 @@ def exported_names(library: bytes) -> frozenset[str]:
     """Driver functions (``cu`` and a capital) that a shared library exports; empty when the bytes are no such library."""
     try:
         return frozenset(_names(library))
-    except struct.error:
+    except (struct.error, OverflowError):
         return frozenset()
 
 

@@ -68,9 +68,10 @@ class Registrar:
             failures = 0
             while True:
                 kubelet = _identity(self._kubelet)
-                if kubelet is not None and await self._start_over(plugins):
+                taken_by = await self._start_over(plugins) if kubelet is not None else None
+                if taken_by is not None:
                     failures = 0
-                    await self._until_broken(kubelet)
+                    await self._until_broken(taken_by)
                     self._registered(False)
                     continue
                 delay = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
@@ -81,22 +82,26 @@ class Registrar:
             watcher.cancel()
             await self._stop()
 
-    async def _start_over(self, plugins: Sequence[DevicePlugin]) -> bool:
+    async def _start_over(self, plugins: Sequence[DevicePlugin]) -> Identity:
+        """The kubelet that took the registration, None if none did."""
         await self._stop()
         self._stream_lost = False
         try:
-            for plugin in plugins:
-                await self._register(plugin, await self._serve(plugin))
+            sockets = [await self._serve(plugin) for plugin in plugins]
+            # Looked at last: a kubelet that replaced the one before meanwhile would else be taken for one that comes later.
+            kubelet = _identity(self._kubelet)
+            for plugin, socket in zip(plugins, sockets, strict=True):
+                await self._register(plugin, socket)
         except grpc.aio.AioRpcError as error:
             self._judge(error)
-            return False
+            return None
         except OSError as error:
             _log.error("device plugin socket cannot be made", error=str(error))
-            return False
+            return None
         self._refusals = 0
         self._registered(True)
         _log.info("registered with the kubelet", resources=[p.resource for p in plugins])
-        return True
+        return kubelet
 
     def _judge(self, error: grpc.aio.AioRpcError) -> None:
         words = f"{error.code().name}: {error.details()}"

@@ -2,7 +2,7 @@
 
 import struct
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mica_device_plugin.driver_names import exported_names, lacking
@@ -28,6 +28,7 @@ def test_names_that_the_limiter_lacks_are_listed_in_order():
 
 
 @given(cut=st.integers(0, 400), flips=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=8))
+@example(cut=64, flips=[(47, 128)])
 def test_bytes_that_are_no_library_have_no_names_and_do_no_harm(cut, flips):
     data = bytearray(library("cuInit", "cuMemAlloc_v2"))
     for at, value in flips:
