@@ -129,6 +129,10 @@ static bool visit(const char *name, const char *region, const char *limits)
     int fd = c ? open_region(region, &st) : -1;
     if (fd < 0)
         return false;
+    if (!header_ok(fd, &gpus)) { /* nothing has used a GPU yet, or scribble: who was here is missed by the scan, once */
+        close(fd);
+        return false;
+    }
     if (c->fd >= 0 && c->inode == (uint64_t)st.st_ino && c->device == (uint64_t)st.st_dev) {
         close(fd);
     } else { /* new, or made anew for a container that started again */
@@ -138,10 +142,6 @@ static bool visit(const char *name, const char *region, const char *limits)
         c->inode = (uint64_t)st.st_ino;
         c->device = (uint64_t)st.st_dev;
         snprintf(c->name, sizeof c->name, "%s", name);
-    }
-    if (!header_ok(c->fd, &gpus)) { /* nothing has used a GPU yet */
-        forget(c);
-        return changed;
     }
     c->seen = true;
     changed |= limits ? read_limits(c, limits) : limits_of_region(c, gpus);

@@ -42,6 +42,9 @@ static int card_of(const char *uuid)
     return (int)card_count++;
 }
 
+/* For whom no turns are taken, because nobody would ever give it one. */
+static const struct contender unseated = {.until = MICA_TURN_OPEN};
+
 /* Who is on which card, after a scan found a change. Turns begin anew. */
 static void seat_all(void)
 {
@@ -53,10 +56,12 @@ static void seat_all(void)
     for (unsigned i = 0; i < MICA_NODE_CONTAINERS; i++) {
         struct container *c = &containers[i];
         page_name(i, c->fd < 0 ? 0 : c->inode, c->device);
-        for (unsigned g = 0; c->fd >= 0 && g < c->gpus; g++) {
-            int k = card_of(c->uuid[g]);
-            if (k < 0)
+        for (unsigned g = 0; c->fd >= 0 && g < MICA_GPUS; g++) {
+            const int k = g < c->gpus ? card_of(c->uuid[g]) : -1;
+            if (k < 0 || cards[k].card.count == TURNS_MOST) { /* its limits cannot be read, perhaps: it goes by its own balance */
+                page_grant(i, g, &unseated);
                 continue;
+            }
             struct card *card = &cards[k].card;
             cards[k].seats[card->count] = (struct seat){c, g};
             card->list[card->count++] = &c->gpu[g];

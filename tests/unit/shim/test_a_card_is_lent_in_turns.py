@@ -125,6 +125,49 @@ def test_hostile_regions_do_not_disturb_the_arbiter(cards):
     assert cards.run(cards.shim.arbiter, "--check", page, env=cards.env()).returncode == 0
 
 
+def a_slice(slices, name, *, region, limits=b""):
+    for part, file, data in (("usage", "region", region), ("limits", "limits", limits)):
+        (slices / name / part).mkdir(parents=True)
+        (slices / name / part / file).write_bytes(data)
+    return (slices / name / "usage" / "region").stat().st_ino
+
+
+def started_region(gpus=1):
+    head = struct.pack("<8sIIIIIIQQ", b"MICARGN1", 2, 16, 1024, 1024, 1024, gpus, REGION_BYTES, 1)
+    return head + bytes(REGION_BYTES - len(head))
+
+
+def test_a_slice_that_has_not_used_its_card_does_not_start_everybodys_turns_anew(cards):
+    slices = cards.directory / "slices"
+    a_slice(slices, "idle", region=bytes(REGION_BYTES), limits=cards.limits().read_bytes())
+    a_slice(slices, "working", region=started_region(), limits=cards.limits().read_bytes())
+    program = cards.shim.compile("scans.c", "-D_GNU_SOURCE")
+    assert cards.run(program, slices, env=cards.env()).stdout == "[1, 0]\n"
+
+
+@pytest.mark.parametrize("limits", [b"", b"version=1\ngpus=x\n"])
+def test_whose_limits_the_arbiter_cannot_read_goes_by_its_own_balance(cards, limits):
+    slices = cards.directory / "slices"
+    inode = a_slice(slices, "odd", region=started_region(), limits=limits)
+    _, page = arbiter(cards, slices)
+    deadline = time.monotonic() + 10
+    while (place := struct.unpack_from("<Q", page.read_bytes(), CONTAINERS)[0]) != inode and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert place == inode
+    assert struct.unpack_from("<Q", page.read_bytes(), CONTAINERS + 64) == (OPEN,)
+
+
+def test_a_card_that_is_named_more_often_than_it_has_seats_does_not_disturb_the_arbiter(cards):
+    slices = cards.directory / "slices"
+    names = "".join(f"gpu.{n}.uuid={cards.uuid(0)}\ngpu.{n}.memory=1\ngpu.{n}.cores=50\n" for n in range(16))
+    for number in range(40):
+        a_slice(slices, f"s{number}", region=started_region(16), limits=f"version=1\ngpus=16\n{names}".encode())
+    process, page = arbiter(cards, slices)
+    time.sleep(0.3)
+    assert process.poll() is None
+    assert cards.run(cards.shim.arbiter, "--check", page, env=cards.env()).returncode == 0
+
+
 def test_one_page_has_one_arbiter_and_a_stopped_one_is_noticed(cards):
     (cards.directory / "slices").mkdir()
     process, page = arbiter(cards, cards.directory / "slices")
