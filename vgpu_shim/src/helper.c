@@ -63,9 +63,11 @@ static void *run(void *unused)
     while (!atomic_load(&stopping)) {
         uint64_t now = mica_now();
         atomic_store(&inside, 1);
-        uint64_t wait = atomic_load(&stopping) ? 0 : serve(now);
+        const bool stay = !atomic_load(&stopping);
+        uint64_t wait = stay ? serve(now) : 0;
+        if (stay)
+            mica_slice_tick(now); /* asks the driver and NVML too */
         atomic_store(&inside, 0);
-        mica_slice_tick(now);
         if (wait || passing())
             busy_at = now;
         if (wait || now - busy_at < SLEEPY_NS) {

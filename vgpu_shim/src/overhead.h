@@ -16,6 +16,8 @@ void mica_overhead_forked(void);
 
 /* nvml.c: bytes of a card that the node's NVML attributes to this process; false where it does not say. */
 bool mica_nvml_own_bytes(const char *uuid, uint64_t *bytes);
+/* Find NVML, if that has not been tried. Called with no lock of ours held: the loader's own is held around constructors, which may wait for ours. */
+void mica_nvml_load(void);
 void mica_nvml_forked(void);
 
 #endif

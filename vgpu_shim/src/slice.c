@@ -190,6 +190,7 @@ CUresult mica_slice_start(void)
 {
     if (!mica_driver())
         return mica_driver_absent();
+    mica_nvml_load();
     mica_acquire(&lock);
     CUresult result = start();
     mica_release(&lock);

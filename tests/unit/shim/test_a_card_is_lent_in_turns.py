@@ -285,6 +285,19 @@ else:
     assert cards.python(code, env=cards.env(limited=True, MICA_CORES="50")) == [[0, 0]]
 
 
+def test_the_helper_is_out_of_the_driver_and_nvml_before_they_are_torn_down(cards):
+    nvml = cards.shim.compile("slow_nvml.c", "-shared", "-fPIC", name="libslownvml.so")
+    code = f"""
+slow = ctypes.c_int.in_dll(ctypes.CDLL({str(nvml)!r}), "slow_calls")
+value.value = 10_000_000_000
+assert launch() == 0
+end = time.monotonic() + 9
+while not slow.value and time.monotonic() < end: time.sleep(0.001)
+answer(slow.value)
+"""
+    assert cards.python(LAUNCH + code, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_NVML=str(nvml))) == [[1]]
+
+
 @pytest.mark.parametrize("case", ["absent", "short", "noise", "other version", "directory", "link"])
 def test_a_page_that_is_none_is_no_arbiter(cards, case):
     page = cards.directory / "page"

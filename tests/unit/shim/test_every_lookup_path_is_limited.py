@@ -100,3 +100,13 @@ def test_looking_up_while_another_thread_loads_the_driver_does_not_hang(cards):
     program = cards.shim.compile("two_loaders.c", str(cards.shim.driver), "-ldl", "-lpthread")
     done = cards.run(program, library, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
     assert (done.returncode, sorted(done.stdout.split())) == (0, ["0", "1"])
+
+
+def test_a_library_that_takes_a_context_while_it_is_loaded_does_not_hang(cards):
+    """What the limiter loads for itself (NVML) is loaded before it holds a lock that a constructor may need."""
+    library = cards.shim.compile(
+        "two_contexts.c", "-DLIBRARY", "-shared", "-fPIC", str(cards.shim.driver), name="libtwocontexts.so"
+    )
+    program = cards.shim.compile("two_contexts.c", str(cards.shim.driver), "-ldl", "-lpthread")
+    done = cards.run(program, library, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
+    assert (done.returncode, done.stdout) == (0, "0\n0\n")
