@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -21,6 +21,8 @@ from mica_runtime.logging import get_logger
 
 _SHORTEST_LIFE = 5.0
 _LONGEST_PAUSE = 5.0
+_LONGEST_SILENCE = 30.0
+_COMMAND = (sys.executable, "-m", "mica_router.workers.worker")
 _log = get_logger(__name__)
 
 
@@ -37,10 +39,12 @@ class _Worker:
 
 
 class Supervisor:
-    """`run` until cancelled; the workers then drain."""
+    """`run` until cancelled; the workers then drain. `command` starts one; after `silence` seconds without a word it is hung."""
 
-    def __init__(self, settings: RouterSettings) -> None:
+    def __init__(self, settings: RouterSettings, *, command: Sequence[str] = _COMMAND, silence: float = _LONGEST_SILENCE) -> None:
         self._settings = settings
+        self._command = tuple(command)
+        self._silence = silence
         self._board = Board.create(workers=settings.workers)
         self._rows = Rows(self._board)
         self._port = settings.port
@@ -119,7 +123,11 @@ class Supervisor:
         pause = 0.1
         while not self._stopping:
             started = monotonic()
-            await self._live(worker)
+            try:
+                await self._live(worker)
+            except Exception:
+                # Perhaps there is no memory for a process right now. This loop must outlive it: nobody else starts another.
+                _log.exception("worker failed", column=worker.column)
             if self.draining:
                 return
             pause = 0.1 if monotonic() - started > _SHORTEST_LIFE else min(pause * 2, _LONGEST_PAUSE)
@@ -130,7 +138,10 @@ class Supervisor:
         """One process, from its start to its end."""
         ours, theirs = socket.socketpair()
         try:
-            worker.process = await self._start(worker.column, theirs.fileno())
+            process = worker.process = await self._start(worker.column, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         worker.channel = await Channel.over(ours)
@@ -138,15 +149,29 @@ class Supervisor:
             worker.channel.send(self._table())
         try:
             await self._hear(worker, worker.channel)
-            await worker.process.wait()
+            await process.wait()
         finally:
+            # One that is alive after a failure must not go on counting in a column that is another's.
+            _signal(process, signal.SIGKILL)
             worker.channel.close()
             worker.channel, worker.listening, worker.ejected = None, False, []
             self._board.clear_column(worker.column)
             self._bury(worker)
 
     async def _hear(self, worker: _Worker, channel: Channel) -> None:
-        while (message := await channel.receive()) is not None:
+        """Until the worker is gone. One that says nothing is hung, holds its share of the clients, and is ended."""
+        while True:
+            try:
+                async with asyncio.timeout(self._silence):
+                    message = await channel.receive()
+            except TimeoutError:
+                # While it drains it says nothing, and `_stop` looks after it.
+                if worker.process is not None and not self._stopping:
+                    _log.error("worker is hung and is ended", column=worker.column, seconds=self._silence)
+                    _signal(worker.process, signal.SIGKILL)
+                return
+            if message is None:
+                return
             if isinstance(message, Listening):
                 worker.listening = True
             elif isinstance(message, Numbers):
@@ -161,9 +186,7 @@ class Supervisor:
     async def _start(self, column: int, channel: int) -> asyncio.subprocess.Process:
         arguments = ("--board", str(self._board.file), "--channel", str(channel), "--column", str(column))
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "mica_router.workers.worker",
+            *self._command,
             *arguments,
             env={**os.environ, "MICA_PORT": str(self._port)},
             pass_fds=(self._board.file, channel),

@@ -29,17 +29,17 @@ class Worker:
         self.relay = Relay(settings, counts=self._counts)
 
     async def listen_to_supervisor(self) -> None:
-        """Apply tables and probes. Returns when the supervisor is gone, which ends the process."""
-        listening: asyncio.Task[None] | None = None
+        """Apply tables and probes. Returns when the supervisor is gone, which ends the process, as does a port that is taken."""
+        listens = False
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, Table):
                 self._counts.use(dict(message.rows))
                 self.relay.publish(table_of(message))
-                listening = listening or asyncio.create_task(self._listen())
+                if not listens:
+                    listens = True
+                    await self._listen()
             elif isinstance(message, Probed):
                 self.relay.context.load.health.probed(message.endpoint, alive=message.alive)
-            if listening is not None and listening.done():
-                listening.result()
 
     async def _listen(self) -> None:
         settings = self._settings
