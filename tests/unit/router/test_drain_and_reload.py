@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 
 from mica_router.core.routes import EMPTY_TABLE
+from mica_router.relay.connection import ClientConnection
 
-from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, Script, post, settle, within
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, Script, eventually, post, settle, within
 
 
 async def test_a_drain_lets_a_response_end_and_closes_idle_clients_at_once(bench: Bench) -> None:
@@ -137,3 +139,27 @@ def die_once_then_answer() -> Script:
             writer.write(OK_RESPONSE)
 
     return script
+
+
+class BreaksOnce:
+    """Stands for a connection in whose check something goes wrong."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+
+    def check(self, now: float) -> None:
+        self.checks += 1
+        if self.checks == 1:
+            raise RuntimeError("a bug that its content brings to light")
+
+    def drain(self) -> None:
+        """Nothing is under way."""
+
+    stop = abort = drain
+
+
+async def test_deadlines_outlive_a_check_that_goes_wrong(bench: Bench) -> None:
+    broken = BreaksOnce()
+    bench.context.connections.add(cast("ClientConnection", broken))
+    await eventually(lambda: broken.checks > 1)
+    bench.context.connections.clear()

@@ -150,3 +150,9 @@ def test_the_highest_priority_wins_and_the_first_among_equals() -> None:
 def test_a_rule_that_cannot_be_applied_is_refused_with_its_place(raw: Any, words: str) -> None:
     with pytest.raises(RuleError, match=words):
         parse_rules(raw)
+
+
+@pytest.mark.parametrize("operator", ["gt", "gte", "lt", "lte"])
+def test_a_number_that_no_float_can_hold_is_compared(operator: str) -> None:
+    body = {"max_tokens": 10**400}
+    assert matches({"max_tokens": {operator: 10}}, body) is operator.startswith("g")

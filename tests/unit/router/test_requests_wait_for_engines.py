@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+
+import pytest
 
 from mica_router.core.engines import Engine
 from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.core.routing import QueueLimits, Routing
+from mica_router.relay.waiting import WaitingRoom
 
 from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, RawClient, eventually, post, settle, within
 
@@ -157,3 +161,25 @@ async def test_requests_above_an_engines_bound_wait_for_those_before_them(bench:
         if number < 2:
             await within(engine.arrived.get())
     assert bench.context.metrics.holds == {("chat", "saturated"): 1, ("chat", "queue"): 1}
+
+
+class Waits:
+    """A waiter whose look for an engine is given."""
+
+    waiting_since = 0.0
+
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self.look = look
+
+    def try_again(self) -> bool:
+        return self.look()
+
+
+def test_a_look_that_goes_wrong_does_not_keep_others_waiting_for_good() -> None:
+    room, key = WaitingRoom(), ServiceKey("team-a", "chat")
+    looks = iter([0, 1])
+    room.join(key, Waits(lambda: 1 // next(looks) == 1))
+    with pytest.raises(ZeroDivisionError):
+        room.release_step()
+    room.release_step()
+    assert not room

@@ -60,8 +60,9 @@ class RelayServer:
         self._context.pool.sweep()
 
     def _sweep_and_rearm(self) -> None:
-        self.sweep()
+        # Armed first: what goes wrong with one connection must not end the deadlines of all.
         self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep_and_rearm)
+        self.sweep()
 
     async def drain(self, *, seconds: float) -> int:
         """Accept nothing new, let responses end for `seconds`, then cut. Returns how many connections were cut."""

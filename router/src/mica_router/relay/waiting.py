@@ -83,6 +83,12 @@ class WaitingRoom:
         if self._releasing:
             return 0
         self._releasing = True
+        try:
+            return self._let_go(key, most)
+        finally:
+            self._releasing = False
+
+    def _let_go(self, key: ServiceKey, most: int) -> int:
         gone = failed = 0
         for waiter in list(islice(self._lines[key], most + _LOOKED_AT)):
             if gone == most or failed == _LOOKED_AT:
@@ -92,5 +98,4 @@ class WaitingRoom:
                 gone += 1
             else:
                 failed += 1
-        self._releasing = False
         return gone
