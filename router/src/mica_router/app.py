@@ -116,7 +116,8 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
     """Several workers, until SIGTERM."""
     supervisor = Supervisor(settings)
     clock = asyncio.get_running_loop().time
-    calls = SideCalls(Pool(clock=clock, tls=engine_tls(settings)))
+    pool = Pool(clock=clock, tls=engine_tls(settings))
+    calls = SideCalls(pool)
     # Workers ask engines for themselves; this copy is for `/explain` and `/metrics.json`.
     engine_metrics = EngineMetrics(HttpMetricsPort(tls=engine_tls(settings)), clock=clock, interval=settings.scrape_interval)
     chooser = TierChooser(
@@ -127,6 +128,7 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
 
     def publish(table: RouteTable) -> None:
         supervisor.publish(table)
+        pool.keep_only(table.endpoints())
         engine_metrics.follow(metric_groups(table))
 
     await run_parts(

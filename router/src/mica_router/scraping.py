@@ -35,7 +35,7 @@ class MetricsPort(Protocol):
     """How the text is got."""
 
     async def fetch(self, endpoint: Endpoint) -> bytes:
-        """The body of `GET /metrics`. Raises OSError, TimeoutError or MetricsError."""
+        """The body of `GET /metrics`. Raises OSError, TimeoutError, UnicodeError (a host that is no name) or MetricsError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class EngineMetrics:
         """One look at one engine; whether it answered with something that is understood."""
         try:
             reading = parse_metrics(await self._port.fetch(endpoint))
-        except (OSError, TimeoutError, MetricsError) as error:
+        except (OSError, TimeoutError, UnicodeError, MetricsError) as error:
             self._note_failure(endpoint, error)
             return False
         if endpoint not in self._groups:
@@ -159,7 +159,9 @@ class HttpMetricsPort:
     async def fetch(self, endpoint: Endpoint) -> bytes:
         """See MetricsPort."""
         async with asyncio.timeout(self._timeout):
-            tls = (self._tls or ssl.create_default_context()) if endpoint.tls else None
+            if endpoint.tls and self._tls is None:
+                self._tls = ssl.create_default_context()  # takes 20 ms: made once, when the first engine needs it
+            tls = self._tls if endpoint.tls else None
             reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=tls)
             try:
                 writer.write(b"GET /metrics HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % endpoint.authority.encode())

@@ -65,7 +65,9 @@ async def test_the_latest_answer_is_kept_with_its_time() -> None:
     assert look is not None and (look.age, look.running, look.generation_rate) == (0.0, 4, 25.0)
 
 
-@pytest.mark.parametrize("failure", [OSError("refused"), TimeoutError(), MetricsError("404"), b"nothing known 1\n"])
+@pytest.mark.parametrize(
+    "failure", [OSError("refused"), UnicodeError("no name"), TimeoutError(), MetricsError("404"), b"nothing known 1\n"]
+)
 async def test_a_failed_look_is_not_zero(failure: bytes | Exception) -> None:
     script = Script()
     metrics = script.metrics()

@@ -204,3 +204,17 @@ def test_a_known_head_does_not_hide_what_follows_its_body():
     assert [request.body for request in reader.feed(message + message)] == [b"ab", b"ab"]
     assert [request.body for request in reader.feed(message + b"GARBAGE\r\n\r\n")] == [b"ab"]
     assert reader.failure is not None
+
+
+def test_a_refused_offer_to_switch_protocols_does_not_lose_the_request_before_it() -> None:
+    reader = RequestReader(RequestLimits())
+    whole = b"GET /v1/models HTTP/1.1\r\nHost: r\r\n\r\n"
+    offer_without_host = b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert [request.target for request in reader.feed(whole + offer_without_host)] == [b"/v1/models"]
+    assert reader.failure is not None
+
+
+def test_a_client_of_http_1_0_that_offers_to_switch_protocols_stays_one() -> None:
+    reader = RequestReader(RequestLimits())
+    (request,) = reader.feed(b"GET / HTTP/1.0\r\nHost: r\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert request.http10

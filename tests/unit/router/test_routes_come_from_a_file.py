@@ -209,3 +209,8 @@ async def test_a_bad_file_at_the_start_ends_the_source(tmp_path: Path, content: 
 def test_an_engine_behind_https_is_asked_over_tls() -> None:
     (service,) = parse_routes_file("models: [{name: a, endpoints: ['https://x', 'http://x', 'https://y:8443']}]", created=0)
     assert service.endpoints == (Endpoint("x", 443, True), Endpoint("x", 80), Endpoint("y", 8443, True))
+
+
+def test_a_host_that_no_head_can_name_is_refused_with_its_ascii_name() -> None:
+    with pytest.raises(RouteSourceError, match="xn--bcher-kva"):
+        parse_routes_file("models: [{name: a, endpoints: ['http://bücher:80']}]", created=0)

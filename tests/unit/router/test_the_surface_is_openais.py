@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import tracemalloc
 from hashlib import sha256
 
 import pytest
 
+from mica_router.core.dispatch import dispatch
 from mica_router.core.engines import Engine
-from mica_router.core.routes import Service, ServiceKey, build_table
+from mica_router.core.request import Request
+from mica_router.core.routes import EMPTY_TABLE, Service, ServiceKey, build_table
 from mica_router.core.routing import Routing
 
 from .conftest import CHAT, Bench, RawResponse, ScriptedEngine, post
@@ -132,3 +136,29 @@ async def test_a_trace_is_passed_on_and_begun_where_there_is_none(bench: Bench) 
     begun = [line for line in engine.requests[1].head.split(b"\r\n") if line.startswith(b"traceparent: 00-")]
     assert len(begun) == 1
     assert len(begun[0]) == len(trace) - 2
+
+
+async def test_json_that_is_called_a_form_is_read_as_json(bench: Bench) -> None:
+    engine = await bench.engine()
+    bench.route(engine)
+    table = bench.context.table
+    bench.server.publish(build_table([dataclasses.replace(table.listed[0].service, default=True)]))
+    body = b'{"model":"chat","messages":[],"num_decode_tokens":1}'
+    assert (await bench.ask(post(body, headers=b"Content-Type: multipart/form-data; boundary=b\r\n"))).status == 200
+    assert b"num_decode_tokens" not in engine.requests[0].body
+
+
+def test_long_targets_are_not_kept() -> None:
+    def ask(number: int) -> None:
+        target = b"/v1/" + b"x" * 60_000 + b"%d" % number
+        dispatch(Request(b"GET", target, [], {}, b"", b"", True, False, 0), EMPTY_TABLE)
+
+    ask(0)
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            ask(number)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 300_000

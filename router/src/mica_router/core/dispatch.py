@@ -29,6 +29,7 @@ from mica_router.core.target import (
 
 _READS = frozenset({b"GET", b"HEAD"})
 _NO_FIELDS = BodyFields()
+_LONGEST_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class Answer:
 
 def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiError:
     """Decide one request. Path beats body; `/v1/models` is answered from the table, engines or not."""
-    target = _understand(request.method, request.target)
+    # What is long hardly repeats, and would fill the memory of those that do.
+    understand = _understand if len(request.target) <= _LONGEST_KEPT else _understand.__wrapped__
+    target = understand(request.method, request.target)
     if isinstance(target, ApiError):
         return target
     if target.namespace is not None and target.name is not None:
@@ -67,8 +70,12 @@ def _understand(method: bytes, raw: bytes) -> Target | ApiError:
 
 
 @lru_cache(maxsize=1024)
-def _is_forwarded(path: str) -> bool:
+def _is_forwarded_cached(path: str) -> bool:
     return is_forwarded(path)
+
+
+def _is_forwarded(path: str) -> bool:
+    return _is_forwarded_cached(path) if len(path) <= _LONGEST_KEPT else is_forwarded(path)
 
 
 def _by_path(request: Request, target: Target, table: RouteTable) -> Features | Answer | ApiError:
@@ -99,7 +106,8 @@ def _by_body(request: Request, target: Target, table: RouteTable) -> Features | 
     if not _is_forwarded(target.path):
         return errors.path_not_forwarded(target.path)
     form = model_of_form(request)
-    if form is not None:
+    # Some engines read JSON whatever its type is said to be: a path for JSON takes no form.
+    if form is not None and not takes_json(request.method, target.path):
         return _by_form(request, target, table, model=form)
     fields = read_body(request.body)
     if isinstance(fields, ApiError):

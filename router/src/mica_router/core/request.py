@@ -161,11 +161,12 @@ class RequestReader:
         Returns the same head without the offer, to be read instead.
         """
         self._parser = httptools.HttpRequestParser(self)
-        if not self._done:
+        if self.failure is not None or not self._done:
             return b""
         offered = self._done.pop()
         lines = [b"%s: %s\r\n" % header for header in offered.headers if header[0].lower() != b"upgrade"]
-        return b"%s %s HTTP/1.1\r\n%s\r\n" % (offered.method, offered.target, b"".join(lines))
+        version = 0 if offered.http10 else 1
+        return b"%s %s HTTP/1.%d\r\n%s\r\n" % (offered.method, offered.target, version, b"".join(lines))
 
     def _fail(self, error: ApiError) -> None:
         if self.failure is None:

@@ -42,6 +42,8 @@ def _check_url(url: str) -> str:
         raise ValueError("must start with http:// or https://")
     if not parts.hostname or parts.username or parts.query or parts.fragment or parts.path not in ("", "/"):
         raise ValueError("must be http[s]://HOST:PORT and nothing more")
+    if not parts.hostname.isascii():
+        raise ValueError(f"must name its host in ASCII: {parts.hostname.encode('idna').decode()}")
     if parts.port == 0:
         raise ValueError("port 0 cannot be connected to")
     return url
