@@ -54,7 +54,20 @@ def _pool(**spec: Any) -> Body:
         (_service(autoscaling={"min": 0}), "spec.autoscaling.max: Required value"),
         (_service(autoscaling={"min": 3, "max": 2}), "autoscaling.min must not be larger than autoscaling.max"),
         (_service(replicas=1, autoscaling={"max": 2}), "replicas and autoscaling cannot both be set"),
-        (_service(cpu={"mode": "relay"}), "cpu.mode relay is not supported yet"),
+        (_service(cpu={"mode": "relay"}), "cpu.mode relay needs cpu.engine.type vllm"),
+        (_service(cpu={"mode": "relay", "engine": {"type": "vllm"}}), "cpu.mode relay needs engine.type vllm"),
+        (
+            _service(engine={"type": "vllm"}, cpu={"mode": "relay", "engine": {"type": "vllm"}, "uri": "file:///other"}),
+            "cpu.mode relay and cpu.uri cannot be combined",
+        ),
+        (
+            _service(
+                engine={"type": "vllm"},
+                cpu={"mode": "relay", "engine": {"type": "vllm"}},
+                routing={"resumeMidStream": False},
+            ),
+            "remove routing.resumeMidStream: false",
+        ),
         (_service(cpu={"engine": {"resources": {}}}), "set cpu.cores and cpu.memory"),
         (_service(cpu={"engine": {"type": "custom"}}), "engine.image is required for engine type custom"),
         (

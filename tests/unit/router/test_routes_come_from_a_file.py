@@ -101,7 +101,16 @@ def test_what_a_file_leaves_out_is_as_in_a_cluster() -> None:
         ("models: [{name: a, routing: {polic: p2c}}]", "models.0.routing.polic: Extra"),
         ("models: [{name: a, routing: {hedgeAfter: soon}}]", "models.0.routing.hedgeAfter"),
         ("models: [{name: a, routing: {apiKeySecretRef: {name: s}}}]", "list sha256 digests of the keys in apiKeys"),
-        ("models: [{name: a, cpu: {mode: relay}}]", "models.0.cpu.mode"),
+        ("models: [{name: a, cpu: {mode: relay}}]", "cpu.mode relay needs an engine of each tier with kind: vllm"),
+        (
+            "models: [{name: a, cpu: {mode: relay}, engines: [{url: 'http://y', kind: vllm, revision: r1}, "
+            "{url: 'http://z', tier: cpu, kind: vllm, revision: r2}]}]",
+            "cpu.mode relay needs an engine of each tier with kind: vllm and the same revision",
+        ),
+        ("models: [{name: a, cpu: {mode: relay}, routing: {resumeMidStream: false}}]", "remove routing.resumeMidStream"),
+        ("models: [{name: a, cpu: {mode: relay}, decider: {policy: balance}}]", "decider.policy balance does not relay"),
+        ("models: [{name: a, cpu: {relayAfterTokens: 0}}]", "models.0.cpu.relayAfterTokens"),
+        ("models: [{name: a, decider: {policy: thresholds, tokenLimitMin: 0}}]", "models.0.decider.thresholds.tokenLimitMin"),
         ("models: [{name: a, cpu: {cores: 4}}]", "models.0.cpu.cores: Extra"),
         ("models: [{name: a, decider: {policy: balance, maxNumSeqs: 3}}]", "models.0.decider.balance.maxNumSeqs: Extra"),
         ("models: [{name: a, decider: {policy: luck}}]", "models.0.decider"),

@@ -33,6 +33,7 @@ CPU: dict[str, Any] = {
     "mode": "standby",
     "when": {"gpuKVPercent": 80, "gpuWaiting": 3, "noGPUReady": False},
     "maxOutputTokens": 0,
+    "relayAfterTokens": 32,
 }
 
 
@@ -56,7 +57,7 @@ def test_every_field_arrives() -> None:
         hedge_after=3.0,
         queue=QueueLimits(max_requests=7, max_wait=30.0, heartbeat=0.0),
         api_keys=(hashlib.sha256(b"key").digest(),),
-        cpu=CpuUse(mode="standby", gpu_kv_percent=80, gpu_waiting=3, no_gpu_ready=False, max_output_tokens=0),
+        cpu=CpuUse(mode="standby", gpu_kv_percent=80, gpu_waiting=3, no_gpu_ready=False, max_output_tokens=0, relay_after=32),
         rules=(
             FieldRule(name="a", priority=2, conditions=(Condition(field="messages", operator="min_count", value=4),), tier="cpu"),
             FieldRule(name="b", priority=1, conditions=(Condition(field="stream", operator="eq", value=True),), tier="gpu"),

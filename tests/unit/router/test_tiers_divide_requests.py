@@ -16,7 +16,7 @@ from mica_router.core.rates import Line, Rates
 from mica_router.core.routing import CpuUse, Routing
 from mica_router.core.rules import parse_rules
 from mica_router.core.tiers import CPU, GPU, EngineView, TierView, tier_view
-from mica_router.core.tiers_decide import Placement, Reason, Tiers, decide, forecast
+from mica_router.core.tiers_decide import Placement, Reason, Tiers, decide, decide_again, forecast
 from mica_router.core.tiers_explain import explain_placement
 
 GPU_THEN_CPU: tuple[Tier, ...] = (GPU, CPU)
@@ -109,8 +109,22 @@ def test_relay_begins_on_the_gpu_and_names_where_the_cpu_goes_on() -> None:
     policy = Routing(cpu=CpuUse(mode="relay", relay_after=24))
     placed = place(policy, tiers(FULL, IDLE), continuable=True)
     assert placed.tiers == GPU_THEN_CPU and placed.relay_after == 24
-    assert place(policy, tiers(FULL, IDLE)).reason is Reason.NOT_CONTINUABLE
     assert place(policy, tiers(IDLE, IDLE), continuable=True).relay_after == 0
+    assert place(policy, tiers(FULL, FULL), continuable=True).relay_after == 0
+
+
+def test_what_cannot_be_relayed_overflows() -> None:
+    policy = Routing(cpu=CpuUse(mode="relay", relay_after=24))
+    assert place(policy, tiers(FULL, IDLE)) == place(Routing(), tiers(FULL, IDLE))
+    assert place(policy, tiers(FULL, IDLE), request(max_tokens=24), continuable=True).relay_after == 0
+    assert place(policy, tiers(FULL, IDLE), request(max_tokens=25), continuable=True).relay_after == 24
+
+
+def test_a_leg_is_followed_on_the_cpu_while_the_gpu_is_saturated_and_the_cpu_is_not() -> None:
+    policy = Routing(cpu=CpuUse(mode="relay"))
+    assert decide_again(policy, tiers(FULL, IDLE)) == Placement(tiers=(CPU, GPU), reason=Reason.GPU_SATURATED)
+    assert decide_again(policy, tiers(IDLE, IDLE)) == Placement(tiers=GPU_THEN_CPU, reason=Reason.GPU_FREE)
+    assert decide_again(policy, tiers(FULL, FULL)) == Placement(tiers=GPU_THEN_CPU, reason=Reason.CPU_FULL)
 
 
 def rule(device: str) -> Routing:

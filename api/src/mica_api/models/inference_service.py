@@ -134,6 +134,14 @@ class InferenceServiceSpec(Model):
                     "model.adapters and cpu cannot be combined: the CPU tier would not serve the adapters",
                 ),
                 rule(
+                    "!has(self.cpu) || self.cpu.mode != 'relay' || (has(self.engine) && self.engine.type == 'vllm')",
+                    "cpu.mode relay needs engine.type vllm: only vLLM tells token ids",
+                ),
+                rule(
+                    "!has(self.cpu) || self.cpu.mode != 'relay' || !has(self.routing) || self.routing.resumeMidStream",
+                    "cpu.mode relay goes on with streams in mid-stream: remove routing.resumeMidStream: false",
+                ),
+                rule(
                     "!has(self.routing) || !has(self.routing.rules) || has(self.cpu)",
                     "routing.rules choose between tiers: set cpu, or remove them",
                 ),

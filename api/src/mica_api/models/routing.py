@@ -139,9 +139,12 @@ class CPUSpec(Model):
         json_schema_extra={
             "x-kubernetes-validations": [
                 rule(
-                    "self.mode != 'relay'",
-                    "cpu.mode relay is not supported yet: use overflow (whole requests) or standby (only while no GPU engine is "
-                    "ready)",
+                    "self.mode != 'relay' || (has(self.engine) && self.engine.type == 'vllm')",
+                    "cpu.mode relay needs cpu.engine.type vllm: only vLLM continues from token ids",
+                ),
+                rule(
+                    "self.mode != 'relay' || !has(self.uri)",
+                    "cpu.mode relay and cpu.uri cannot be combined: both tiers serve spec.model.uri, so that token ids agree",
                 ),
                 rule(
                     "!has(self.engine) || !has(self.engine.resources)",
@@ -167,7 +170,10 @@ class CPUSpec(Model):
     placement: PlacementSpec | None = None
     mode: Annotated[
         Literal["overflow", "standby", "relay"],
-        Field(description="overflow: also when the GPU tier is saturated; standby: only when no GPU engine is ready."),
+        Field(
+            description="overflow: also when the GPU tier is saturated; standby: only when no GPU engine is ready; relay: when "
+            "the GPU tier is saturated, it begins answers and the CPU tier continues them."
+        ),
     ] = "overflow"
     when: CPUWhen = CPUWhen()
     max_output_tokens: Annotated[
@@ -178,3 +184,11 @@ class CPUSpec(Model):
             description="Requests that may get longer answers, or do not say how long, do not overflow. 0: any may.",
         ),
     ] = 256
+    relay_after_tokens: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Mode relay: tokens of an answer that the GPU tier makes before the CPU tier continues.",
+        ),
+    ] = 64

@@ -18,6 +18,13 @@ class Pick(NamedTuple):
     reason: str = "policy"
 
 
+class Relay(NamedTuple):
+    """This engine takes the next `tokens` of a stream, and then it is decided who goes on; 0: it takes all that is left."""
+
+    pick: Pick
+    tokens: int
+
+
 class Hold(NamedTuple):
     """Nobody can take it now; it waits in the service's queue and is looked at again when something has changed."""
 
@@ -72,5 +79,11 @@ class LoadView(Protocol):
 class Chooser(Protocol):
     """Chooses one engine. Pure, but for `load`."""
 
-    def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
-        """`candidates`: ready engines of the service, less those that were tried or do not fit a stream that is resumed."""
+    def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Relay | Hold | Refusal:
+        """`candidates`: ready engines of the service, less those that were tried."""
+
+    def choose_to_resume(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
+        """For a stream that broke. `candidates`: those that can go on with it."""
+
+    def choose_to_relay(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Relay | Hold | Refusal:
+        """For a stream whose engine has made its tokens. `candidates`: those that can go on with it, that engine among them."""

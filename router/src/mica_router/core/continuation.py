@@ -42,6 +42,14 @@ class TranslationFailed(Exception):
     """The engine's answer cannot be made into what the client should get; the message is for the log."""
 
 
+class LegEnded(TranslationFailed):
+    """Not a failure: the engine made all the tokens that it was asked for, and the client is owed more."""
+
+
+class LegRefused(TranslationFailed):
+    """Nothing was given out, and this engine's answer cannot be cut: it must be asked for the whole."""
+
+
 class Translator(Protocol):
     """Makes the client's answer of an engine's. All bytes are free of transfer coding.
 
@@ -96,8 +104,11 @@ class Recording(Protocol):
         True: the engine says in them that it gave up. They were not recorded and must not be delivered; it counts as dead.
         """
 
-    async def resume(self, engine: Engine, ask: Ask) -> Continuation | Ended | NotResumed:
-        """`engine` died. May be called again when the engine of a continuation dies."""
+    async def resume(self, engine: Engine, ask: Ask, *, leg: int | None = None) -> Continuation | Ended | NotResumed:
+        """`engine` died. May be called again when the engine of a continuation dies.
+
+        `leg` is given where nobody died, but a leg has ended and `engine` will go on: with so many tokens, 0 for all.
+        """
 
     def close(self) -> None:
         """The exchange is over; let go of the buffer."""
@@ -128,10 +139,17 @@ class ResumeBook(Protocol):
     def open(self, features: Features, engine: Engine) -> Handling:
         """For one attempt of `features` at `engine`."""
 
+    def open_leg(self, features: Features, engine: Engine, *, tokens: int) -> Handling:
+        """The same, where `engine` is to make the first `tokens` only. Its translator tells their end by LegEnded."""
+
 
 class NoBook:
     """Records nothing."""
 
     def open(self, features: Features, engine: Engine) -> Handling:
+        """Every request as it is."""
+        return PLAIN
+
+    def open_leg(self, features: Features, engine: Engine, *, tokens: int) -> Handling:
         """Every request as it is."""
         return PLAIN

@@ -33,7 +33,8 @@ class Engine:
     `weight`: capacity relative to the others of the service. `max_in_flight`: requests it takes at once, 0 = no bound.
     `revision`, `dtype` and `version` (of the engine program) are empty where they are not known; an unknown value equals nothing
     but itself, so engines of one Deployment, which all know or all do not, are equal. `numerics`: engines that name the same one
-    are known to compute the same bits, whatever tier they are in; empty: those of one tier are taken to.
+    are known to compute the same bits, whatever tier they are in; empty: those of one tier are taken to. `vocabulary`: engines
+    that name the same one read token ids alike; empty: those of the same revision are taken to.
     """
 
     endpoint: Endpoint
@@ -45,6 +46,7 @@ class Engine:
     dtype: str = ""
     version: str = ""
     numerics: str = ""
+    vocabulary: str = ""
 
     def continues(self, other: Engine) -> bool:
         """Whether token ids of `other` mean the same here and lead on in the same way: same program, weights and arithmetic."""
@@ -56,3 +58,15 @@ class Engine:
             and self.dtype == other.dtype
             and self.version == other.version
         )
+
+    def takes_over(self, other: Engine) -> bool:
+        """Whether token ids of `other`, an engine of the same service, mean the same here, wherever they lead from there.
+
+        Ids are known of vLLM only. Precision, program version and tier may differ, because no more than a valid continuation is
+        asked for.
+        """
+        if self.kind != "vllm" or other.kind != "vllm":
+            return False
+        if self.vocabulary or other.vocabulary:
+            return self.vocabulary == other.vocabulary
+        return self.revision == other.revision

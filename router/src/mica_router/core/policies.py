@@ -20,7 +20,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from mica_router.core.choice import Hold, LoadView, Pick
+from mica_router.core.choice import Hold, LoadView, Pick, Relay
 from mica_router.core.engines import Engine
 from mica_router.core.features import Features
 from mica_router.core.routing import Policy
@@ -142,3 +142,12 @@ class PolicyChooser:
     def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold:
         """Every candidate is as good as its load."""
         return pick_engine(features, candidates=candidates, load=load)
+
+    def choose_to_resume(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold:
+        """The same."""
+        return pick_engine(features, candidates=candidates, load=load)
+
+    def choose_to_relay(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Relay | Hold:
+        """The same, to the end."""
+        found = pick_engine(features, candidates=candidates, load=load)
+        return Relay(found, 0) if isinstance(found, Pick) else found

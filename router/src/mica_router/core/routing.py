@@ -67,7 +67,7 @@ class CpuUse:
     gpu_waiting: int = 1
     no_gpu_ready: bool = True
     max_output_tokens: int = 0
-    relay_after: int = 16
+    relay_after: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,9 @@ class DeciderUse:
     max_num_seqs: int | None = 256
     gpu_cache_threshold: float = 90.0
     cpu_throughput_threshold: float = 10.0
+    token_limit_multiplier: float = 4.0
+    token_limit_min: int = 10
+    token_limit_max: int = 100
     cpu_max_batch_size: int = 20
 
 

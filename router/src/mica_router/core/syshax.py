@@ -15,22 +15,49 @@ from typing import Final
 from mica_router.core.facts import RequestFacts
 from mica_router.core.routing import DeciderUse, Routing
 from mica_router.core.tiers import CPU, GPU, TIERS, TierView, other
-from mica_router.core.tiers_decide import Placement, Reason, Tiers, matching_rule
+from mica_router.core.tiers_decide import Placement, Reason, Tiers, decide_again, matching_rule
 
 _TOO_SLOW_TPS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdDecider:
-    """Generation 1. `max_num_seqs` None: any waiting request makes the GPU tier busy. Thresholds in percent and tokens/s."""
+    """Generation 1. `max_num_seqs` None: any waiting request makes the GPU tier busy. Thresholds in percent and tokens/s.
+
+    Where the service relays, the CPU tier does not take whole answers but legs of `token_limit` tokens of those that the GPU tier
+    began.
+    """
 
     max_num_seqs: int | None = 256
     gpu_cache_threshold: float = 90.0
     cpu_throughput_threshold: float = 10.0
+    token_limit_multiplier: float = 4.0
+    token_limit_min: int = 10
+    token_limit_max: int = 100
 
-    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
-        """Place one request; only the rules of `routing` are used."""
-        return _by_rule_or_side(routing, facts, tiers) or self._by_metrics(tiers)
+    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers, *, continuable: bool = False) -> Placement:
+        """Place one request; of `routing`, the rules are used and where a stream is cut."""
+        placement = _by_rule_or_side(routing, facts, tiers)
+        if placement is not None:
+            return placement
+        placement, limit, first = self._by_metrics(tiers), facts.max_tokens, routing.cpu.relay_after
+        if continuable and placement.tiers[:1] == (CPU,) and (limit is None or limit > first):
+            return placement._replace(tiers=(GPU, CPU), relay_after=first)
+        return placement
+
+    def place_again(self, routing: Routing, tiers: Tiers) -> Placement:
+        """The rest of a stream: to the CPU tier for one more hop, or to the GPU tier, which cannot be too busy to keep it."""
+        if not tiers.cpu.ready:
+            return Placement(tiers=(GPU,), reason=Reason.ONLY_TIER)
+        placement = self._by_metrics(tiers) if tiers.gpu.ready else Placement(tiers=(CPU,), reason=Reason.NO_GPU)
+        if placement.tiers[:1] == (CPU,):
+            return placement._replace(relay_after=self.token_limit(throughput(tiers.cpu, tiers) or 0.0))
+        return Placement(tiers=(GPU, CPU), reason=placement.reason)
+
+    def token_limit(self, cpu_tps: float) -> int:
+        """Tokens that the CPU tier produces before it is decided again."""
+        wanted = int(round(cpu_tps * self.token_limit_multiplier, -1))
+        return min(max(wanted, self.token_limit_min), self.token_limit_max)
 
     def _by_metrics(self, tiers: Tiers) -> Placement:
         if not self._gpu_busy(tiers.gpu):
@@ -59,9 +86,13 @@ class ThroughputDecider:
 
     cpu_max_batch_size: int = 20
 
-    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
-        """Place one request; only the rules of `routing` are used."""
+    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers, *, continuable: bool = False) -> Placement:
+        """Place one request; only the rules of `routing` are used. Nothing is relayed."""
         return _by_rule_or_side(routing, facts, tiers) or self._by_speed(tiers)
+
+    def place_again(self, routing: Routing, tiers: Tiers) -> Placement:
+        """Streams that were cut before the configuration changed go on where they would by default."""
+        return decide_again(routing, tiers)
 
     def _by_speed(self, tiers: Tiers) -> Placement:
         gpu, cpu = tiers.gpu, tiers.cpu
@@ -89,6 +120,9 @@ def decider_of(use: DeciderUse) -> Decider | None:
             max_num_seqs=use.max_num_seqs,
             gpu_cache_threshold=use.gpu_cache_threshold,
             cpu_throughput_threshold=use.cpu_throughput_threshold,
+            token_limit_multiplier=use.token_limit_multiplier,
+            token_limit_min=use.token_limit_min,
+            token_limit_max=use.token_limit_max,
         )
     return ThroughputDecider(cpu_max_batch_size=use.cpu_max_batch_size) if use.policy == "balance" else None
 

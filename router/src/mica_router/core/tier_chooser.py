@@ -10,18 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from mica_router.core.choice import Hold, LoadView, Pick, Refusal
+from mica_router.core.choice import Hold, LoadView, Pick, Refusal, Relay
 from mica_router.core.engines import Engine, Kind, Tier
 from mica_router.core.errors import ApiError
 from mica_router.core.facts import RequestFacts
 from mica_router.core.features import Features
 from mica_router.core.policies import pick_engine
 from mica_router.core.rates import Rates
+from mica_router.core.resume.refusals import Refused
+from mica_router.core.resume.request import judge
 from mica_router.core.routes import ServiceKey
 from mica_router.core.routing import Routing
 from mica_router.core.syshax import decider_of
 from mica_router.core.tiers import CPU, GPU, EngineView, tier_view
-from mica_router.core.tiers_decide import Placement, Reason, Tiers, decide
+from mica_router.core.tiers_decide import Placement, Reason, Tiers, decide, decide_again
 from mica_router.core.tiers_explain import explain_placement, words
 
 STALE_SECONDS: Final = 5.0
@@ -37,16 +39,23 @@ RateBook = Callable[[ServiceKey, Tier], Rates]
 class Decider(Protocol):
     """Places a request on tiers."""
 
-    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
-        """Pure."""
+    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers, *, continuable: bool = False) -> Placement:
+        """Pure. `continuable`: its stream can be relayed."""
+
+    def place_again(self, routing: Routing, tiers: Tiers) -> Placement:
+        """The rest of a stream that is relayed."""
 
 
 class PredictingDecider:
     """`tiers_decide`, the default."""
 
-    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers) -> Placement:
+    def place(self, routing: Routing, facts: RequestFacts, tiers: Tiers, *, continuable: bool = False) -> Placement:
         """See tiers_decide.decide."""
-        return decide(routing, facts, tiers)
+        return decide(routing, facts, tiers, continuable=continuable)
+
+    def place_again(self, routing: Routing, tiers: Tiers) -> Placement:
+        """See tiers_decide.decide_again."""
+        return decide_again(routing, tiers)
 
 
 def _nothing_learned(service: ServiceKey, tier: Tier) -> Rates:
@@ -62,7 +71,7 @@ class TierChooser:
     decider: Decider = field(default_factory=PredictingDecider)
     stale: float = STALE_SECONDS
 
-    def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
+    def choose(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Relay | Hold | Refusal:
         """Pick an engine of the tier that is decided for, or wait for it."""
         if not needs_metrics(candidates):
             return pick_engine(features, candidates=candidates, load=load)
@@ -75,7 +84,26 @@ class TierChooser:
         # A tier without room is waited for: to go elsewhere would have been decided. What failed is tried no more, so that the
         # other tier's turn comes when this one has no candidate left.
         picked = pick_engine(features, candidates=by_tier[placement.tiers[0]], load=load)
-        return picked._replace(reason=placement.reason.value) if isinstance(picked, Pick) else picked
+        if not isinstance(picked, Pick):
+            return picked
+        picked = picked._replace(reason=placement.reason.value)
+        return Relay(picked, placement.relay_after) if placement.relay_after else picked
+
+    def choose_to_resume(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Pick | Hold | Refusal:
+        """The same, to the end."""
+        found = self.choose(features, candidates=candidates, load=load)
+        return found.pick if isinstance(found, Relay) else found
+
+    def choose_to_relay(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> Relay | Hold | Refusal:
+        """An engine of the CPU tier while that is better, else one of the GPU tier."""
+        by_tier = _by_tier(candidates)
+        service = features.route.service
+        placement = self._decider(service.routing).place_again(service.routing, self._tiers(features, by_tier, load))
+        for tier in placement.tiers:
+            found = pick_engine(features, candidates=by_tier[tier], load=load)
+            if isinstance(found, Pick):
+                return Relay(found, placement.relay_after if tier == CPU else 0)
+        return Hold(placement.reason.value)
 
     def explain(self, features: Features, *, candidates: Sequence[Engine], load: LoadView) -> dict[str, Any]:
         """JSON-able account of where it would go and why. Changes nothing but whose turn it is."""
@@ -97,9 +125,14 @@ class TierChooser:
         if not by_tier[GPU] and any(engine.tier == GPU for engine in service.engines):
             # The ready GPU engines were tried, or do not fit a stream that is continued.
             return Placement(tiers=(CPU,), reason=Reason.NO_GPU)
-        use = service.routing.decider
-        decider = self.decider if use is None else decider_of(use) or self.decider
-        return decider.place(service.routing, facts_of(features), tiers)
+        routing, decider = service.routing, self._decider(service.routing)
+        if routing.cpu.mode == "relay" and _continuable(features, by_tier):
+            return decider.place(routing, facts_of(features), tiers, continuable=True)
+        return decider.place(routing, facts_of(features), tiers)
+
+    def _decider(self, routing: Routing) -> Decider:
+        use = routing.decider
+        return self.decider if use is None else decider_of(use) or self.decider
 
     def _tiers(self, features: Features, by_tier: Mapping[Tier, Sequence[Engine]], load: LoadView) -> Tiers:
         key = features.route.service.key
@@ -135,6 +168,14 @@ def needs_metrics(engines: Sequence[Engine]) -> bool:
     return CPU in [engine.tier for engine in engines]
 
 
+def _continuable(features: Features, by_tier: Mapping[Tier, Sequence[Engine]]) -> bool:
+    """Whether the request is one that can be resumed, and engines of both tiers mean the same by token ids."""
+    if not features.streams or not features.route.service.routing.resume:
+        return False
+    pairs = ([after.takes_over(before) for after in by_tier[CPU]] for before in by_tier[GPU])
+    return any(any(pair) for pair in pairs) and not isinstance(judge(features.path, features.body), Refused)
+
+
 def _by_tier(candidates: Sequence[Engine]) -> Mapping[Tier, list[Engine]]:
     return {tier: [engine for engine in candidates if engine.tier == tier] for tier in (GPU, CPU)}
 
@@ -162,7 +203,9 @@ def _busy(features: Features) -> Refusal:
     return Refusal(Reason.BUSY.value, error)
 
 
-def _chosen(chosen: Pick | Hold | Refusal, placement: Placement) -> dict[str, Any]:
+def _chosen(chosen: Pick | Relay | Hold | Refusal, placement: Placement) -> dict[str, Any]:
+    if isinstance(chosen, Relay):
+        chosen = chosen.pick
     if isinstance(chosen, Pick):
         engine = chosen.engine
         return {"verdict": "send", "engine": engine.endpoint.authority, "tier": engine.tier, "why": words(placement)}

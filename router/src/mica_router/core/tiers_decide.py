@@ -5,8 +5,9 @@ Order: field rules (by priority, a preference) > metrics. A request that already
 - standby: the CPU tier answers while no GPU engine is ready.
 - overflow: also when the GPU tier is saturated, the answer is short enough, the CPU tier has room, and is predicted to finish
   earlier. Where nothing was learned yet, saturation alone decides, which is also how the CPU tier's rates become known.
-- relay: as overflow, but the GPU tier reads the prompt and produces the first tokens, and the CPU tier continues. A request that
-  cannot be continued stays on the GPU tier.
+- relay: when the GPU tier is saturated and the CPU tier has room, the GPU tier reads the prompt and produces the first tokens,
+  and then it is decided again: the CPU tier continues if that still holds. A request that cannot be continued, or asks for no
+  more than those first tokens, is placed as by overflow.
 
 A tier is saturated when its cache is fuller than `gpu_kv_percent`, or when no engine has room and, with this one, at least
 `gpu_waiting` requests would wait.
@@ -35,7 +36,6 @@ class Reason(StrEnum):
     GPU_SOONER = "gpu_sooner"
     CPU_FULL = "cpu_full"
     ANSWER_TOO_LONG = "answer_too_long"
-    NOT_CONTINUABLE = "not_continuable"
     STANDBY_IDLE = "standby_idle"
     NO_GPU = "no_gpu"
     NONE_READY = "none_ready"
@@ -46,7 +46,8 @@ class Reason(StrEnum):
 class Placement(NamedTuple):
     """The tier, then the one whose turn comes when every engine of it failed; none when the request waits or is refused.
 
-    `relay_after`: continue on the other tier after so many tokens; 0 for never. `rule`: name of the rule that decided.
+    `relay_after`: the tier produces so many tokens, then it is decided again; 0: all of them. `rule`: name of the rule that
+    decided.
     """
 
     tiers: tuple[Tier, ...]
@@ -94,6 +95,8 @@ def decide(routing: Routing, facts: RequestFacts, tiers: Tiers, *, continuable: 
     if cpu.mode == "standby":
         return Placement(tiers=_gpu_then(cpu), reason=Reason.STANDBY_IDLE)
     if not saturated(cpu, tiers.gpu):
+        if _relays(cpu, facts, continuable=continuable) and pressed(cpu, tiers.gpu) and not tiers.cpu.full:
+            return Placement(tiers=_gpu_then(cpu), reason=Reason.GPU_SATURATED, relay_after=cpu.relay_after)
         return Placement(tiers=_gpu_then(cpu), reason=Reason.GPU_FREE)
     return _overflow(cpu, facts, tiers, continuable=continuable)
 
@@ -109,6 +112,14 @@ def saturated(cpu: CpuUse, gpu: TierView) -> bool:
         return True
     # One more request in a full tier would be one more that waits.
     return gpu.full and gpu.waiting + 1 >= cpu.gpu_waiting
+
+
+def pressed(cpu: CpuUse, gpu: TierView) -> bool:
+    """Whether the GPU tier is saturated, or was a moment ago: more requests wait than there is room for.
+
+    A tier whose engines are bounded has a request look again only when there is room, and a leg that ended makes room itself.
+    """
+    return saturated(cpu, gpu) or gpu.waiting >= max(cpu.gpu_waiting, gpu.free)
 
 
 def forecast(view: TierView, rates: Rates, facts: RequestFacts) -> Forecast | None:
@@ -138,17 +149,27 @@ def _overflow(cpu: CpuUse, facts: RequestFacts, tiers: Tiers, *, continuable: bo
     stay = _gpu_then(cpu)
     if tiers.cpu.full:
         return Placement(tiers=stay, reason=Reason.CPU_FULL)
-    if cpu.mode == "relay":
-        if not continuable:
-            return Placement(tiers=stay, reason=Reason.NOT_CONTINUABLE)
-        return Placement(tiers=stay, reason=Reason.GPU_SATURATED, relay_after=cpu.relay_after)
     limit, longest = facts.max_tokens, cpu.max_output_tokens
+    if _relays(cpu, facts, continuable=continuable):
+        return Placement(tiers=stay, reason=Reason.GPU_SATURATED, relay_after=cpu.relay_after)
     if longest and (limit is None or limit > longest):
         return Placement(tiers=stay, reason=Reason.ANSWER_TOO_LONG)
     here, there = tiers.forecast(GPU, facts), tiers.forecast(CPU, facts)
     if here is not None and there is not None and there.finish >= here.finish:
         return Placement(tiers=stay, reason=Reason.GPU_SOONER)
     return Placement(tiers=_CPU_FIRST, reason=Reason.GPU_SATURATED)
+
+
+def decide_again(routing: Routing, tiers: Tiers) -> Placement:
+    """Place what is left of a stream whose tokens of one leg are made: on the CPU tier while the GPU tier is saturated."""
+    if tiers.cpu.ready and not tiers.cpu.full and pressed(routing.cpu, tiers.gpu):
+        return Placement(tiers=_CPU_FIRST, reason=Reason.GPU_SATURATED)
+    return Placement(tiers=_GPU_FIRST, reason=Reason.CPU_FULL if tiers.cpu.full else Reason.GPU_FREE)
+
+
+def _relays(cpu: CpuUse, facts: RequestFacts, *, continuable: bool) -> bool:
+    """Whether the CPU tier may continue an answer: one that is longer than what the GPU tier makes of it."""
+    return cpu.mode == "relay" and continuable and (facts.max_tokens is None or facts.max_tokens > cpu.relay_after)
 
 
 def _gpu_then(cpu: CpuUse) -> tuple[Tier, ...]:

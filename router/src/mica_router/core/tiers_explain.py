@@ -19,7 +19,6 @@ _WORDS = {
     Reason.GPU_SOONER: "the GPU tier is saturated, and yet it is predicted to finish earlier than the CPU tier",
     Reason.CPU_FULL: "the GPU tier is saturated, and so is the CPU tier",
     Reason.ANSWER_TOO_LONG: "the GPU tier is saturated, but the answer may be longer than cpu.maxOutputTokens; set max_tokens",
-    Reason.NOT_CONTINUABLE: "the GPU tier is saturated, but a request of this form cannot be continued on another engine",
     Reason.STANDBY_IDLE: "the CPU tier only stands by",
     Reason.NO_GPU: "no GPU engine is ready, and the CPU tier stands in",
     Reason.NONE_READY: "no engine that may take it is ready",

@@ -9,8 +9,17 @@ from __future__ import annotations
 import math
 
 from mica_router.core import errors
-from mica_router.core.choice import Hold, Pick, Refusal
-from mica_router.core.continuation import PLAIN, SWITCHED_OFF, Continuation, Handling, TranslationFailed
+from mica_router.core.choice import Hold, Pick, Refusal, Relay
+from mica_router.core.continuation import (
+    PLAIN,
+    SWITCHED_OFF,
+    Continuation,
+    Handling,
+    LegEnded,
+    LegRefused,
+    Recording,
+    TranslationFailed,
+)
 from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
@@ -105,11 +114,14 @@ class Exchange:
             return
         self._follow(self._search.choose())
 
-    def _follow(self, found: Pick | Hold | Refusal) -> None:
+    def _follow(self, found: Pick | Relay | Hold | Refusal) -> None:
         if isinstance(found, Pick):
             self._go(found)
         elif isinstance(found, Hold):
             self._hold(found)
+        elif isinstance(found, Relay):
+            # HTTP/1.0 has no chunks in which another engine's events could follow.
+            self._go(found.pick, leg=0 if self._request.http10 else found.tokens)
         else:
             self._fail(found.error)
 
@@ -137,20 +149,27 @@ class Exchange:
 
     # Trying one.
 
-    def _go(self, pick: Pick) -> None:
-        engine = pick.engine
-        self._context.metrics.decided(self._model, engine.tier, pick.reason)
-        self._series = self._context.metrics.series(self._model, engine.tier)
+    def _go(self, pick: Pick, leg: int = 0) -> None:
+        """`leg`: the first tokens, which are all that this engine is asked for; 0: the whole answer."""
+        context, features, engine = self._context, self._features, pick.engine
+        metrics = context.metrics
+        metrics.decided(self._model, engine.tier, pick.reason)
+        self._series = metrics.series(self._model, engine.tier)
         self._close_recording()
-        records = self._features.route.service.routing.resume or not self._features.streams
-        self._handling = self._context.book.open(self._features, engine) if records else SWITCHED_OFF
-        target, body = self._handling.target, self._handling.body
-        self._attempt = self._make(
+        if leg:
+            handling = context.book.open_leg(features, engine, tokens=leg)
+        elif features.route.service.routing.resume or not features.streams:
+            handling = context.book.open(features, engine)
+        else:
+            handling = SWITCHED_OFF
+        self._handling = handling
+        target, body = handling.target, handling.body
+        self._attempt = attempt = self._make(
             engine,
-            target=self._features.target if target is None else target,
-            body=self._features.body if body is None else body,
+            target=features.target if target is None else target,
+            body=features.body if body is None else body,
         )
-        self._attempt.start()
+        attempt.start()
 
     def _make(self, engine: Engine, *, target: bytes, body: bytes) -> Attempt:
         request = self._request
@@ -212,11 +231,23 @@ class Exchange:
         self._keep_only(attempt)
         self._status = head.status
         if self._handling.translator is None:
-            self._features = self._features._replace(body=b"")
-            self._client.exchange_answered()
+            self._forget_body()
+        elif head.status == 400 and self._handling.recording is not None:
+            self._ask_for_all(attempt)
+            return
         self._context.metrics.first_byte(self._model, self._context.clock() - self._started)
         self._delivery.keep_alive &= not self._context.draining
         self._delivery.accept(head, self._handling.translator)
+
+    def _forget_body(self) -> None:
+        """It will not be sent again."""
+        self._features = self._features._replace(body=b"")
+        self._client.exchange_answered()
+
+    def _ask_for_all(self, attempt: Attempt) -> None:
+        """The engine will not make a first leg: it may be asked for more tokens than its context has left, or tell no ids."""
+        attempt.end()
+        self._go(Pick(attempt.engine, "relay_refused"))
 
     def _keep_only(self, attempt: Attempt) -> None:
         """Of two hedged attempts, this one is used."""
@@ -257,6 +288,12 @@ class Exchange:
         self._client.exchange_done(keep_alive=self._delivery.keep_alive)
 
     def _untranslatable(self, attempt: Attempt, error: TranslationFailed) -> None:
+        if isinstance(error, LegEnded):
+            self._hand_over(attempt)
+            return
+        if isinstance(error, LegRefused):
+            self._ask_for_all(attempt)
+            return
         _log.warning("answer cannot be translated", model=self._model, error=str(error))
         attempt.end()
         self._broken(attempt, "protocol")
@@ -324,15 +361,32 @@ class Exchange:
             self._context.metrics.not_resumed(self._model, self._handling.reason if recording is None else "not_whole")
             self._end_broken(reason)
         else:
-            self._mending = self._mending or Mending(
+            self._mend(recording).start(attempt.engine, reason)
+
+    def _hand_over(self, attempt: Attempt) -> None:
+        """The tokens of a leg are made, and another engine may make the next."""
+        attempt.end()
+        self._attempt = None
+        recording = self._handling.recording
+        if recording is None or not self._delivery.can_tell():
+            self._end_broken("relay")
+            return
+        if self._mending is None:
+            self._forget_body()
+        self._mend(recording).hand_over(attempt.engine)
+
+    def _mend(self, recording: Recording) -> Mending:
+        if self._mending is None:
+            self._mending = Mending(
                 self._context, self, model=self._model, search=self._search, delivery=self._delivery, recording=recording
             )
-            self._mending.start(attempt.engine, reason)
+        return self._mending
 
     # What mending asks for.
 
     def mending_tries(self, engine: Engine, continuation: Continuation) -> None:
         """Send a continuation."""
+        self._series = self._context.metrics.series(self._model, engine.tier)
         self._attempt = self._make(engine, target=continuation.target, body=continuation.body)
         self._attempt.start()
 

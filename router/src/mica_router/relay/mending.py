@@ -1,15 +1,17 @@
-"""A broken stream that goes on at another engine: asks its recording how, finds who, and tries until nobody is left.
+"""A stream that goes on at another engine: asks its recording how, finds who, and tries until nobody is left.
 
-Owned by the exchange whose stream broke, and made only then.
+Owned by the exchange whose stream broke or is relayed, and made only then. A leg of a relayed stream that ended goes on where the
+chooser says; should that fail, it is a broken stream like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 from typing import Protocol
 
-from mica_router.core.choice import Pick
+from mica_router.core.choice import Pick, Relay
 from mica_router.core.continuation import Continuation, Ended, NotResumed, Recording, Reply
 from mica_router.core.engines import Engine
 from mica_router.core.response import ResponseHead
@@ -48,25 +50,43 @@ class Mending:
         self._delivery = delivery
         self._recording = recording
         self._continuation: Continuation | None = None
+        self._before: Engine | None = None
         self._asking: asyncio.Task[None] | None = None
         self._reason = ""
 
     def start(self, engine: Engine, reason: str) -> None:
         """`engine` died in the middle of the stream, the first one or one that continued it."""
         self._reason = reason
-        self._continuation = None
-        self._asking = asyncio.get_running_loop().create_task(self._ask(engine))
+        self._continuation = self._before = None
+        call = partial(self._call, engine)
+        self._begin(self._recording.resume(engine, call), to=None)
 
-    async def _ask(self, engine: Engine) -> None:
+    def hand_over(self, engine: Engine) -> None:
+        """`engine` has made the tokens of its leg, and could make more."""
+        self._reason = "relay"
+        self._continuation, self._before = None, engine
+        found = self._search.choose_to_relay(lambda other: other.takes_over(engine))
+        # Nobody has room: then the stream keeps the place that it had.
+        onward, leg = (found.pick.engine, found.tokens) if isinstance(found, Relay) else (engine, 0)
+        call = partial(self._context.side_calls.call, onward)
+        self._begin(self._recording.resume(onward, call, leg=leg), to=onward)
+
+    def _begin(self, asked: Coroutine[None, None, Continuation | Ended | NotResumed], *, to: Engine | None) -> None:
+        self._asking = asyncio.get_running_loop().create_task(self._ask(asked, to))
+
+    async def _ask(self, asked: Coroutine[None, None, Continuation | Ended | NotResumed], to: Engine | None) -> None:
         try:
-            outcome = await self._recording.resume(engine, partial(self._call, engine))
+            outcome = await asked
         except Exception:
             _log.exception("resume failed", model=self._model)
             outcome = NotResumed("error")
         self._asking = None
         if isinstance(outcome, Continuation):
             self._continuation = outcome
-            self._try_next()
+            if to is not None and outcome.accepts(to):
+                self._try(to, outcome, reason="relay")
+            else:
+                self._try_next()
         elif isinstance(outcome, Ended):
             self._context.metrics.resumed(self._model)
             self._owner.mending_ends(outcome.body)
@@ -83,17 +103,26 @@ class Mending:
     def _try_next(self) -> None:
         continuation = self._continuation
         found = self._search.choose_for(continuation.accepts) if continuation is not None else None
-        if continuation is None or not isinstance(found, Pick):
+        if continuation is None:
             self._give_up("no_engine")
-            return
-        self._context.metrics.decided(self._model, found.engine.tier, "resume")
-        self._owner.mending_tries(found.engine, continuation)
+        elif isinstance(found, Pick):
+            self._try(found.engine, continuation, reason="resume")
+        elif self._before is not None and self._search.is_left(self._before):
+            # The engine of the last leg is not dead; it may only be full.
+            self._try(self._before, continuation, reason="resume")
+        else:
+            self._give_up("no_engine")
+
+    def _try(self, engine: Engine, continuation: Continuation, *, reason: str) -> None:
+        self._context.metrics.decided(self._model, engine.tier, reason)
+        self._owner.mending_tries(engine, continuation)
 
     def answered(self, attempt: Attempt, head: ResponseHead) -> None:
         """An engine answers the continuation: go on with it, or with another one."""
         continuation = self._continuation
         if head.status == 200 and continuation is not None:
-            self._context.metrics.resumed(self._model)
+            if self._before is None:
+                self._context.metrics.resumed(self._model)
             self._delivery.continue_with(head, continuation.translator)
             return
         attempt.end()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mica_router.core import errors
-from mica_router.core.choice import Hold, Pick, Refusal
+from mica_router.core.choice import Hold, Pick, Refusal, Relay
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.features import Features
 from mica_router.core.routes import Service
@@ -29,7 +29,7 @@ class Search:
         self._retries = features.route.service.routing.retries
         self.repeatable = is_repeatable(features.method, features.path)
 
-    def choose(self) -> Pick | Hold | Refusal:
+    def choose(self) -> Pick | Relay | Hold | Refusal:
         """Ask the chooser for one of those that were not tried."""
         context, features = self._context, self._features
         model = features.route.public_name
@@ -46,7 +46,14 @@ class Search:
         candidates = [engine for engine in self._candidates(self._service()) if accepts(engine)]
         if not candidates:
             return None
-        return self._context.chooser.choose(self._features, candidates=candidates, load=self._context.load)
+        return self._context.chooser.choose_to_resume(self._features, candidates=candidates, load=self._context.load)
+
+    def choose_to_relay(self, accepts: Callable[[Engine], bool]) -> Relay | Hold | Refusal | None:
+        """Who takes the next leg of a stream, among engines that may; None when there is none."""
+        candidates = [engine for engine in self._candidates(self._service()) if accepts(engine)]
+        if not candidates:
+            return None
+        return self._context.chooser.choose_to_relay(self._features, candidates=candidates, load=self._context.load)
 
     def _service(self) -> Service | None:
         route = self._context.table.current(self._features.route)
@@ -64,6 +71,10 @@ class Search:
         self._tried |= {endpoint}
         if not refused:
             self._failures += 1
+
+    def is_left(self, engine: Engine) -> bool:
+        """Whether it is still there and was not tried in vain."""
+        return engine in self._candidates(self._service())
 
     def may_repeat(self) -> bool:
         """Whether a request that was sent may be sent once more."""

@@ -164,7 +164,8 @@ def read_endpoint_slice(raw: bytes) -> EngineSet:
 def join_services(services: Iterable[Declared], engines: Iterable[EngineSet]) -> tuple[Service, ...]:
     """Every service with the ready engines of all its slices, without repetition and in a fixed order.
 
-    Engines of a tier that the service no longer declares are left out: they are about to end.
+    Engines of a tier that the service no longer declares are left out: they are about to end. Both tiers serve the same model, so
+    that they mean the same by token ids; weights of another form are refused where the service relays.
     """
     found: dict[tuple[ServiceKey, Tier], dict[Endpoint, str]] = {}
     for engine_set in engines:
@@ -173,7 +174,14 @@ def join_services(services: Iterable[Declared], engines: Iterable[EngineSet]) ->
         replace(
             declared.service,
             engines=tuple(
-                Engine(endpoint=endpoint, tier=tier, kind=traits.kind, max_in_flight=traits.max_in_flight, revision=template)
+                Engine(
+                    endpoint=endpoint,
+                    tier=tier,
+                    kind=traits.kind,
+                    max_in_flight=traits.max_in_flight,
+                    revision=template,
+                    vocabulary=declared.service.model,
+                )
                 for tier, traits in declared.traits.items()
                 for endpoint, template in sorted(found.get((declared.service.key, tier), {}).items())
             ),

@@ -6,7 +6,7 @@ The API server has checked the fields; what it cannot check is refused here by V
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -58,9 +58,10 @@ class _When(msgspec.Struct):
 class CPUUse(msgspec.Struct):
     """`spec.cpu` on the wire, as far as it is about routing."""
 
-    mode: Literal["overflow", "standby"] = "overflow"
+    mode: values.CpuMode = "overflow"
     when: _When = msgspec.field(default_factory=_When)
     maxOutputTokens: int = 256
+    relayAfterTokens: int = 64
 
 
 def read_routing(routing: Routing | None, *, cpu: CPUUse | None, key_hashes: Sequence[str]) -> values.Routing:
@@ -97,6 +98,7 @@ def _cpu(cpu: CPUUse) -> values.CpuUse:
         gpu_waiting=cpu.when.gpuWaiting,
         no_gpu_ready=cpu.when.noGPUReady,
         max_output_tokens=cpu.maxOutputTokens,
+        relay_after=cpu.relayAfterTokens,
     )
 
 

@@ -87,6 +87,9 @@ class _Thresholds(_Part):
     max_num_seqs: Annotated[int, Field(ge=1)] | None = 256
     gpu_cache_threshold: Annotated[float, Field(gt=0, le=100)] = 90.0
     cpu_throughput_threshold: Annotated[float, Field(ge=0)] = 10.0
+    token_limit_multiplier: Annotated[float, Field(ge=0)] = 4.0
+    token_limit_min: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    token_limit_max: Annotated[int, Field(ge=1, le=1_000_000)] = 100
 
 
 class _Balance(_Part):
@@ -97,9 +100,10 @@ class _Balance(_Part):
 class _CPU(_Part):
     """`spec.cpu` of an InferenceService, as far as it is about routing."""
 
-    mode: Literal["overflow", "standby"] = "overflow"
+    mode: Literal["overflow", "standby", "relay"] = "overflow"
     when: CPUWhen = CPUWhen()
     max_output_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    relay_after_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
 
 
 class _Model(_Part):
@@ -126,7 +130,23 @@ class _Model(_Part):
             raise ValueError(f"engine {', '.join(twice)} is listed more than once")
         if self.routing is not None and self.routing.api_key_secret_ref is not None:
             raise ValueError("routing.apiKeySecretRef names an object of a cluster: list sha256 digests of the keys in apiKeys")
+        if self.cpu is not None and self.cpu.mode == "relay":
+            self._can_relay()
         return self
+
+    def _can_relay(self) -> None:
+        """Raises ValueError. A key that could do nothing is refused."""
+        if self.routing is not None and not self.routing.resume_mid_stream:
+            raise ValueError("cpu.mode relay goes on with streams in mid-stream: remove routing.resumeMidStream: false")
+        if isinstance(self.decider, _Balance):
+            raise ValueError("decider.policy balance does not relay: use predict or thresholds, or cpu.mode overflow")
+        engines = [engine.engine() for engine in self.engines]
+        gpu, cpu = ([engine for engine in engines if engine.tier == tier] for tier in ("gpu", "cpu"))
+        if not any(after.takes_over(before) for after in cpu for before in gpu):
+            raise ValueError(
+                "cpu.mode relay needs an engine of each tier with kind: vllm and the same revision, "
+                "because token ids must mean the same to both"
+            )
 
     def names(self) -> list[str]:
         """Every name that clients may use."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from mica_router.core.continuation import PLAIN, Ask, Continuation, Ended, Handling, NotResumed
+from mica_router.core.continuation import PLAIN, Ask, Continuation, Ended, Handling, NotResumed, TranslationFailed
 from mica_router.core.engines import Engine
 from mica_router.core.features import Features
 from mica_router.core.resume import engines, text_only
+from mica_router.core.resume.leg import FirstLeg, before_cut, cut
 from mica_router.core.resume.recording import Shelf, Tape
 from mica_router.core.resume.refusals import Refused
 from mica_router.core.resume.replay import Replay
@@ -52,9 +54,22 @@ class Book:
         tape = Tape(self.shelf, before=len(body))
         return Handling(body=body, recording=Recorded(request, style, features.target, body, tape=tape))
 
+    def open_leg(self, features: Features, engine: Engine, *, tokens: int) -> Handling:
+        """What `engine` gets for the first `tokens` of this request; for all of it, where it cannot be cut."""
+        plain = self.open(features, engine)
+        recording = plain.recording
+        if not isinstance(recording, Recorded) or engine.kind != "vllm":
+            return plain
+        request = recording.cut_by(engine)
+        return plain._replace(body=cut(request, features.body, tokens=tokens), translator=FirstLeg(request))
+
 
 class Recorded:
-    """Recording of one stream. It begins as a tape; after a first death it is a story that further engines go on with."""
+    """Recording of one stream. It begins as a tape; after a first death it is a story that further engines go on with.
+
+    A stream that is relayed goes on at any engine that means the same by token ids. Where such a one generates again what the
+    client has, and it is not the same, the stream returns to engines like the first one.
+    """
 
     def __init__(self, request: Resumable, style: Style, target: bytes, body: bytes, *, tape: Tape) -> None:
         self._request = request
@@ -64,6 +79,15 @@ class Recorded:
         self._tape = tape
         self._story: Story | None = None
         self._deaths = 0
+        self._characters = 0
+        self._cut = False
+        self._origin: Engine | None = None
+        self._strict = False
+
+    def cut_by(self, engine: Engine) -> Resumable:
+        """This stream is relayed, and `engine` begins it."""
+        self._cut, self._origin = True, engine
+        return self._request
 
     def heard(self, data: bytes) -> bool:
         """One more read."""
@@ -73,17 +97,22 @@ class Recorded:
         """The exchange is over."""
         self._tape.close()
 
-    async def resume(self, engine: Engine, ask: Ask) -> Continuation | Ended | NotResumed:
-        """`engine` died: who goes on, with what."""
-        self._deaths += 1
-        if self._deaths > _MAX_DEATHS:
-            return NotResumed(Refused.TOO_OFTEN)
+    async def resume(self, engine: Engine, ask: Ask, *, leg: int | None = None) -> Continuation | Ended | NotResumed:
+        """`engine` died, or ended its leg: who goes on, with what."""
         story = self._story or self._read()
         if isinstance(story, Refused):
             return NotResumed(story)
-        if story is not None and story.diverged:
+        characters = len(story.text) if story is not None else 0
+        stuck, self._characters = characters <= self._characters, characters
+        if leg is None or stuck:
+            # A leg without progress counts as a death and is not cut again, so that everything ends.
+            self._deaths, leg = self._deaths + 1, 0
+        if self._deaths > _MAX_DEATHS:
+            return NotResumed(Refused.TOO_OFTEN)
+        if story is not None and story.diverged and not self._returns(story):
             return NotResumed(Refused.DIVERGED)
         if story is None:
+            self._cut = False
             return Continuation(self._target, self._body, partial(_same_kind, engine), Replay(self._tape))
         self._story = story
         if story.finished is not None:
@@ -92,19 +121,33 @@ class Recorded:
             body = await text_only.prepare(story, self._body, ask)
             splice = Splice(story, opening=text_only.NOTICE)
         else:
-            body = await self._prepare(story, ask)
-            splice = Splice(story)
+            prepared = await self._prepare(story, ask, leg=leg)
+            body = prepared if isinstance(prepared, Refused) else prepared[0]
+            splice = Splice(story, cut=not isinstance(prepared, Refused) and prepared[1])
         if isinstance(body, Refused):
             return NotResumed(body)
-        return Continuation(_COMPLETIONS, body, engine.continues, splice)
+        return Continuation(_COMPLETIONS, body, self._accepting(engine), splice)
+
+    def _returns(self, story: Story) -> bool:
+        """Whether a relayed stream may still return to engines like the first one."""
+        if self._origin is None or self._strict:
+            return False
+        self._strict, story.diverged = True, False
+        return True
+
+    def _accepting(self, engine: Engine) -> Callable[[Engine], bool]:
+        if self._origin is None:
+            return engine.continues
+        return self._origin.continues if self._strict else self._origin.takes_over
 
     def _read(self) -> Story | Refused | None:
         """The story so far. None: it has not begun."""
         if self._tape.full:
             return Refused.BUFFER_FULL
         try:
-            transcript = read_transcript(dechunk(self._tape.take()))
-        except Unreadable:
+            payload = dechunk(self._tape.take())
+            transcript = read_transcript(before_cut(self._request, payload)[0] if self._cut else payload)
+        except (Unreadable, TranslationFailed):
             return Refused.UNREADABLE
         if not isinstance(transcript, Transcript):
             return transcript
@@ -129,8 +172,8 @@ class Recorded:
             done=transcript.done,
         )
 
-    async def _prepare(self, story: Story, ask: Ask) -> bytes | Refused:
-        """The request that goes on with `story` on a vLLM engine."""
+    async def _prepare(self, story: Story, ask: Ask, *, leg: int) -> tuple[bytes, bool] | Refused:
+        """The request that goes on with `story` on a vLLM engine, and whether a `leg` cuts it."""
         request = self._request
         max_tokens = request.max_tokens
         if max_tokens is None:
@@ -140,7 +183,9 @@ class Recorded:
             max_tokens = context - len(story.prompt_ids)
         seam = await self._find_seam(story, ask, max_tokens=max_tokens)
         story.rewind(tokens=seam.tokens, characters=seam.characters)
-        return _continuation_body(self._body, story, max_tokens=max_tokens - seam.tokens)
+        left = max_tokens - seam.tokens
+        cuts = 0 < leg < left
+        return _continuation_body(self._body, story, max_tokens=leg if cuts else left), cuts
 
     async def _find_seam(self, story: Story, ask: Ask, *, max_tokens: int) -> Seam:
         request, model = self._request, self._request.fields.model
@@ -188,7 +233,7 @@ def _continuation_body(body: bytes, story: Story, *, max_tokens: int) -> bytes:
         | {
             "prompt": [*story.prompt_ids, *story.ids],
             "max_tokens": max_tokens,
-            "min_tokens": max(0, min_tokens - len(story.ids)),
+            "min_tokens": min(max(0, min_tokens - len(story.ids)), max_tokens),
             "temperature": 0,
             "stream": True,
             "return_token_ids": True,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from mica_router.core.continuation import TranslatedHead, TranslationFailed
+from mica_router.core.continuation import LegEnded, TranslatedHead, TranslationFailed
 from mica_router.core.headers import Header
+from mica_router.core.resume.leg import last_counts
 from mica_router.core.resume.story import Diverged, Story
 from mica_router.core.resume.transcript import DONE, GAVE_UP, Event, Unreadable, read_event, split_events
 
 
 class Splice:
-    """Translator of a continuation. `opening` goes out before its first event."""
+    """Translator of a continuation. `opening` goes out before its first event. `cut`: the engine was not asked for all that is
+    left, so that it is not the answer's end when it has made its tokens."""
 
-    def __init__(self, story: Story, *, opening: bytes = b"") -> None:
+    def __init__(self, story: Story, *, opening: bytes = b"", cut: bool = False) -> None:
         self._story = story
         self._opening = opening
+        self._cut = cut
+        self._over = False
         self._rest = b""
         self._failure: TranslationFailed | None = None
 
@@ -51,14 +55,18 @@ class Splice:
         return told
 
     def finish(self) -> bytes:
-        """The end. Raises TranslationFailed when the answer itself had not ended."""
+        """The end. Raises LegEnded when only the leg has, and TranslationFailed when the answer itself had not ended."""
         if self._failure is not None:
             raise self._failure
+        if self._over:
+            raise LegEnded("all tokens of the leg are made")
         if self._story.finished is None:
             raise TranslationFailed("the stream ended without a finish reason")
         return self._story.closing()
 
     def _event(self, data: bytes) -> bytes:
+        if self._over:
+            return b""
         if data == DONE:
             return self.finish()
         try:
@@ -83,4 +91,9 @@ class Splice:
             raise TranslationFailed("the engine gave up")
         if story.style == "vllm" and choice.said and choice.token_ids is None:
             raise TranslationFailed("the engine sends no token ids")
+        if self._cut and choice.finish_reason == "length":
+            self._over = True
+            if not last_counts(story.request, choice.said):
+                return b""
+            return story.say(choice.said, choice.token_ids, finish=None, stop_reason=None)
         return story.say(choice.said, choice.token_ids, finish=choice.finish_reason, stop_reason=choice.stop_reason)
