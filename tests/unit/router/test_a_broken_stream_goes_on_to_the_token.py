@@ -6,6 +6,7 @@ No sockets here: the engines' bytes are fed to the recording and to the splice d
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,7 +77,10 @@ async def test_several_deaths_in_a_row_do_not_show_either(data: st.DataObject) -
             out += await rig.go_on(recording, die_after=deaths)
     if not rig.told(out).ended:
         out += await rig.go_on(recording)
-    assert rig.told(out) == whole
+    heard = rig.told(out)
+    # An engine that died before its first event has numbered an answer that nobody saw.
+    assert len(heard.identities) == 1
+    assert replace(heard, identities=whole.identities) == whole
 
 
 @given(data=st.data())

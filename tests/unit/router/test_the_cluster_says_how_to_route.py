@@ -113,7 +113,15 @@ def test_engines_know_their_tier_their_kind_and_their_template() -> None:
     (service,) = join_services([declared], slices)
     gpu = {"tier": "gpu", "kind": "vllm", "max_in_flight": 64}
     first, second, third = service.engines
-    assert first == Engine(endpoint=Endpoint("10.0.0.1", 8000), tier="gpu", kind="vllm", max_in_flight=64, revision="6d4cf56db6")
+    assert first == Engine(
+        endpoint=Endpoint("10.0.0.1", 8000),
+        tier="gpu",
+        kind="vllm",
+        max_in_flight=64,
+        revision="6d4cf56db6",
+        vocabulary=service.model,
+    )
+    assert first.takes_over(second) and not third.takes_over(first)
     assert second.revision == "7f9" and {"tier": second.tier, "kind": second.kind, "max_in_flight": second.max_in_flight} == gpu
     assert (third.tier, third.kind, third.max_in_flight) == ("cpu", "llamacpp", 4)
     assert not first.continues(second)
