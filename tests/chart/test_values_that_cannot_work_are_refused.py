@@ -59,6 +59,6 @@ def test_every_value_is_used_by_a_template() -> None:
 def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key, value in values.items():
-        nested = isinstance(value, dict) and value and key not in ("resources", "schedulerResources")
+        nested = isinstance(value, dict) and value and key not in ("resources", "schedulerResources", "arbiterResources")
         found += _leaves(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
     return found
