@@ -17,6 +17,7 @@ enum { LONGEST_TURN_NS = 1000000000, SEAT_NS = 250000000 };
 
 static _Atomic(const struct mica_node *) page;
 static _Atomic(const struct mica_node_container *) place;
+static mica_lock looking; /* guards the next two, and who sets the two above */
 static struct stat page_seen;
 static const struct mica_node *outdated; /* the one before: nobody reads it any more when the next one comes */
 static _Atomic uint64_t own_inode;
@@ -71,7 +72,8 @@ static void find_place(const struct mica_node *node)
     atomic_store(&place, found);
 }
 
-void mica_lease_look(uint64_t now)
+/* Lock held. */
+static void look(uint64_t now)
 {
     char path[512];
     struct stat st;
@@ -94,6 +96,19 @@ void mica_lease_look(uint64_t now)
         node = fresh;
     }
     find_place(node);
+}
+
+void mica_lease_look(uint64_t now)
+{
+    if (!mica_try(&looking)) /* who holds it looks for all: two at once would unmap what the other reads */
+        return;
+    look(now);
+    mica_release(&looking);
+}
+
+void mica_lease_forked(void)
+{
+    atomic_store(&looking, 0);
 }
 
 bool mica_lease_arbiter(uint64_t now)

@@ -15,6 +15,8 @@ bool mica_lease_arbiter(uint64_t now);
 int64_t mica_lease_rest(int gpu, uint64_t now);
 /* Sleep until the turn may have come, at most `ns`. */
 void mica_lease_wait(int gpu, uint64_t ns);
+/* A forked child: who was looking is not here. */
+void mica_lease_forked(void);
 /* True when the path may be believed: a container's own by its mount, stand-alone ones by owner. */
 bool mica_lease_path(char *path, unsigned bytes);
 

@@ -52,6 +52,7 @@ static void in_child(void)
     mica_vmm_forked();
     mica_gate_forked();
     mica_helper_forked();
+    mica_lease_forked();
 }
 
 void mica_slice_watch_forks(void)

@@ -128,15 +128,31 @@ CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUmemHandle 
     return result;
 }
 
+/* Lock held: the first mapping at or after an address and before another; 0 when there is none. */
+static CUdeviceptr next_mapping(CUdeviceptr from, CUdeviceptr end)
+{
+    CUdeviceptr found = 0;
+    for (size_t i = 0; i < mappings.room; i++) {
+        const CUdeviceptr at = mappings.entries[i].key;
+        if (at && at >= from && at < end && (!found || at < found))
+            found = at;
+    }
+    return found;
+}
+
 CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes)
 {
     mica_acquire(&lock);
     CUresult result = MICA_REAL(cuMemUnmap, pointer, bytes);
-    CUdeviceptr at = pointer;
+    const CUdeviceptr end = pointer + bytes;
     struct mica_entry mapping;
-    while (!result && at - pointer < bytes && mica_table_take(&mappings, at, &mapping)) {
-        unmapped(&mapping);
-        at += mapping.bytes;
+    for (CUdeviceptr at = pointer; !result && at && at < end;) {
+        if (mica_table_take(&mappings, at, &mapping)) {
+            unmapped(&mapping);
+            at += mapping.bytes;
+        } else {
+            at = next_mapping(at, end); /* what lies before is not ours to count: host memory */
+        }
     }
     mica_release(&lock);
     return result;

@@ -121,6 +121,21 @@ answer(*seen)
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[512, 512, 512, 512, 0]]
 
 
+def test_memory_that_is_unmapped_together_with_host_memory_is_given_back(cards):
+    code = (
+        VMM
+        + """
+at = u64(); assert cu.cuMemAddressReserve(ref(at), ctypes.c_size_t(3 * size.value), none, u64(0), u64(0)) == 0
+for place, where in enumerate((2, 1, 1)):
+    error, handle = create(where)
+    assert error == cu.cuMemMap(u64(at.value + place * size.value), size, none, handle, u64(0)) == cu.cuMemRelease(handle) == 0
+held = used()
+answer(held, cu.cuMemUnmap(at, ctypes.c_size_t(3 * size.value)), used())
+"""
+    )
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[1024, 0, 0]]
+
+
 def test_host_memory_is_not_charged(cards):
     code = VMM + "answer(create(where=2)[0], create(where=3, number=7)[0], used())"
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="256MiB")) == [[0, 0, 0]]
