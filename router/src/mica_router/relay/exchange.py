@@ -11,95 +11,29 @@ import math
 from mica_router.core import errors
 from mica_router.core.choice import Hold, Pick, Refusal, Relay
 from mica_router.core.continuation import (
-    PLAIN,
     SWITCHED_OFF,
     Continuation,
-    Handling,
     LegEnded,
     LegRefused,
     Recording,
     TranslationFailed,
 )
 from mica_router.core.engines import Engine
-from mica_router.core.errors import ApiError
-from mica_router.core.features import Features
 from mica_router.core.headers import render_request_head
-from mica_router.core.outgoing import forwarded_of
-from mica_router.core.request import Request
 from mica_router.core.response import ResponseHead
-from mica_router.metrics import Series
-from mica_router.relay.access_log import log_access
 from mica_router.relay.attempt import Attempt, Parcel
-from mica_router.relay.context import RelayContext
-from mica_router.relay.delivery import Delivery, ResponseSink
+from mica_router.relay.ending import CLIENT_GONE, Ending
 from mica_router.relay.holding import Place
 from mica_router.relay.mending import Mending
-from mica_router.relay.search import Search
 from mica_runtime.logging import get_logger
 
-CLIENT_GONE = 499
-CUT = 599
 _log = get_logger(__name__)
 
 
-class Exchange:
+class Exchange(Ending):
     """Owned by the client connection: `start` once, then `pause`, `resume`, `check`, `cancel` from there."""
 
-    __slots__ = (
-        "_attempt",
-        "_client",
-        "_context",
-        "_deadlines",
-        "_delivery",
-        "_features",
-        "_forwarded",
-        "_handling",
-        "_heard_at",
-        "_hedge",
-        "_in_engine",
-        "_key",
-        "_mending",
-        "_model",
-        "_over",
-        "_place",
-        "_request",
-        "_search",
-        "_series",
-        "_stalled",
-        "_started",
-        "_status",
-        "_tally",
-        "_total",
-    )
-
-    def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, features: Features) -> None:
-        service = features.route.service
-        own = service.routing.deadlines
-        self._context = context
-        self._client = client
-        self._request = request
-        self._features = features
-        self._key = service.key
-        self._tally = context.load.tally(service.key)
-        self._model = features.route.public_name
-        self._search = Search(context, features)
-        self._forwarded = forwarded_of(request, hides_keys=bool(service.routing.api_keys))
-        self._deadlines = context.deadlines(own)
-        self._delivery = Delivery(client, request, keep_alive=not context.draining)
-        self._handling: Handling = PLAIN
-        self._mending: Mending | None = None
-        self._attempt: Attempt | None = None
-        self._hedge: Attempt | None = None
-        self._series: Series | None = None
-        self._status = 0
-        self._stalled = False
-        self._in_engine = False
-        self._heard_at = 0.0
-        self._place: Place | None = None
-        self._started = context.clock()
-        self._over = False
-        total = own.total
-        self._total = self._started + total if total else math.inf
+    __slots__ = ()
 
     def start(self) -> None:
         """Look for an engine."""
@@ -141,11 +75,6 @@ class Exchange:
         self._stop_waiting()
         self._follow(found)
         return True
-
-    def _stop_waiting(self) -> None:
-        place, self._place = self._place, None
-        if place is not None:
-            place.leave()
 
     # Trying one.
 
@@ -231,18 +160,14 @@ class Exchange:
         self._keep_only(attempt)
         self._status = head.status
         if self._handling.translator is None:
-            self._forget_body()
+            self._features = self._features._replace(body=b"")
+            self._client.exchange_answered()
         elif head.status == 400 and self._handling.recording is not None:
             self._ask_for_all(attempt)
             return
         self._context.metrics.first_byte(self._model, self._context.clock() - self._started)
         self._delivery.keep_alive &= not self._context.draining
         self._delivery.accept(head, self._handling.translator)
-
-    def _forget_body(self) -> None:
-        """It will not be sent again."""
-        self._features = self._features._replace(body=b"")
-        self._client.exchange_answered()
 
     def _ask_for_all(self, attempt: Attempt) -> None:
         """The engine will not make a first leg: it may be asked for more tokens than its context has left, or tell no ids."""
@@ -340,13 +265,6 @@ class Exchange:
         else:
             self._fail(self._no_answer(reason))
 
-    def _no_answer(self, reason: str) -> ApiError:
-        if reason == "first_byte_timeout":
-            return errors.engine_timeout(self._model, self._deadlines.first_byte)
-        if reason == "protocol":
-            return errors.engine_protocol_error(self._model)
-        return errors.engine_unreachable(self._model, retry_after=self._context.retry_after)
-
     def _broken(self, attempt: Attempt, reason: str) -> None:
         _log.warning("answer broken off", model=self._model, engine=attempt.engine.endpoint.authority, reason=reason)
         recording = self._handling.recording
@@ -372,7 +290,8 @@ class Exchange:
             self._end_broken("relay")
             return
         if self._mending is None:
-            self._forget_body()
+            self._features = self._features._replace(body=b"")
+            self._client.exchange_answered()
         self._mend(recording).hand_over(attempt.engine)
 
     def _mend(self, recording: Recording) -> Mending:
@@ -454,68 +373,3 @@ class Exchange:
             self._context.metrics.decided(self._model, found.engine.tier, "hedge")
             self._hedge = self._make(found.engine, target=self._features.target, body=self._features.body)
             self._hedge.start()
-
-    def stop(self) -> bool:
-        """The router ends: tell the client, if its stream still can be told. False: it cannot."""
-        if not self._delivery.can_tell():
-            return False
-        self._delivery.keep_alive = False
-        self._fail(errors.router_ends())
-        return True
-
-    def _out_of_time(self) -> None:
-        error = errors.total_timeout(self._model, self._features.route.service.routing.deadlines.total)
-        if not self._delivery.opened or self._delivery.can_tell():
-            self._fail(error)
-        else:
-            self._cut("total_timeout")
-
-    # Ends. Every way out passes `_done` once.
-
-    def _fail(self, error: ApiError) -> None:
-        if self._delivery.opened:
-            self._delivery.tell(error)
-            self._done(error.status)
-            self._client.exchange_done(keep_alive=self._delivery.keep_alive)
-        else:
-            self._done(error.status)
-            self._client.exchange_failed(error)
-
-    def _end_broken(self, reason: str) -> None:
-        if not self._delivery.opened:
-            self._fail(errors.engine_protocol_error(self._model))
-        elif self._delivery.can_tell():
-            self._fail(errors.engine_lost(self._model, reason))
-        else:
-            self._cut(reason)
-
-    def _cut(self, reason: str) -> None:
-        _log.warning("response cut", model=self._model, reason=reason)
-        self._done(CUT)
-        self._client.exchange_broken()
-
-    def _done(self, status: int) -> None:
-        if self._over:
-            return
-        self._over = True
-        context, attempt = self._context, self._attempt
-        log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
-        context.metrics.request_done(self._model, status)
-        self._stop_waiting()
-        if self._mending is not None:
-            self._mending.cancel()
-        if attempt is not None:
-            attempt.end()
-        if self._hedge is not None:
-            self._hedge.end()
-        self._close_recording()
-        if self._in_engine:
-            self._tally.in_flight -= 1
-        else:
-            self._tally.queued -= 1
-        if context.load.waiting:
-            context.load.waiting.release_one(self._key)
-
-    def _close_recording(self) -> None:
-        if self._handling.recording is not None:
-            self._handling.recording.close()

@@ -1,0 +1,163 @@
+"""One request: what is known of it while it is on its way, and every way in which it ends.
+
+Not here: how it goes from one state to the next (`relay.exchange`).
+"""
+
+from __future__ import annotations
+
+import math
+
+from mica_router.core import errors
+from mica_router.core.continuation import PLAIN, Handling
+from mica_router.core.errors import ApiError
+from mica_router.core.features import Features
+from mica_router.core.outgoing import forwarded_of
+from mica_router.core.request import Request
+from mica_router.metrics import Series
+from mica_router.relay.access_log import log_access
+from mica_router.relay.attempt import Attempt
+from mica_router.relay.context import RelayContext
+from mica_router.relay.delivery import Delivery, ResponseSink
+from mica_router.relay.holding import Place
+from mica_router.relay.mending import Mending
+from mica_router.relay.search import Search
+from mica_runtime.logging import get_logger
+
+CLIENT_GONE = 499
+CUT = 599
+_log = get_logger(__name__)
+
+
+class Ending:
+    """State of an exchange. Every way out passes `_done` once."""
+
+    __slots__ = (
+        "_attempt",
+        "_client",
+        "_context",
+        "_deadlines",
+        "_delivery",
+        "_features",
+        "_forwarded",
+        "_handling",
+        "_heard_at",
+        "_hedge",
+        "_in_engine",
+        "_key",
+        "_mending",
+        "_model",
+        "_over",
+        "_place",
+        "_request",
+        "_search",
+        "_series",
+        "_stalled",
+        "_started",
+        "_status",
+        "_tally",
+        "_total",
+    )
+
+    def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, features: Features) -> None:
+        service = features.route.service
+        own = service.routing.deadlines
+        self._context = context
+        self._client = client
+        self._request = request
+        self._features = features
+        self._key = service.key
+        self._tally = context.load.tally(service.key)
+        self._model = features.route.public_name
+        self._search = Search(context, features)
+        self._forwarded = forwarded_of(request, hides_keys=bool(service.routing.api_keys))
+        self._deadlines = context.deadlines(own)
+        self._delivery = Delivery(client, request, keep_alive=not context.draining)
+        self._handling: Handling = PLAIN
+        self._mending: Mending | None = None
+        self._attempt: Attempt | None = None
+        self._hedge: Attempt | None = None
+        self._series: Series | None = None
+        self._status = 0
+        self._stalled = False
+        self._in_engine = False
+        self._heard_at = 0.0
+        self._place: Place | None = None
+        self._started = context.clock()
+        self._over = False
+        total = own.total
+        self._total = self._started + total if total else math.inf
+
+    def stop(self) -> bool:
+        """The router ends: tell the client, if its stream still can be told. False: it cannot."""
+        if not self._delivery.can_tell():
+            return False
+        self._delivery.keep_alive = False
+        self._fail(errors.router_ends())
+        return True
+
+    def _out_of_time(self) -> None:
+        error = errors.total_timeout(self._model, self._features.route.service.routing.deadlines.total)
+        if not self._delivery.opened or self._delivery.can_tell():
+            self._fail(error)
+        else:
+            self._cut("total_timeout")
+
+    def _fail(self, error: ApiError) -> None:
+        if self._delivery.opened:
+            self._delivery.tell(error)
+            self._done(error.status)
+            self._client.exchange_done(keep_alive=self._delivery.keep_alive)
+        else:
+            self._done(error.status)
+            self._client.exchange_failed(error)
+
+    def _end_broken(self, reason: str) -> None:
+        if not self._delivery.opened:
+            self._fail(errors.engine_protocol_error(self._model))
+        elif self._delivery.can_tell():
+            self._fail(errors.engine_lost(self._model, reason))
+        else:
+            self._cut(reason)
+
+    def _cut(self, reason: str) -> None:
+        _log.warning("response cut", model=self._model, reason=reason)
+        self._done(CUT)
+        self._client.exchange_broken()
+
+    def _done(self, status: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        context, attempt = self._context, self._attempt
+        log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
+        context.metrics.request_done(self._model, status)
+        self._stop_waiting()
+        if self._mending is not None:
+            self._mending.cancel()
+        if attempt is not None:
+            attempt.end()
+        if self._hedge is not None:
+            self._hedge.end()
+        self._close_recording()
+        if self._in_engine:
+            self._tally.in_flight -= 1
+        else:
+            self._tally.queued -= 1
+        if context.load.waiting:
+            context.load.waiting.release_one(self._key)
+
+    def _close_recording(self) -> None:
+        if self._handling.recording is not None:
+            self._handling.recording.close()
+
+    def _stop_waiting(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.leave()
+
+    def _no_answer(self, reason: str) -> ApiError:
+        if reason == "first_byte_timeout":
+            return errors.engine_timeout(self._model, self._deadlines.first_byte)
+        if reason == "protocol":
+            return errors.engine_protocol_error(self._model)
+        return errors.engine_unreachable(self._model, retry_after=self._context.retry_after)
