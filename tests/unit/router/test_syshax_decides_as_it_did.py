@@ -7,7 +7,7 @@ import pytest
 from mica_router.core.choice import EngineGauges
 from mica_router.core.facts import RequestFacts
 from mica_router.core.rates import Rates
-from mica_router.core.routing import Routing
+from mica_router.core.routing import CpuUse, Routing
 from mica_router.core.rules import parse_rules
 from mica_router.core.syshax import Decider, ThresholdDecider, ThroughputDecider
 from mica_router.core.tiers import EngineView, tier_view
@@ -101,3 +101,21 @@ def test_what_was_learned_stands_in_for_a_throughput_that_engines_no_longer_tell
         Tiers(gpu=tiers.gpu, cpu=tiers.cpu, gpu_rates=Rates(), cpu_rates=slow),
     )
     assert placed.reason is Reason.BUSY
+
+
+@pytest.mark.parametrize(("tps", "limit"), [(0.0, 10), (4.0, 20), (11.0, 40), (1000.0, 100)])
+def test_the_token_limit_follows_the_cpu_throughput(tps: float, limit: int) -> None:
+    assert ThresholdDecider().token_limit(tps) == limit
+
+
+def test_a_stream_that_is_relayed_begins_on_the_gpu_and_hops_on_the_cpu() -> None:
+    decider, routing = ThresholdDecider(max_num_seqs=4), Routing(cpu=CpuUse(mode="relay", relay_after=8))
+    busy, idle = both(engine(4), engine(1, tps=11)), both(engine(1), engine(1, tps=11))
+    begun = decider.place(routing, RequestFacts(path="/v1/chat/completions", body=b"{}"), busy, continuable=True)
+    assert (begun.tiers, begun.relay_after) == (("gpu", "cpu"), 8)
+    assert decider.place(routing, RequestFacts(path="/v1/chat/completions", body=b"{}"), busy).tiers == ("cpu", "gpu")
+    hop = decider.place_again(routing, busy)
+    assert (hop.tiers, hop.relay_after) == (("cpu", "gpu"), 40)
+    back = decider.place_again(routing, idle)
+    assert (back.tiers, back.relay_after) == (("gpu", "cpu"), 0)
+    assert decider.place_again(routing, both(engine(4), engine(4, tps=11))).tiers == ("gpu", "cpu")

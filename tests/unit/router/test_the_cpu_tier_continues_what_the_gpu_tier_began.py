@@ -17,7 +17,7 @@ from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.core.routing import CpuUse, DeciderUse, Routing
 from mica_router.core.tier_chooser import TierChooser
 
-from .conftest import Bench, RawClient, eventually, post
+from .conftest import Bench, RawClient, eventually, post, within
 from .engines.llamacpp_dialect import llamacpp_engine
 from .engines.rig import CHAT, COMPLETIONS, PROMPTS, Told, told
 from .engines.toy_engine import Fault, ToyEngine
@@ -39,13 +39,13 @@ class TwoTiers:
     gpu: ToyEngine
     cpu: list[ToyEngine]
 
-    def serve(self, *, after: int = 16, busy: bool = True, decider: DeciderUse | None = None, mode: str = "relay") -> None:
-        use = CpuUse(mode="relay" if mode == "relay" else "overflow", relay_after=after)
+    def serve(self, *, after: int = 16, busy: bool = True, decider: DeciderUse | None = None, room: int = 0) -> None:
+        use = CpuUse(mode="relay", relay_after=after)
         placed: list[tuple[ToyEngine, Tier]] = [(self.gpu, "gpu"), *((engine, "cpu") for engine in self.cpu)]
-        engines = tuple(Engine(endpoint=engine.endpoint, tier=tier, kind="vllm") for engine, tier in placed)
+        engines = tuple(Engine(endpoint=engine.endpoint, tier=tier, kind="vllm", max_in_flight=room) for engine, tier in placed)
         service = Service(key=ServiceKey("ml", "toy"), model="toy", engines=engines, routing=Routing(cpu=use, decider=decider))
         self.bench.server.publish(build_table([service]))
-        self.fill(256 if busy else 0)
+        self.fill((room or 256) if busy else 0)
 
     def fill(self, requests: int) -> None:
         """As many requests as make the GPU engine full, as far as this router knows."""
@@ -289,3 +289,19 @@ async def test_numerics_that_differ_send_a_stream_back_rather_than_garble_it(ben
         heard = await tiers.heard(COMPLETIONS, body)
         assert heard.ended and heard.usage == whole.usage and len(heard.finish) == 1
     assert bench.context.metrics.resume_refusals == {}
+
+
+async def test_a_request_that_waited_for_a_bounded_engine_is_cut(bench: Bench) -> None:
+    tiers = await two_tiers(bench)
+    body = ask_for(CHAT, ignore_eos=True, **USAGE)
+    tiers.serve(busy=False)
+    whole = await tiers.heard(CHAT, body)
+    tiers.serve(after=16, room=2)
+    first, second = (asyncio.ensure_future(tiers.heard(CHAT, body)) for _ in range(2))
+    key = ServiceKey("ml", "toy")
+    await eventually(lambda: bench.context.load.held(key) == 2)
+    tiers.fill(0)
+    bench.context.load.waiting.release_one(key)
+    assert await within(first) == whole
+    assert await within(second) == whole
+    assert tiers.relayed() >= 1

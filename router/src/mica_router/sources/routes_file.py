@@ -91,6 +91,12 @@ class _Thresholds(_Part):
     token_limit_min: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     token_limit_max: Annotated[int, Field(ge=1, le=1_000_000)] = 100
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.token_limit_min > self.token_limit_max:
+            raise ValueError("tokenLimitMin is above tokenLimitMax")
+        return self
+
 
 class _Balance(_Part):
     policy: Literal["balance"]
@@ -132,7 +138,18 @@ class _Model(_Part):
             raise ValueError("routing.apiKeySecretRef names an object of a cluster: list sha256 digests of the keys in apiKeys")
         if self.cpu is not None and self.cpu.mode == "relay":
             self._can_relay()
+        else:
+            self._need_no_relay()
         return self
+
+    def _need_no_relay(self) -> None:
+        """Raises ValueError."""
+        if self.cpu is not None and "relay_after_tokens" in self.cpu.model_fields_set:
+            raise ValueError("cpu.relayAfterTokens is for cpu.mode relay: set that, or remove it")
+        if isinstance(self.decider, _Thresholds) and any(
+            name.startswith("token_limit") for name in self.decider.model_fields_set
+        ):
+            raise ValueError("decider.tokenLimit… bound the hops of cpu.mode relay: set that, or remove them")
 
     def _can_relay(self) -> None:
         """Raises ValueError. A key that could do nothing is refused."""
