@@ -24,7 +24,7 @@ HOOK = re.compile(r"^(?:H\((\w+),|N\((\w+)\))", re.M)
 PROTOTYPE = re.compile(r"^CUresult (cu\w+)\(", re.M)
 # Declared for the limiter alone: hooked or called there, absent from the simulated driver.
 NOT_SIMULATED = re.compile(
-    r"cuLaunch$|cuLaunchGrid|cuMemAllocPitch$|cuCtxDetach|cuGreenCtx|cuCtxFromGreenCtx|cuLaunchCooperativeKernelMultiDevice"
+    r"cuLaunch$|cuLaunchGrid|cuMemAllocPitch$|cuCtxDetach|cuGLCtx|cuVDPAUCtx|cuGreenCtx|cuCtxFromGreenCtx|cuLaunchCooperativeKernelMultiDevice"
     r"|cuArrayCreate$|cuArray3DCreate$|cuCtxSynchronize_v2|cuGraphAddNode_v3|cuMemGet(Default)?MemPool|cuLibrary|cuCtxSetLimit|cuMemGetAllocationProp"
 )
 

@@ -9,6 +9,7 @@
         CUcontext going = (context); \
         const void *mark = going ? mica_memory_mark(going) : NULL; \
         CUresult result = (real); \
+        mica_current_forget(); /* also when it fails: a context that was current may not be so any more */ \
         bool ended = !result && (gone); \
         if (going) \
             mica_memory_settle(mark, going, ended); \

@@ -279,9 +279,11 @@ struct mica_batch *mica_gate_join(uint64_t key, CUstream stream)
         struct mica_meter *meter = mica_meter_current(&gpu);
         if (!meter || gpu < 0)
             return NULL;
+        mica_current_keep(meter);
         handle = mica_meter_handle(meter, stream);
     }
-    return mica_meter_join(handle, mica_shape_of(key));
+    const uint16_t shape = mica_shape_of(key);
+    return mica_meter_join(handle, shape, mica_shape_mean(shape), 0);
 }
 
 CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream)

@@ -3,6 +3,7 @@
 #ifndef MICA_GATE_H
 #define MICA_GATE_H
 
+#include "current.h"
 #include "meter.h"
 
 /* One launch between begin and end, if it joined no batch under way. */
@@ -27,8 +28,26 @@ static inline bool mica_gate_pass(void)
     atomic_store_explicit(&mica_meter_passes, passes - 1, memory_order_relaxed);
     return true;
 }
-/* Join the batch under way of the launch's stream, asking nobody; NULL when that cannot be. */
+/* Join the batch under way of the launch's stream, asking nobody but the driver for its context; NULL when that cannot be. */
 struct mica_batch *mica_gate_join(uint64_t key, CUstream stream);
+/* The same where nothing is new: no calls. NULL also says: try the other. */
+static inline __attribute__((always_inline)) struct mica_batch *mica_gate_join_known(uint64_t key, CUstream stream)
+{
+    uintptr_t handle = (uintptr_t)stream;
+    if (MICA_UNLIKELY(mica_gate_captures())) /* without limits in force there is no batch */
+        return NULL;
+    if (!mica_meter_explicit(stream)) {
+        const uint64_t number = mica_current_number();
+        if (MICA_UNLIKELY(number >= MICA_METERS))
+            return NULL;
+        handle = mica_meter_default(number, stream);
+    }
+    const size_t at = mica_shape_at(key);
+    const struct mica_shape *shape = &mica_shapes[at];
+    if (MICA_UNLIKELY(!key || atomic_load_explicit(&shape->key, memory_order_relaxed) != key))
+        return NULL;
+    return mica_meter_join(handle, (uint16_t)at, mica_shape_ns(shape), 1);
+}
 /* Wait until a launch may be made and charge it. An error means that the launch must not happen. */
 CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream);
 /* The launch was made, or failed: measure or refund. */

@@ -2,7 +2,7 @@
 #include "gate.h"
 #include "graph_memory.h"
 
-static uint64_t shape(const void *what, uint64_t grid, uint64_t block)
+static inline uint64_t shape(const void *what, uint64_t grid, uint64_t block)
 {
     return (uint64_t)(uintptr_t)what ^ grid * UINT64_C(0x9e3779b97f4a7c15) ^ block << 44;
 }
@@ -11,48 +11,56 @@ static uint64_t shape(const void *what, uint64_t grid, uint64_t block)
 #define GRID ((uint64_t)grid_x * grid_y * grid_z)
 #define BLOCK ((uint64_t)block_x * block_y * block_z)
 
-#define LAUNCH(key, on, per_thread, real) \
-    do { \
-        if (mica_gate_pass()) \
-            return (real); \
-        CUstream where = (per_thread) && !(on) ? MICA_STREAM_PER_THREAD : (on); \
-        struct mica_batch *batch = mica_gate_join((key), where); \
-        if (MICA_LIKELY(batch)) { \
+#define WHERE(on, per_thread) ((per_thread) && !(on) ? MICA_STREAM_PER_THREAD : (on))
+/* A hook in two functions, so that the usual ways through the first one are short: nobody has to be asked; a batch is under way and can be joined.
+ * still: what says about arguments that the caller left on the stack that they stay there; quick: the real call where the driver is loaded and has it. */
+#define LAUNCH(name, parameters, arguments, key, on, per_thread, still, present, quick, real) \
+    static __attribute__((noinline)) CUresult name##_asking parameters \
+    { \
+        struct mica_launch launch; \
+        struct mica_batch *batch = mica_gate_join((key), WHERE(on, per_thread)); \
+        if (batch) { \
             CUresult launched = (real); \
             mica_meter_leave(batch, launched == 0); \
             return launched; \
         } \
-        struct mica_launch launch; \
-        CUresult result = mica_gate_begin(&launch, (key), where); \
+        CUresult result = mica_gate_begin(&launch, (key), WHERE(on, per_thread)); \
         if (MICA_UNLIKELY(result)) \
             return result; \
         result = (real); \
         mica_gate_end(&launch, result); \
         return result; \
-    } while (0)
+    } \
+    CUresult name parameters \
+    { \
+        const bool known = (present); \
+        if (known && mica_gate_pass()) \
+            return (quick); \
+        struct mica_batch *batch = MICA_LIKELY(known) ? mica_gate_join_known((key), WHERE(on, per_thread)) : NULL; \
+        still; \
+        if (MICA_UNLIKELY(!batch)) \
+            return name##_asking arguments; \
+        CUresult result = (quick); \
+        mica_meter_leave(batch, result == 0); \
+        return result; \
+    }
+/* The same around the driver's function of that name, called with the hook's arguments. */
+#define HOOK(name, parameters, arguments, key, on, per_thread, still) \
+    LAUNCH(name, parameters, arguments, key, on, per_thread, still, mica_real.name != NULL, mica_real.name arguments, \
+           mica_driver() && mica_real.name ? mica_real.name arguments : mica_driver_absent())
 #define ALL function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream, params
 
-CUresult cuLaunchKernel(MICA_LAUNCH_ARGS, void **extra)
-{
-    LAUNCH(shape(function, GRID, BLOCK), stream, false, MICA_REAL(cuLaunchKernel, ALL, extra));
-}
+/* Read again where they are passed on, not kept in registers and spilled meanwhile: a tenth of what joining costs. */
+#define STILL __asm__("" : "+m"(block_z), "+m"(shared_bytes), "+m"(stream), "+m"(params))
 
-CUresult cuLaunchKernel_ptsz(MICA_LAUNCH_ARGS, void **extra)
-{
-    LAUNCH(shape(function, GRID, BLOCK), stream, true, MICA_REAL(cuLaunchKernel_ptsz, ALL, extra));
-}
+#define KERNEL(name, per_thread, parameters, arguments) \
+    HOOK(name, parameters, arguments, shape(function, GRID, BLOCK), stream, per_thread, STILL)
+KERNEL(cuLaunchKernel, false, (MICA_LAUNCH_ARGS, void **extra), (ALL, extra))
+KERNEL(cuLaunchKernel_ptsz, true, (MICA_LAUNCH_ARGS, void **extra), (ALL, extra))
+KERNEL(cuLaunchCooperativeKernel, false, (MICA_LAUNCH_ARGS), (ALL))
+KERNEL(cuLaunchCooperativeKernel_ptsz, true, (MICA_LAUNCH_ARGS), (ALL))
 
-CUresult cuLaunchCooperativeKernel(MICA_LAUNCH_ARGS)
-{
-    LAUNCH(shape(function, GRID, BLOCK), stream, false, MICA_REAL(cuLaunchCooperativeKernel, ALL));
-}
-
-CUresult cuLaunchCooperativeKernel_ptsz(MICA_LAUNCH_ARGS)
-{
-    LAUNCH(shape(function, GRID, BLOCK), stream, true, MICA_REAL(cuLaunchCooperativeKernel_ptsz, ALL));
-}
-
-static uint64_t config_shape(const CUlaunchConfig *config, CUfunction function)
+static inline uint64_t config_shape(const CUlaunchConfig *config, CUfunction function)
 {
     if (!config)
         return shape(function, 0, 0);
@@ -60,42 +68,23 @@ static uint64_t config_shape(const CUlaunchConfig *config, CUfunction function)
                  (uint64_t)config->block_x * config->block_y * config->block_z);
 }
 
-CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **extra)
-{
-    LAUNCH(config_shape(config, function), config ? config->stream : NULL, false, MICA_REAL(cuLaunchKernelEx, config, function, params, extra));
-}
+#define CONFIGURED(name, per_thread) \
+    HOOK(name, (const CUlaunchConfig *config, CUfunction function, void **params, void **extra), (config, function, params, extra), \
+         config_shape(config, function), (config ? config->stream : NULL), per_thread, (void)0)
+CONFIGURED(cuLaunchKernelEx, false)
+CONFIGURED(cuLaunchKernelEx_ptsz, true)
 
-CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction function, void **params, void **extra)
-{
-    LAUNCH(config_shape(config, function), config ? config->stream : NULL, true,
-           MICA_REAL(cuLaunchKernelEx_ptsz, config, function, params, extra));
-}
+#define FLAT ((uint64_t)(unsigned)width * (unsigned)height)
+HOOK(cuLaunch, (CUfunction function), (function), shape(function, 1, 0), (CUstream)NULL, false, (void)0)
+HOOK(cuLaunchGrid, (CUfunction function, int width, int height), (function, width, height), shape(function, FLAT, 0), (CUstream)NULL, false, (void)0)
+HOOK(cuLaunchGridAsync, (CUfunction function, int width, int height, CUstream stream), (function, width, height, stream), shape(function, FLAT, 0),
+     stream, false, (void)0)
 
-CUresult cuLaunch(CUfunction function)
-{
-    LAUNCH(shape(function, 1, 0), NULL, false, MICA_REAL(cuLaunch, function));
-}
-
-CUresult cuLaunchGrid(CUfunction function, int width, int height)
-{
-    LAUNCH(shape(function, (uint64_t)(unsigned)width * (unsigned)height, 0), NULL, false, MICA_REAL(cuLaunchGrid, function, width, height));
-}
-
-CUresult cuLaunchGridAsync(CUfunction function, int width, int height, CUstream stream)
-{
-    LAUNCH(shape(function, (uint64_t)(unsigned)width * (unsigned)height, 0), stream, false,
-           MICA_REAL(cuLaunchGridAsync, function, width, height, stream));
-}
-
-CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream)
-{
-    LAUNCH(shape(graph, 0, 1), stream, false, mica_graph_launch(graph, stream, false));
-}
-
-CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream)
-{
-    LAUNCH(shape(graph, 0, 1), stream, true, mica_graph_launch(graph, stream, true));
-}
+#define GRAPH(name, per_thread) \
+    LAUNCH(name, (CUgraphExec graph, CUstream stream), (graph, stream), shape(graph, 0, 1), stream, per_thread, (void)0, true, \
+           mica_graph_launch(graph, stream, per_thread), mica_graph_launch(graph, stream, per_thread))
+GRAPH(cuGraphLaunch, false)
+GRAPH(cuGraphLaunch_ptsz, true)
 
 /* One call for several GPUs, deprecated and gone from newer drivers: each part would have to wait for its own budget. */
 CUresult cuLaunchCooperativeKernelMultiDevice(CUmultiLaunch *list, unsigned count, unsigned flags)

@@ -57,6 +57,7 @@ static void empty(struct mica_meter *meter)
         batch->begin = batch->end = NULL; /* the driver destroys the events with the context */
     }
     meter->first = meter->last = 0;
+    meter->taken = 0;
     meter->base = NULL;
     atomic_store(&meter->unsettled, 0);
     /* Leaves a hole: meters behind it are found under the lock only, until it is filled. */
@@ -81,6 +82,7 @@ static void give_back(struct mica_batch *batch, int64_t ns)
 void mica_meter_forked(void)
 {
     atomic_store(&table_lock, 0);
+    mica_current_forget();
     for (int i = 0; i < MICA_METERS; i++) {
         if (atomic_load(&mica_meters[i].context))
             empty(&mica_meters[i]);
@@ -143,7 +145,7 @@ static void close_batch(struct mica_batch *batch, bool late)
 void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word, bool launched)
 {
     if (!launched) /* which of its launches failed does not matter when all are of one shape, and hardly otherwise */
-        batch->shapes[batch->limit - 1 - MICA_WORD_LAUNCHES(word)] = MICA_SHAPE_NONE;
+        batch->shapes[MICA_WORD_LAUNCHES(word)] = MICA_SHAPE_NONE;
     if (!(word & MICA_WORD_OPEN)) {
         if (!MICA_WORD_ENTERED(word))
             finish(batch, word);
@@ -178,11 +180,9 @@ void mica_meter_close_stream(struct mica_meter *meter, CUstream stream)
 /* Lock held. A free place, prepared and last in order; NULL when all are in use. */
 static struct mica_batch *next_batch(struct mica_meter *meter)
 {
-    int number = 0;
-    while (number < MICA_BATCHES && atomic_load(&meter->batches[number].state) != FREE)
-        number++;
+    const int number = ~meter->taken ? __builtin_ctzll(~meter->taken) : 0;
     struct mica_batch *batch = &meter->batches[number];
-    if (number == MICA_BATCHES || !make_event(&batch->begin) || !make_event(&batch->end))
+    if (!~meter->taken || !make_event(&batch->begin) || !make_event(&batch->end))
         return NULL;
     batch->older = meter->last;
     batch->newer = 0;
@@ -191,6 +191,7 @@ static struct mica_batch *next_batch(struct mica_meter *meter)
     else
         meter->first = number + 1;
     meter->last = number + 1;
+    meter->taken |= UINT64_C(1) << number;
     return batch;
 }
 
@@ -208,6 +209,7 @@ void mica_meter_retire(struct mica_batch *batch)
     if (batch->unknown)
         atomic_fetch_sub(&mica_meter_unknown[meter->gpu], 1);
     unlink_batch(meter, batch);
+    meter->taken &= ~(UINT64_C(1) << (batch - meter->batches));
     atomic_store(&batch->state, FREE);
     atomic_fetch_sub(&meter->unsettled, 1);
 }
@@ -255,7 +257,7 @@ static void prepare(struct mica_meter *meter, struct mica_batch *batch, const st
     batch->late = batch->blind = false;
     batch->seen = 0;
     batch->paid = batch->begun = 0;
-    batch->shapes[0] = opening->shape;
+    batch->shapes[opening->limit - 1] = opening->shape;
     atomic_store(&batch->sent, 0);
     atomic_store(&batch->state, OPEN);
     atomic_store_explicit(&batch->word,

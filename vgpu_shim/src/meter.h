@@ -7,6 +7,8 @@
 
 enum { MICA_BATCHES = 64, MICA_METERS = 128, MICA_OPEN = 64, MICA_BATCH_LAUNCHES = 64 };
 
+_Static_assert(MICA_BATCHES == 64, "a bit each");
+
 /* The word of a batch: everything that joining it needs, in one compare-and-swap. The guard bits are set while the field below has not run out: a
  * subtraction of too much borrows them, so that joining is one sum and one comparison. */
 #define MICA_WORD_LEFT ((UINT64_C(1) << 35) - 1) /* ns of its budget that are left */
@@ -40,7 +42,7 @@ struct mica_batch {
     _Atomic bool late;           /* closed some time after the last launch */
     int passes;                  /* launches that nobody asked about after it, for which it stands too */
     bool blind;                  /* its end could not be recorded: the estimate stands */
-    uint16_t shapes[MICA_BATCH_LAUNCHES];
+    uint16_t shapes[MICA_BATCH_LAUNCHES]; /* the first launch's at limit - 1, the others' below */
 };
 
 /* Measurements of one context. Lock order: lock of a meter, nothing else. */
@@ -49,6 +51,7 @@ struct mica_meter {
     int gpu;
     mica_lock lock;
     int first, last; /* batches in use in the order they were opened: numbers + 1, 0 = none; guarded by lock */
+    uint64_t taken;  /* those that are not free, a bit each; guarded by lock */
     _Atomic uint32_t unsettled;
     /* the context's event clock against CLOCK_MONOTONIC; guarded by lock */
     CUevent base;
@@ -93,28 +96,42 @@ static inline bool mica_meter_explicit(CUstream stream)
 {
     return (uintptr_t)stream > (uintptr_t)MICA_STREAM_PER_THREAD;
 }
+/* Small numbers, which no stream is. */
+static inline uintptr_t mica_meter_default(uintptr_t number, CUstream stream)
+{
+    return 4 * number + 4 + (uintptr_t)stream;
+}
 static inline uintptr_t mica_meter_handle(const struct mica_meter *meter, CUstream stream)
 {
-    return mica_meter_explicit(stream) ? (uintptr_t)stream : (uintptr_t)meter + (uintptr_t)stream;
+    return mica_meter_explicit(stream) ? (uintptr_t)stream : mica_meter_default((uintptr_t)(meter - mica_meters), stream);
 }
 
-/* Join the open batch of that handle; NULL when there is none or it is full. Lock-free. */
-static inline struct mica_batch *mica_meter_join(uintptr_t handle, uint16_t shape)
+/* What the batch's word becomes when a launch of that many ns joins; 0 when it cannot: full, closed, another stream's. */
+static inline uint64_t mica_meter_joined(struct mica_batch *batch, uint64_t word, uintptr_t handle, int64_t ns)
+{
+    const uint64_t joined = word + (MICA_WORD_ENTER - MICA_WORD_LAUNCH) - (uint64_t)ns;
+    const bool can = (~joined & MICA_WORD_JOINABLE) == 0 && atomic_load_explicit(&batch->handle, memory_order_relaxed) == handle;
+    return MICA_LIKELY(can) ? joined : 0;
+}
+
+/* Join the open batch of that handle; NULL when there is none or it is full. Lock-free. ns: what the launch should take; tries: 0 for as
+ * often as it takes. */
+static inline __attribute__((always_inline)) struct mica_batch *mica_meter_join(uintptr_t handle, uint16_t shape, int64_t ns, int tries)
 {
     struct mica_batch *batch = atomic_load_explicit(&mica_meter_open_batches[mica_meter_place(handle)], memory_order_acquire);
     if (MICA_UNLIKELY(!batch))
         return NULL;
-    const uint64_t joining = MICA_WORD_ENTER - MICA_WORD_LAUNCH - (uint64_t)mica_shape_mean(shape);
     uint64_t word = atomic_load_explicit(&batch->word, memory_order_acquire), joined;
     do {
-        joined = word + joining;
-        if (MICA_UNLIKELY((joined & MICA_WORD_JOINABLE) != MICA_WORD_JOINABLE
-                          || atomic_load_explicit(&batch->handle, memory_order_relaxed) != handle))
+        joined = mica_meter_joined(batch, word, handle, ns);
+        if (MICA_UNLIKELY(!joined))
             return NULL;
-    } while (MICA_UNLIKELY(
-        !atomic_compare_exchange_weak_explicit(&batch->word, &word, joined, memory_order_acq_rel, memory_order_acquire)));
-    batch->shapes[batch->limit - MICA_WORD_LAUNCHES(word)] = shape;
-    return batch;
+        if (MICA_LIKELY(atomic_compare_exchange_strong_explicit(&batch->word, &word, joined, memory_order_acq_rel, memory_order_acquire))) {
+            batch->shapes[MICA_WORD_LAUNCHES(word) - 1] = shape;
+            return batch;
+        }
+    } while (--tries != 0);
+    return NULL;
 }
 
 struct mica_opening {
@@ -132,7 +149,8 @@ void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word, bool launche
 static inline void mica_meter_leave(struct mica_batch *batch, bool launched)
 {
     uint64_t word = atomic_fetch_sub_explicit(&batch->word, MICA_WORD_ENTER, memory_order_acq_rel) - MICA_WORD_ENTER;
-    if (MICA_UNLIKELY(!launched || !(word & MICA_WORD_OPEN) || !MICA_WORD_LAUNCHES(word)))
+    const unsigned high = (unsigned)(word >> 36); /* of which the compiler can test bits in place */
+    if (MICA_UNLIKELY(!launched || !(high & (unsigned)(MICA_WORD_OPEN >> 36)) || !(high & 0x7f)))
         mica_meter_leave_slow(batch, word, launched);
 }
 /* Close the open batches: of all streams, or (stale) of those that nothing was added to since the last such call. */

@@ -5,6 +5,7 @@
 
 #include <sched.h>
 
+#include "current.h"
 #include "memory.h"
 
 enum { TRIES = 64, REFRESH_NS = 1000000000 };
@@ -192,9 +193,11 @@ static CUresult begin_context(struct growth *g, CUdevice device, bool counted)
         if (result) \
             return result; \
         result = (real); \
+        mica_current_changed(); \
         if (end(&growth, result, result ? NULL : (context))) \
             return result; \
         (void)(undo); \
+        mica_current_changed(); \
         return MICA_CUDA_OUT_OF_MEMORY; \
     } while (0)
 

@@ -25,19 +25,19 @@ static void pay(struct mica_meter *meter, struct mica_batch *batch, int64_t ns)
 static void settle(struct mica_meter *meter, struct mica_batch *batch, int64_t raw)
 {
     struct mica_region_gpu *gpu = &mica_region->gpus[meter->gpu];
-    const unsigned launched = batch->limit - MICA_WORD_LAUNCHES(atomic_load(&batch->word));
+    const unsigned unused = MICA_WORD_LAUNCHES(atomic_load(&batch->word)), launched = batch->limit - unused;
     unsigned count = launched;
     if (raw < 0 && batch->paid < batch->budget)
         pay(meter, batch, batch->budget - batch->paid); /* the estimate stands */
     if (batch->paid < batch->budget)
         atomic_fetch_add(&gpu->balance, batch->budget - batch->paid);
-    if (batch->passes && !MICA_WORD_LAUNCHES(atomic_load(&batch->word))) { /* it stands for those that came after it */
+    if (batch->passes && !unused) { /* it stands for those that came after it */
         mica_ledger_busy(meter->gpu, (uint64_t)(batch->paid * batch->passes / (int64_t)count));
         count += (unsigned)batch->passes;
     }
     atomic_fetch_add_explicit(&gpu->launches, count, memory_order_relaxed);
     if (raw >= 0 && !batch->late)
-        mica_shapes_learn(batch->shapes, launched, batch->paid > raw / 16 ? batch->paid : raw / 16);
+        mica_shapes_learn(batch->shapes + unused, launched, batch->paid > raw / 16 ? batch->paid : raw / 16);
     mica_meter_retire(batch);
 }
 

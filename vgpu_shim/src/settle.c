@@ -87,8 +87,7 @@ int64_t mica_meter_claim(int gpu, int64_t begin, int64_t end)
 static int64_t longest(const struct mica_batch *batch)
 {
     int64_t mean = 0, spread = 0;
-    unsigned count = batch->limit - MICA_WORD_LAUNCHES(atomic_load(&batch->word));
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = MICA_WORD_LAUNCHES(atomic_load(&batch->word)); i < batch->limit; i++)
         if (batch->shapes[i] != MICA_SHAPE_NONE) {
             mean += mica_shape_mean(batch->shapes[i]);
             spread += atomic_load_explicit(&mica_shapes[batch->shapes[i]].spread, memory_order_relaxed);

@@ -42,7 +42,7 @@ static void learn_one(struct mica_shape *shape, int64_t ns)
 static bool alike(const uint16_t *list, unsigned count)
 {
     uint16_t other = 0;
-    for (unsigned i = 1; i < count; i++) /* no early end: the compiler compares many at once */
+    for (unsigned i = 0; i < count; i++) /* no early end: the compiler compares many at once */
         other |= list[i] ^ list[0];
     return !other;
 }

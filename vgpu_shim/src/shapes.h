@@ -23,10 +23,16 @@ extern struct mica_shape mica_shapes[MICA_SHAPES];
 /* Place of a key whose home is taken by another; takes a free one. */
 uint16_t mica_shape_search(uint64_t key, size_t at);
 
+/* Where a key is if no other has its place. */
+static inline size_t mica_shape_at(uint64_t key)
+{
+    return (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 40) % MICA_SHAPES;
+}
+
 static inline uint16_t mica_shape_of(uint64_t key)
 {
     key = key ? key : 1;
-    size_t at = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 40) % MICA_SHAPES;
+    const size_t at = mica_shape_at(key);
     if (__builtin_expect(atomic_load_explicit(&mica_shapes[at].key, memory_order_relaxed) == key, 1))
         return (uint16_t)at;
     return mica_shape_search(key, at);
@@ -38,10 +44,14 @@ static inline bool mica_shape_known(uint16_t shape)
 }
 
 /* Nanoseconds a launch is expected to take. */
+static inline int64_t mica_shape_ns(const struct mica_shape *shape)
+{
+    int64_t mean = atomic_load_explicit(&shape->mean, memory_order_relaxed);
+    return __builtin_expect(mean != 0, 1) ? mean : MICA_FIRST_ESTIMATE_NS;
+}
 static inline int64_t mica_shape_mean(uint16_t shape)
 {
-    int64_t mean = atomic_load_explicit(&mica_shapes[shape].mean, memory_order_relaxed);
-    return __builtin_expect(mean != 0, 1) ? mean : MICA_FIRST_ESTIMATE_NS;
+    return mica_shape_ns(&mica_shapes[shape]);
 }
 
 /* `count` launches, of the shapes listed, together took `ns`. Entries that are MICA_SHAPE_NONE did not happen. */
