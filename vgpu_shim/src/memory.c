@@ -105,13 +105,17 @@ CUcontext mica_memory_context(void)
 
 static void freed(const struct mica_entry *entry)
 {
+    if (MICA_LIKELY(entry->kind == MICA_KIND_PLAIN)) {
+        mica_ledger_release(entry->gpu, entry->bytes);
+        return;
+    }
     if (entry->kind == MICA_KIND_POOLED)
         mica_pool_freed(entry->owner);
     else
         mica_ledger_release(entry->gpu, entry->bytes);
-    if (MICA_UNLIKELY(entry->kind == MICA_KIND_EXPORTED))
+    if (entry->kind == MICA_KIND_EXPORTED)
         mica_ledger_drop_export((int)entry->handles, 0);
-    if (MICA_UNLIKELY(entry->kind == MICA_KIND_MANAGED))
+    if (entry->kind == MICA_KIND_MANAGED)
         mica_overhead_managed(entry->gpu, -1);
 }
 
@@ -126,7 +130,7 @@ void mica_memory_exported(CUdeviceptr base, unsigned place)
     mica_release(&allocations.lock);
 }
 
-bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *owner, enum mica_kind kind)
+static inline __attribute__((always_inline)) bool remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *owner, enum mica_kind kind)
 {
     struct mica_entry old;
     mica_acquire(&allocations.lock);
@@ -147,6 +151,11 @@ bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *ow
     return true;
 }
 
+bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *owner, enum mica_kind kind)
+{
+    return remember(pointer, bytes, gpu, owner, kind);
+}
+
 /* What an allocation will take, as far as this driver's rounding is known; never more. */
 static uint64_t predict(int gpu, uint64_t bytes)
 {
@@ -164,7 +173,7 @@ static void learn(int gpu, uint64_t asked, uint64_t took)
 }
 
 /* The driver gave memory for which `reserved` bytes are charged: charge what it really took, and remember it. */
-static CUresult keep(int gpu, CUcontext context, CUdeviceptr pointer, uint64_t asked, uint64_t reserved, enum mica_kind kind)
+static inline __attribute__((always_inline)) CUresult keep(int gpu, CUcontext context, CUdeviceptr pointer, uint64_t asked, uint64_t reserved, enum mica_kind kind)
 {
     CUdeviceptr base = 0;
     size_t size = 0;
@@ -177,7 +186,7 @@ static CUresult keep(int gpu, CUcontext context, CUdeviceptr pointer, uint64_t a
         if (!mica_charge_correct(gpu, reserved, took))
             return MICA_CUDA_OUT_OF_MEMORY;
     }
-    if (MICA_LIKELY(mica_memory_remember(pointer, took, gpu, context, kind)))
+    if (MICA_LIKELY(remember(pointer, took, gpu, context, kind)))
         return MICA_CUDA_SUCCESS;
     mica_ledger_release(gpu, took);
     return MICA_CUDA_OUT_OF_MEMORY;

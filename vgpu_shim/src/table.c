@@ -1,13 +1,16 @@
-/* See table.h: open addressing, linear probing, deletion by shifting back, doubled at 75 % full. */
+/* See table.h: open addressing, linear probing, deletion by shifting back, doubled at 50 % full: then a new key meets one and a half
+ * places on average, at 75 % it would be eight. */
 #include "table.h"
 
 #include <sys/mman.h>
 
 #define NOWHERE SIZE_MAX
 
+/* Fibonacci hashing (Knuth, TAOCP 6.4). Rotated: blocks that are 2 MiB apart, which is how drivers lay out large ones, are consecutive numbers, whose
+ * places are as far apart as can be; small ones, 512 bytes apart, differ in the upper bits. */
 static inline size_t place(const struct mica_table *table, uint64_t key)
 {
-    return (size_t)((key ^ key >> 21) * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (table->room - 1);
+    return (size_t)((key >> 21 | key << 43) * UINT64_C(0x9e3779b97f4a7c15) >> table->shift);
 }
 
 /* The entry of a key, made when there is none, with what it was in old (its key is 0 when there was nothing). */
@@ -42,6 +45,7 @@ static bool grow(struct mica_table *table)
     struct mica_entry none;
     table->entries = fresh;
     table->room = room;
+    table->shift = 64 - (unsigned)__builtin_ctzll(room);
     table->count = 0;
     for (size_t i = 0; i < old.room; i++)
         if (old.entries[i].key)
@@ -53,7 +57,7 @@ static bool grow(struct mica_table *table)
 
 static inline bool has_room(struct mica_table *table)
 {
-    return MICA_LIKELY(table->count < table->room / 2 + table->room / 4) || grow(table);
+    return MICA_LIKELY(table->count < table->room / 2) || grow(table);
 }
 
 struct mica_entry *mica_table_claim(struct mica_table *table, uint64_t key, struct mica_entry *old)

@@ -20,7 +20,8 @@ struct mica_entry {
 struct mica_table {
     mica_lock lock;
     struct mica_entry *entries;
-    size_t room, count;
+    size_t room, count; /* room: a power of two, 2^(64 - shift) */
+    unsigned shift;
 };
 
 /* Add, or replace the entry with that key: take it first where it stands for something. */
