@@ -23,6 +23,7 @@ NEXT = f"{LOOKUP}::test_the_next_symbol_is_the_one_after_the_caller_and_other_li
 PAST = f"{HERE}/test_what_others_let_through_is_limited.py"
 
 SEEN_BY = {
+    "a-context-switch-goes-unnoticed": f"{HERE}/test_a_launch_counts_where_it_runs.py",
     "a-forked-child-keeps-the-slot": f"{MEMORY}::test_a_forked_child_neither_keeps_nor_frees_what_its_parent_holds",
     "another-error-than-out-of-memory": f"{MEMORY}::test_every_family_gets_exactly_its_cap_and_then_out_of_memory",
     "check-without-reserving": f"{MEMORY}::test_threads_and_processes_that_race_get_the_cap_to_the_byte",
