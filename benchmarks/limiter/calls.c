@@ -1,5 +1,6 @@
 /* One kind of driver call over and over, to be counted from outside. Prints one line of JSON.
- *   calls launch|alloc|info COUNT LIVE            LIVE: blocks that are held meanwhile
+ *   calls launch|private|alloc|info COUNT LIVE    LIVE: blocks that are held meanwhile; private: launches of a program that has asked for one of
+ *                                                 the driver's private tables, as the CUDA runtime does
  *   calls --ns THREADS launch|alloc|info COUNT LIVE    the median time of a call, 5 microseconds apart so that no cap makes it wait
  *   calls --system launch|alloc|info COUNT LIVE   the system calls of the calling thread in the second half, and a few of the
  *                                                 measuring itself: take off what COUNT 0 gives */
@@ -34,7 +35,7 @@ static void once(CUstream stream)
 {
     CUdeviceptr pointer;
     size_t free_bytes, total;
-    if (kind == 'l' && cuLaunchKernel(function, 64, 1, 1, 256, 1, 1, 0, stream, NULL, NULL))
+    if ((kind == 'l' || kind == 'p') && cuLaunchKernel(function, 64, 1, 1, 256, 1, 1, 0, stream, NULL, NULL))
         fail("launch");
     if (kind == 'a' && (cuMemAlloc_v2(&pointer, 4096) || cuMemFree_v2(pointer)))
         fail("alloc");
@@ -45,6 +46,10 @@ static void once(CUstream stream)
 static void start(long live)
 {
     CUmodule module;
+    const void *table;
+    const CUuuid id = {{0}};
+    if (kind == 'p')
+        (void)cuGetExportTable(&table, &id);
     if (cuInit(0) || cuDevicePrimaryCtxRetain(&context, 0) || cuCtxSetCurrent(context) || cuModuleLoadData(&module, "any")
         || cuModuleGetFunction(&function, module, "any"))
         fail("start");

@@ -37,6 +37,13 @@ CUresult cuInit(unsigned flags)
     return 0;
 }
 
+CUresult cuGetExportTable(const void **table, const CUuuid *id)
+{
+    (void)id;
+    *table = NULL;
+    return MICA_CUDA_INVALID_VALUE;
+}
+
 CUresult cuDriverGetVersion(int *version)
 {
     *version = 13000;

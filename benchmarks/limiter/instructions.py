@@ -22,6 +22,7 @@ def figures(options: Options) -> Sequence[Figure]:
     return [
         _added("launch, uncapped", "launch", 2, open_, at_most(60), Anchor(247, f"{HAMI}, cap 100 (unthrottled path)")),
         _added("launch, capped", "launch", 2, gated, at_most(150), Anchor(247, f"{HAMI}, cap 100: its throttled path is longer")),
+        _added("launch, capped, contexts not followed", "private", 2, gated, None, None),
         _added("alloc + free, 2 live", "alloc", 2, open_, at_most(400), Anchor(1830, HAMI)),
         _added("alloc + free, 10,000 live", "alloc", 10_000, open_, at_most(400), Anchor(11689, f"{HAMI}, 1,000 live")),
         _added("cuMemGetInfo", "info", 2, open_, at_most(120), Anchor(452, HAMI)),
@@ -34,10 +35,10 @@ def _paths(open_: Setting, gated: Setting) -> list[tuple[str, str, Setting]]:
     return [("launch, uncapped", "launch", open_), ("launch, capped", "launch", gated), ("cuMemGetInfo", "info", open_)]
 
 
-def _added(name: str, kind: str, live: int, setting: Setting, goal: Goal, anchor: Anchor) -> Figure:
+def _added(name: str, kind: str, live: int, setting: Setting, goal: Goal | None, anchor: Anchor | None) -> Figure:
     bare = counts.per_call(kind, live, counts.bare())
     value = counts.per_call(kind, live, setting) - bare
-    settled = "; settle batches included" if kind == "launch" and setting.cores else ""
+    settled = "; settle batches included" if kind != "alloc" and setting.cores else ""
     how = f"{CALLGRIND} {bare:.0f}{settled}"
     return Figure(f"instructions added to {name}", value, "instructions", how, anchor=anchor, goal=goal)
 

@@ -6,14 +6,29 @@ static _Atomic int hidden; /* contexts may change in ways that we do not see */
 
 /* A thread that has the address of one that ended finds that one's word: it has no context, and the driver refuses what it launches, until it
  * makes one current, which is seen. */
-void mica_current_keep(const struct mica_meter *meter)
+static void keep(const struct mica_meter *meter)
 {
     const uint64_t thread = mica_current_thread(), self = thread << 16;
-    if (thread % 64 || thread >> 48)
+    if (thread % 64 || thread >> 48 || atomic_load_explicit(&hidden, memory_order_relaxed))
         return;
     atomic_store(mica_current_place(self), self | (uint64_t)(meter - mica_meters + 1));
     if (atomic_load(&hidden)) /* looked at after the word is there: whoever sets it wipes the words after that */
         mica_current_changed();
+}
+
+#ifdef __clang__
+__attribute__((preserve_most))
+#endif
+uint64_t mica_current_ask(void)
+{
+    int gpu;
+    if (atomic_load_explicit(&mica_slice_state, memory_order_acquire) != 1)
+        return MICA_METERS;
+    const struct mica_meter *meter = mica_meter_current(&gpu);
+    if (!meter || gpu < 0)
+        return MICA_METERS;
+    keep(meter);
+    return (uint64_t)(meter - mica_meters);
 }
 
 void mica_current_changed(void)

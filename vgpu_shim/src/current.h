@@ -36,8 +36,12 @@ static inline uint64_t mica_current_number(void)
     return (atomic_load_explicit(mica_current_place(self), memory_order_relaxed) ^ self) - 1;
 }
 
-/* The driver said so just now. */
-void mica_current_keep(const struct mica_meter *meter);
+/* Ask the driver, and keep what it says: the number, MICA_METERS where there is no meter or no limits. The arguments of a launch stay where they are
+ * meanwhile. */
+#ifdef __clang__
+__attribute__((preserve_most))
+#endif
+uint64_t mica_current_ask(void);
 /* The calling thread's context may be another one now. */
 void mica_current_changed(void);
 /* A context is gone, or all of them. */

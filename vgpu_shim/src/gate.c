@@ -279,7 +279,6 @@ struct mica_batch *mica_gate_join(uint64_t key, CUstream stream)
         struct mica_meter *meter = mica_meter_current(&gpu);
         if (!meter || gpu < 0)
             return NULL;
-        mica_current_keep(meter);
         handle = mica_meter_handle(meter, stream);
     }
     const uint16_t shape = mica_shape_of(key);

@@ -30,15 +30,15 @@ static inline bool mica_gate_pass(void)
 }
 /* Join the batch under way of the launch's stream, asking nobody but the driver for its context; NULL when that cannot be. */
 struct mica_batch *mica_gate_join(uint64_t key, CUstream stream);
-/* The same where nothing is new: no calls. NULL also says: try the other. */
+/* The same where nothing is new: no calls but that for the context. NULL also says: try the other. */
 static inline __attribute__((always_inline)) struct mica_batch *mica_gate_join_known(uint64_t key, CUstream stream)
 {
     uintptr_t handle = (uintptr_t)stream;
     if (MICA_UNLIKELY(mica_gate_captures())) /* without limits in force there is no batch */
         return NULL;
     if (!mica_meter_explicit(stream)) {
-        const uint64_t number = mica_current_number();
-        if (MICA_UNLIKELY(number >= MICA_METERS))
+        uint64_t number = mica_current_number();
+        if (MICA_UNLIKELY(number >= MICA_METERS) && (number = mica_current_ask()) >= MICA_METERS)
             return NULL;
         handle = mica_meter_default(number, stream);
     }
