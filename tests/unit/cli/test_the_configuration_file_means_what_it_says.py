@@ -103,7 +103,7 @@ def test_every_old_name_sets_the_key_that_it_means(old):
         ("services", "{}", "there is no key services"),
         ("services.gpu.port", "70000", "less than or equal to 65535"),
         ("services.gpu.port", "http", "valid integer (it is 'http')"),
-        ("services.gpu.1.port", "5", "services.gpu is not a list"),
+        ("services.gpu.2.port", "5", "the list has 1 entries"),
         ("models.params.temperature", "9", "less than or equal to 2"),
         ("decider.auto_pd_offload", "true", "patched engines"),
         ("decider.token_limit_min", "1000", "leave it at 10"),
@@ -127,6 +127,13 @@ def test_a_list_of_engines_wants_to_know_which_one():
         {"host": "a", "port": 1},
         {"host": "b", "port": 9},
     ]
+
+
+def test_a_second_engine_is_added_to_the_file_that_init_writes():
+    first = {"host": "127.0.0.1", "port": 7001}
+    second = set_key(INITIAL, "services.gpu.1.port", "7003")
+    assert get_key(second, "services.gpu") == [first, {"host": "127.0.0.1", "port": 7003}]
+    assert get_key(set_key(INITIAL, "services.gpu.0.host", "a"), "services.gpu") == [first | {"host": "a"}]
 
 
 def test_one_broken_key_does_not_keep_another_one_from_being_mended():

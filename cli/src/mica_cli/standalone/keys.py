@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, Final
 
 import yaml
@@ -175,9 +176,13 @@ def _wants_in_list(path: tuple[str, ...], rest: list[str]) -> type | None:
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set what a path names, in place. One engine becomes a list of one where the path asks for a member of a list."""
     node: Any = tree
-    for part in path[:-1]:
-        node = _step(node, part, path)
+    for part, following in pairwise(path):
+        inner = _step(node, part, path)
+        if following.isdigit() and isinstance(inner, dict) and inner:
+            inner = node[part] = [inner]
+        node = inner
     if isinstance(node, list):
         index = _index(node, path[-1], path)
         node[index] = value
