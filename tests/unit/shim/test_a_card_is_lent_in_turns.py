@@ -285,6 +285,18 @@ else:
     assert cards.python(code, env=cards.env(limited=True, MICA_CORES="50")) == [[0, 0]]
 
 
+def test_a_program_may_close_the_library_while_the_helper_is_at_work(cards):
+    code = """
+import _ctypes
+value.value = 500_000_000
+assert launch() == 0
+_ctypes.dlclose(cu._handle); time.sleep(0.1)
+answer("alive")
+"""
+    env = cards.env(MICA_MEMORY="1GiB", MICA_DRIVER=str(cards.shim.driver), TEST_DRIVER=str(cards.shim.library))
+    assert cards.python(LAUNCH + code, env=env) == [["alive"]]
+
+
 def test_the_helper_is_out_of_the_driver_and_nvml_before_they_are_torn_down(cards):
     nvml = cards.shim.compile("slow_nvml.c", "-shared", "-fPIC", name="libslownvml.so")
     code = f"""
