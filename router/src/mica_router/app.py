@@ -37,19 +37,25 @@ _log = logging.get_logger(__name__)
 
 
 class SingleProcess:
-    """Relay, admin and routes in one process and one loop."""
+    """Relay, admin and routes in one process and one loop. Raises SettingsError for a certificate that cannot be used."""
 
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
         self.relay = Relay(settings)
         self._tls = None
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-            self._tls = ServerTls(settings.tls_cert_file, settings.tls_key_file)
+            try:
+                self._tls = ServerTls(settings.tls_cert_file, settings.tls_key_file)
+            except OSError as error:
+                raise SettingsError(f"MICA_TLS_CERT_FILE and MICA_TLS_KEY_FILE cannot be used: {error}") from error
 
     async def serve_data(self) -> None:
-        """Relay until cancelled, then drain."""
+        """Relay until cancelled, then drain. Raises SettingsError when the address cannot be had."""
         settings, server = self._settings, self.relay.server
-        await server.start(host=settings.host, port=settings.port, tls=self._tls.context if self._tls else None)
+        try:
+            await server.start(host=settings.host, port=settings.port, tls=self._tls.context if self._tls else None)
+        except OSError as error:
+            raise SettingsError(f"MICA_HOST and MICA_PORT: cannot listen on {settings.host}:{settings.port}: {error}") from error
         _log.info("serving", host=settings.host, port=server.port)
         try:
             await asyncio.Event().wait()
