@@ -45,8 +45,13 @@ unsigned mica_nvml_busy(int gpu, int slot)
     mica_nvml_watch();
     mica_acquire(&lock);
     uint64_t now = mica_now();
-    if (!fresh.at && now - old.at < SHORTEST_NS)
-        mica_sleep(SHORTEST_NS - (now - old.at));
+    while (!fresh.at && now - old.at < SHORTEST_NS) { /* without the lock: a child that is forked meanwhile has nobody to release it */
+        const uint64_t left = SHORTEST_NS - (now - old.at);
+        mica_release(&lock);
+        mica_sleep(left);
+        mica_acquire(&lock);
+        now = mica_now();
+    }
     if (!fresh.at || now - fresh.at >= WINDOW_NS) {
         if (fresh.at)
             old = fresh;

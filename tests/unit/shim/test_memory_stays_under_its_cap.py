@@ -342,3 +342,23 @@ def test_a_card_that_is_full_refuses_below_the_cap(cards):
     cards.configure(memory=GIB)
     code = "init(); answer(alloc(2 * GIB)[0], info()[1:], alloc(GIB)[0])"
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="4GiB")) == [[2, [GIB, GIB], 0]]
+
+
+def test_a_child_that_is_forked_while_nvml_is_asked_for_utilisation_does_not_hang(cards):
+    cards.limits()
+    code = """
+import signal, threading
+assert init() == 0
+nvml = ctypes.CDLL("libnvidia-ml.so.1"); card, rates = ctypes.c_void_p(), (ctypes.c_uint * 2)()
+assert nvml.nvmlInit_v2() == nvml.nvmlDeviceGetHandleByIndex_v2(0, ref(card)) == 0
+ask = threading.Thread(target=lambda: nvml.nvmlDeviceGetUtilizationRates(card, rates))
+ask.start(); time.sleep(0.03)
+child = os.fork()
+if not child:
+    signal.alarm(5)
+    os._exit(nvml.nvmlDeviceGetUtilizationRates(card, rates))
+ask.join()
+answer(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    env = cards.env(managed=True)
+    assert cards.python(code, env=env | {"LD_PRELOAD": f"{env['LD_PRELOAD']}:{cards.shim.front}"}) == [[0]]
