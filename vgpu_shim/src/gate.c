@@ -296,7 +296,7 @@ CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stre
     struct mica_meter *meter = mica_meter_current(&number);
     if (MICA_UNLIKELY(number < 0)) /* without a context the driver says so */
         return number == MICA_GPU_FOREIGN ? mica_slice_foreign(MICA_CUDA_NOT_PERMITTED) : MICA_CUDA_SUCCESS;
-    bool single = false;
+    bool single = stream == MICA_STREAM_PER_THREAD; /* to the helper, and to other threads, the name means a stream of their own */
     if (MICA_UNLIKELY(mica_gate_captures() > 0)) {
         if (mica_gate_capturing(stream))
             return MICA_CUDA_SUCCESS; /* becomes part of a graph; counted when the graph is launched */

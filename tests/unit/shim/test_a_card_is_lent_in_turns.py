@@ -285,6 +285,22 @@ else:
     assert cards.python(code, env=cards.env(limited=True, MICA_CORES="50")) == [[0, 0]]
 
 
+@pytest.mark.parametrize("form", ["", "_ptsz"])
+def test_what_runs_in_a_threads_own_default_stream_is_measured_to_its_end(cards, form):
+    """The helper closes batches that nobody adds to, but its own default stream is not the program's."""
+    cards.limits(cores=90)
+    code = f"""
+value.value = 20_000_000; default = ctypes.c_void_p()
+for _ in range(20):
+    assert cu.cuLaunchKernel{form}(function, 1, 1, 1, 32, 1, 1, 0, default, params, None) == 0
+    while cu.cuStreamQuery{form}(default): time.sleep(0.001)
+answer(cu.cuCtxSynchronize())
+"""
+    assert cards.python(LAUNCH + code, env=cards.env(managed=True)) == [[0]]
+    busy, launches = struct.unpack_from("<QQ", cards.region().read_bytes(), 4096 + 192)
+    assert launches == 20 and 390_000_000 < busy < 440_000_000
+
+
 def test_a_program_may_close_the_library_while_the_helper_is_at_work(cards):
     code = """
 import _ctypes
