@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import cast
 
 import pytest
@@ -48,6 +49,25 @@ async def test_a_drain_cuts_what_does_not_end_in_time(bench: Bench) -> None:
     request = await within(engine.arrived.get())
     assert await within(bench.server.drain(seconds=0.01)) == 1
     await within(request.gone.wait())
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_request_without_an_answer_is_told_that_the_router_ends(bench: Bench, held: bool) -> None:
+    async def never(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        await request.gone.wait()
+
+    engine = await bench.engine()
+    engine.script = never
+    bench.route(*([] if held else [engine]))
+    client = await bench.client()
+    client.send(post(CHAT))
+    await eventually(lambda: bool(bench.context.load.waiting) if held else bool(engine.requests))
+    drain = asyncio.ensure_future(bench.server.drain(seconds=0.01))
+    answer = await client.response()
+    assert (answer.status, answer.header("retry-after"), answer.header("connection")) == (503, "1", "close")
+    assert json.loads(answer.body)["error"]["code"] == "router_restarting"
+    await within(drain)
+    assert bench.context.load.counted == 0
 
 
 async def test_an_answer_that_a_drain_cuts_cannot_pass_for_a_whole_one(bench: Bench) -> None:

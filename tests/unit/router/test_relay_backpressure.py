@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import tracemalloc
 
 from .conftest import CHAT, Bench, EngineRequest, RawClient, answer_ok, eventually, post, settle, within
 
@@ -158,3 +159,27 @@ async def test_a_request_is_held_only_until_its_answer_begins(bench: Bench) -> N
     await eventually(lambda: bench.context.budget.held >= len(BIG))
     await within(client.reader.readuntil(b"one\r\n"))
     assert bench.context.budget.held == 0
+
+
+async def test_a_body_is_let_go_of_when_its_stream_begins(bench: Bench) -> None:
+    async def begin(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n"
+        )
+        await request.gone.wait()
+
+    engine = await bench.engine()
+    engine.script = begin
+    bench.route(engine)
+    clients = [await bench.client() for _ in range(5)]
+    asked = post(b'{"model": "chat", "stream": true, "prompt": "%s"}' % (b"x" * 200_000))
+    tracemalloc.start()
+    try:
+        for client in clients:
+            client.send(asked)
+            await within(client.reader.readuntil(b"data: 1\n\n"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The engine of this test keeps one copy of each, and nobody else does.
+    assert kept < 1.5 * len(asked) * len(clients)

@@ -55,6 +55,10 @@ class Search:
             return None
         return self._context.chooser.choose_to_relay(self._features, candidates=candidates, load=self._context.load)
 
+    def forget_body(self) -> None:
+        """The request will not be sent again, and its body may be long. What it asked for has been decided."""
+        self._features = self._features._replace(body=b"")
+
     def _service(self) -> Service | None:
         route = self._context.table.current(self._features.route)
         return route.service if route is not None else None
