@@ -55,8 +55,6 @@ _HISTOGRAMS: Final = (
     _Family("inter_token_seconds", "Between two reads of a stream.", ("model", "tier"), GAP_BUCKETS),
     _Family("queue_seconds", "From the whole request read to its being sent to an engine.", ("model", "tier"), TTFB_BUCKETS),
 )
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Snapshot)
 
 
 def take_snapshot(context: RelayContext) -> Snapshot:
@@ -89,16 +87,6 @@ def take_snapshot(context: RelayContext) -> Snapshot:
 
 def _labels(key: Any) -> Labels:
     return tuple(map(str, key)) if isinstance(key, tuple) else (str(key),)
-
-
-def pack(snapshot: Snapshot) -> bytes:
-    """For another process."""
-    return _encoder.encode(snapshot)
-
-
-def unpack(data: bytes) -> Snapshot:
-    """What `pack` made. Raises msgspec.DecodeError."""
-    return _decoder.decode(data)
 
 
 def add(snapshots: Iterable[Snapshot]) -> Snapshot:

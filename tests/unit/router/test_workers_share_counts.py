@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mica_router.core.engines import Endpoint
-from mica_router.exposition import HistogramValue, Snapshot, add, pack, unpack
+from mica_router.exposition import HistogramValue, Snapshot, add
 from mica_router.metrics import ModelDemand
 from mica_router.relay.board import Board, Rows, SharedCounts
 
@@ -91,7 +92,7 @@ def test_numbers_of_workers_add_up_and_survive_the_way() -> None:
         demand={"chat": ModelDemand(1, 2, 3.0)},
         connections=4,
     )
-    total = add([one, unpack(pack(one))])
+    total = add([one, msgspec.msgpack.decode(msgspec.msgpack.encode(one), type=Snapshot)])
     assert total.counters == {"requests": {("chat", "200"): 4}}
     assert total.histograms == {"queue_seconds": {("chat", "gpu"): HistogramValue([2, 0], 1.0)}}
     assert total.demand == {"chat": ModelDemand(2, 4, 3.0)}
