@@ -88,8 +88,8 @@ class Ending:
         self._total = self._started + total if total else math.inf
 
     def stop(self) -> bool:
-        """The router ends: tell the client, if its stream still can be told. False: it cannot."""
-        if not self._delivery.can_tell():
+        """The router ends: tell the client, if it has no answer yet or a stream that can be told. False: it cannot."""
+        if self._delivery.opened and not self._delivery.can_tell():
             return False
         self._delivery.keep_alive = False
         self._fail(errors.router_ends())

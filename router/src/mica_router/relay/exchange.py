@@ -160,8 +160,7 @@ class Exchange(Ending):
         self._keep_only(attempt)
         self._status = head.status
         if self._handling.translator is None:
-            self._features = self._features._replace(body=b"")
-            self._client.exchange_answered()
+            self._forget_body()
         elif head.status == 400 and self._handling.recording is not None:
             self._ask_for_all(attempt)
             return
@@ -173,6 +172,12 @@ class Exchange(Ending):
         """The engine will not make a first leg: it may be asked for more tokens than its context has left, or tell no ids."""
         attempt.end()
         self._go(Pick(attempt.engine, "relay_refused"))
+
+    def _forget_body(self) -> None:
+        """It will not be sent again."""
+        self._features = self._features._replace(body=b"")
+        self._search.forget_body()
+        self._client.exchange_answered()
 
     def _keep_only(self, attempt: Attempt) -> None:
         """Of two hedged attempts, this one is used."""
@@ -290,8 +295,7 @@ class Exchange(Ending):
             self._end_broken("relay")
             return
         if self._mending is None:
-            self._features = self._features._replace(body=b"")
-            self._client.exchange_answered()
+            self._forget_body()
         self._mend(recording).hand_over(attempt.engine)
 
     def _mend(self, recording: Recording) -> Mending:
