@@ -66,9 +66,9 @@ class Handlers:
         where, what = str(namespace), str(name)
         key = (SERVICE, f"{where}/{what}")
 
-        async def step() -> None:
+        async def step() -> bool:
             await self.services.names.wait_synced()
-            await self.services.step(where, what)
+            return await self.services.step(where, what)
 
         if event["type"] == _DELETED:
             self.loops.end(key)
@@ -79,9 +79,9 @@ class Handlers:
     async def _pool_changed(self, name: str | None, **event: Any) -> None:
         what = str(name)
 
-        async def step() -> None:
+        async def step() -> bool:
             await self.pools.inventory.wait_synced()
-            await self.pools.step(what)
+            return await self.pools.step(what)
 
         if event["type"] == _DELETED:
             self.loops.end((POOL, what))

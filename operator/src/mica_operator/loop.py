@@ -21,6 +21,11 @@ _BACKOFF_S: Final = 0.2
 _BACKOFF_MAX_S: Final = 60.0
 _SPACING_S: Final = 0.1
 _STUCK_S: Final = 120.0
+_UNSETTLED_S: Final = 5.0
+"""Until the next look at an object that is on its way: watches tell sooner, but a watch can be late or break."""
+
+Step = Callable[[], Awaitable[bool]]
+"""One look at one object. Answers whether it is settled: nothing is expected to happen to it. Raises KubeError."""
 
 
 @dataclass(slots=True)
@@ -76,42 +81,44 @@ class Loop:
     metrics: Metrics
     resync_s: float
 
-    async def run(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, key: tuple[str, str], step: Step) -> None:
         """Until cancelled, when the object is gone or the process ends. ``key`` is (kind, name)."""
         wake = self.wakeups.listen(key)
         failures = 0
         try:
             while True:
                 wake.clear()
-                if await self._attempt(key, step):
+                within = await self._attempt(key, step)
+                if within is not None:
                     failures = 0
                     await asyncio.sleep(_SPACING_S)
-                    await woken(wake, within=self.resync_s * random.uniform(0.8, 1.2))
+                    await woken(wake, within=min(within, self.resync_s) * random.uniform(0.8, 1.2))
                 else:
                     await asyncio.sleep(min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** min(failures, 20)) * random.uniform(0.8, 1.2))
                     failures += 1
         finally:
             self.wakeups.forget(key, wake)
 
-    async def _attempt(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> bool:
+    async def _attempt(self, key: tuple[str, str], step: Step) -> float | None:
+        """Seconds until the next look at the latest; None after a failure."""
         kind, name = key
         self.pulse.begin(key)
         try:
             with self.metrics.seconds.labels(kind).time():
-                await step()
+                settled = await step()
         except KubeError as error:
             self.metrics.reconciles.labels(kind, "api_error").inc()
             _log.warning("reconciliation failed, will be repeated", kind=kind, object=name, error=str(error))
-            return False
+            return None
         except Exception:
             # The loop of one object must outlive a bug that its content brings to light.
             self.metrics.reconciles.labels(kind, "bug").inc()
             _log.exception("reconciliation failed, will be repeated", kind=kind, object=name)
-            return False
+            return None
         finally:
             self.pulse.end(key)
         self.metrics.reconciles.labels(kind, "done").inc()
-        return True
+        return self.resync_s if settled else _UNSETTLED_S
 
 
 class LoopSet:
@@ -121,7 +128,7 @@ class LoopSet:
         self._loop = loop
         self._tasks: dict[Hashable, asyncio.Task[None]] = {}
 
-    def look(self, key: tuple[str, str], step: Callable[[], Awaitable[None]]) -> None:
+    def look(self, key: tuple[str, str], step: Step) -> None:
         """The object exists and something about it has changed: its loop begins, or looks again."""
         if key in self._tasks:
             self._loop.wakeups.wake(key)

@@ -30,12 +30,12 @@ class ServiceReconciler:
     names: NameOwners
     autoscaler: Autoscaler
 
-    async def step(self, namespace: str, name: str) -> None:
-        """Bring one service closer to what it wants. Raises KubeError."""
+    async def step(self, namespace: str, name: str) -> bool:
+        """Bring one service closer to what it wants; True when it is there. Raises KubeError."""
         seen = await self.cluster.observe(namespace, name)
         if seen is None:
             self.forget(namespace, name)
-            return
+            return True
         plan = self._plan(seen)
         for body in plan.apply:
             await self.cluster.apply(body)
@@ -46,6 +46,7 @@ class ServiceReconciler:
             _log.info("deleted", kind=child.body["kind"], namespace=namespace, name=child.body["metadata"]["name"])
         if await self.cluster.write_status(seen, plan.status):
             self._announce(seen.body, plan.status)
+        return not plan.apply and not plan.delete and plan.status.settled
 
     def forget(self, namespace: str, name: str) -> None:
         """The service is gone."""
@@ -80,17 +81,19 @@ class PoolReconciler:
     cluster: PoolCluster
     inventory: Inventory
 
-    async def step(self, name: str) -> None:
+    async def step(self, name: str) -> bool:
         """Report what a pool has and what is taken of it, once the inventory is complete. Raises KubeError."""
         body = await self.cluster.read(name)
         if body is not None:
             named = [gpu["uuid"] for gpu in body.get("spec", {}).get("gpus", [])]
             await self.cluster.write_status(body, pool_status(name, self.inventory.totals(), named=named))
+        return True
 
-    async def ensure_default(self) -> None:
-        """There is always a pool: without any, ``default`` is created. Raises KubeError."""
+    async def ensure_default(self) -> bool:
+        """There is always a pool: without any, ``default`` is created. A step that is always settled. Raises KubeError."""
         if await self.cluster.ensure_default():
             _log.info("default pool created")
+        return True
 
 
 def _unreadable_status(observed: Unreadable) -> WantedStatus:

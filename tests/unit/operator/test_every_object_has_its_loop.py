@@ -30,8 +30,9 @@ class Looks:
     def __init__(self) -> None:
         self.count = 0
 
-    async def __call__(self) -> None:
+    async def __call__(self) -> bool:
         self.count += 1
+        return True
 
 
 async def test_a_loop_begins_with_its_object_looks_again_and_ends_with_it() -> None:

@@ -21,15 +21,17 @@ pytestmark = pytest.mark.looptime
 class Steps:
     """A step that records when it ran and fails as told."""
 
-    def __init__(self, *outcomes: Exception | None) -> None:
+    def __init__(self, *outcomes: Exception | None, settled: bool = True) -> None:
         self.times: list[float] = []
         self._outcomes = list(outcomes)
+        self._settled = settled
 
-    async def __call__(self) -> None:
+    async def __call__(self) -> bool:
         self.times.append(asyncio.get_running_loop().time())
         outcome = self._outcomes.pop(0) if self._outcomes else None
         if outcome is not None:
             raise outcome
+        return self._settled
 
 
 def _loop(resync: float = 300.0) -> tuple[Loop, CollectorRegistry]:
@@ -77,6 +79,14 @@ async def test_everything_is_looked_at_again_after_a_while() -> None:
     async with _running(loop, steps):
         await asyncio.sleep(25)
     assert len(steps.times) in (3, 4)
+
+
+async def test_what_is_on_its_way_is_looked_at_again_soon_though_nobody_tells() -> None:
+    loop, _ = _loop()
+    steps = Steps(settled=False)
+    async with _running(loop, steps):
+        await asyncio.sleep(30)
+    assert 5 <= len(steps.times) <= 8
 
 
 async def test_failures_are_repeated_with_growing_pauses_and_wake_ups_do_not_shorten_them() -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from mica_api.models import InferenceService
 from mica_api.models.common import WantedCondition
 from mica_operator.core import children
-from mica_operator.core.conditions import conditions, ready_pods, spec_problem
+from mica_operator.core.conditions import READY, conditions, ready_pods, spec_problem
 from mica_operator.core.engines import Role, Tier, cpu_role, gpu_role
 from mica_operator.core.views import Address, Child, Observed
 
@@ -26,6 +26,12 @@ class WantedStatus:
     selector: str = ""
     api_key_hashes: tuple[str, ...] = ()
     conditions: tuple[WantedCondition, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether Ready is true and every replica that is there is ready."""
+        ready = any(c.type == READY and c.status == "True" for c in self.conditions)
+        return ready and self.replicas == self.ready_replicas
 
 
 @dataclass(frozen=True, slots=True)
