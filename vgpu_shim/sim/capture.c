@@ -38,9 +38,15 @@ CUresult cuThreadExchangeStreamCaptureMode(int *mode)
     return MICA_CUDA_SUCCESS;
 }
 
-void sim_capture_break(struct sim_capture *capture)
+/* Under the lock under which the end of a capture leaves its streams: afterwards it is freed. */
+bool sim_capture_break(const struct mica_stream *stream)
 {
-    capture->invalid = true;
+    pthread_mutex_lock(&sim.mutex);
+    const bool captured = stream->capture != NULL;
+    if (captured)
+        stream->capture->invalid = true;
+    pthread_mutex_unlock(&sim.mutex);
+    return captured;
 }
 
 bool sim_capture_any(const struct mica_ctx *ctx)
@@ -151,15 +157,31 @@ CUresult sim_capture_event(struct mica_stream *stream, CUevent event)
     return MICA_CUDA_SUCCESS;
 }
 
-/* An event may outlive its capture. */
+/* An event may outlive its capture. List locked. */
+static struct sim_capture *capture_of(const struct mica_event *event)
+{
+    struct sim_capture *at = captures;
+    while (at && (at != event->capture || at->id != event->capture_id))
+        at = at->next;
+    return at;
+}
+
+bool sim_capture_break_event(const struct mica_event *event)
+{
+    pthread_mutex_lock(&mutex);
+    struct sim_capture *capture = capture_of(event);
+    if (capture)
+        capture->invalid = true;
+    pthread_mutex_unlock(&mutex);
+    return capture != NULL;
+}
+
 static bool alive(const struct mica_event *event)
 {
     pthread_mutex_lock(&mutex);
-    const struct sim_capture *at = captures;
-    while (at && (at != event->capture || at->id != event->capture_id))
-        at = at->next;
+    const bool found = capture_of(event) != NULL;
     pthread_mutex_unlock(&mutex);
-    return at != NULL;
+    return found;
 }
 
 CUresult sim_capture_wait(struct mica_stream *stream, CUevent event)

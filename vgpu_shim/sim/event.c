@@ -112,7 +112,7 @@ static CUresult askable(CUevent event)
 {
     CUresult result = check_event(event);
     if (!result && event->capture) {
-        sim_capture_break(event->capture);
+        (void)sim_capture_break_event(event);
         return MICA_CUDA_CAPTURED_EVENT;
     }
     return result ? result : sim_unsafe_call();

@@ -157,7 +157,9 @@ CUresult sim_capture_add(struct mica_stream *stream, const struct sim_task *task
 CUresult sim_capture_alloc(struct mica_stream *stream, size_t bytes, CUdeviceptr *pointer);
 CUresult sim_capture_event(struct mica_stream *stream, CUevent event);
 CUresult sim_capture_wait(struct mica_stream *stream, CUevent event);
-void sim_capture_break(struct sim_capture *capture);
+/* The capture that the stream, or the event, is part of becomes invalid; false when there is none, or it is over. */
+bool sim_capture_break(const struct mica_stream *stream);
+bool sim_capture_break_event(const struct mica_event *event);
 bool sim_capture_any(const struct mica_ctx *ctx);
 void sim_capture_break_all(const struct mica_ctx *ctx);
 

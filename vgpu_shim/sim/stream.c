@@ -121,8 +121,7 @@ static void unlink_stream(struct mica_stream *stream)
             break;
         }
     pthread_mutex_unlock(&sim.mutex);
-    if (stream->capture)
-        sim_capture_break(stream->capture);
+    (void)sim_capture_break(stream);
     free(stream->tips);
     free(stream);
 }
@@ -167,10 +166,8 @@ void sim_streams_drop(struct mica_ctx *ctx)
 static CUresult askable(CUstream handle, struct mica_stream **stream)
 {
     CUresult result = sim_stream(handle, stream);
-    if (!result && (*stream)->capture) {
-        sim_capture_break((*stream)->capture);
+    if (!result && sim_capture_break(*stream))
         result = MICA_CUDA_CAPTURE_UNSUPPORTED;
-    }
     if (!result && (*stream)->legacy)
         result = sim_capture_implicit((*stream)->ctx, true);
     return result ? result : sim_unsafe_call();

@@ -40,7 +40,7 @@ void mica_gate_capture(int change)
     int number;
     struct mica_meter *meter = change > 0 && atomic_load(&mica_slice_state) == 1 ? mica_meter_current(&number) : NULL;
     if (meter && meter->gpu >= 0) /* a stream that joins the capture must not have our end event still to come */
-        mica_meter_close(meter, false);
+        mica_meter_end(meter, 0);
     atomic_fetch_add(&mica_captures, change);
 }
 

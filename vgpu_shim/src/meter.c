@@ -6,7 +6,7 @@
 #include "work.h"
 
 enum { FREE = MICA_BATCH_FREE, OPEN = MICA_BATCH_OPEN, PENDING = MICA_BATCH_PENDING };
-enum { CAPTURE_RELAXED = 2 };
+enum { CAPTURE_RELAXED = 2, ENDING_NAP_NS = 20000 };
 
 struct mica_meter mica_meters[MICA_METERS];
 _Atomic int mica_meter_unknown[MICA_GPUS];
@@ -150,10 +150,29 @@ void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word, bool launche
         if (!MICA_WORD_ENTERED(word))
             finish(batch, word);
     } else if (!MICA_WORD_LAUNCHES(word)) {
-        const int passes = batch->passes; /* before it is closed: then it may be another's */
+        const int passes = batch->passes; /* before we close it; another thread may have done so, and it be another's: as good a number */
         close_batch(batch, false);
         if (passes && !mica_gate_captures())
             atomic_store_explicit(&mica_meter_passes, passes, memory_order_relaxed);
+    }
+}
+
+/* Closed with nobody inside, and its end is not recorded yet: whoever did that is at it, and uses the stream. */
+static bool ending(const struct mica_batch *batch)
+{
+    const uint64_t word = atomic_load(&batch->word);
+    return !(word & MICA_WORD_OPEN) && !MICA_WORD_ENTERED(word) && atomic_load_explicit(&batch->state, memory_order_acquire) == OPEN;
+}
+
+void mica_meter_end(struct mica_meter *meter, uintptr_t handle)
+{
+    for (int b = 0; b < MICA_BATCHES; b++) {
+        struct mica_batch *batch = &meter->batches[b];
+        if (atomic_load(&batch->state) != OPEN || (handle && atomic_load(&batch->handle) != handle))
+            continue;
+        close_batch(batch, false);
+        while (ending(batch) && (!handle || atomic_load(&batch->handle) == handle)) /* a place in use again may be another stream's */
+            mica_sleep(ENDING_NAP_NS);
     }
 }
 

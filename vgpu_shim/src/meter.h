@@ -40,7 +40,7 @@ struct mica_batch {
     _Atomic uint64_t seen;       /* word when the helper last looked */
     bool unknown;                /* a shape's first measurement */
     _Atomic bool late;           /* closed some time after the last launch */
-    int passes;                  /* launches that nobody asked about after it, for which it stands too */
+    _Atomic int passes;          /* launches that nobody asked about after it, for which it stands too */
     bool blind;                  /* its end could not be recorded: the estimate stands */
     uint16_t shapes[MICA_BATCH_LAUNCHES]; /* the first launch's at limit - 1, the others' below */
 };
@@ -155,6 +155,9 @@ static inline void mica_meter_leave(struct mica_batch *batch, bool launched)
 }
 /* Close the open batches: of all streams, or (stale) of those that nothing was added to since the last such call. */
 void mica_meter_close(struct mica_meter *meter, bool stale);
+/* Close the open batches of the stream of that handle, or (0) of all, and wait until no other thread is still recording the end of one: what is
+ * measured with must be out of a stream before it is destroyed, and before a capture. No lock, so that a full queue holds up nobody else. */
+void mica_meter_end(struct mica_meter *meter, uintptr_t handle);
 /* Close the one in the place of this stream, which is full or another stream's. */
 void mica_meter_close_stream(struct mica_meter *meter, CUstream stream);
 /* Take over what has finished: corrects balance and estimates. Does nothing when another thread is at it. */

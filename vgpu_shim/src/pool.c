@@ -51,13 +51,13 @@ static struct mica_pool_record *record_of(CUmempool pool, int gpu, bool own)
     struct mica_pool_record *record = lookup(pool);
     if (!record && (record = unused_record())) {
         const struct mica_entry entry = {.key = (uintptr_t)pool, .owner = record};
-        if (mica_table_put(&index_of, &entry)) {
-            record->pool = pool;
-            record->gpu = gpu;
-            record->own = own;
-            record->closed = false;
-            record->charged = record->live = 0;
-        } else {
+        record->gpu = gpu;
+        record->own = own;
+        record->closed = false;
+        record->charged = record->live = 0;
+        record->pool = pool; /* last: who sees it takes the rest for the pool's, and would destroy one that seems closed */
+        if (!mica_table_put(&index_of, &entry)) {
+            record->pool = NULL;
             record = NULL;
         }
     }
@@ -65,13 +65,12 @@ static struct mica_pool_record *record_of(CUmempool pool, int gpu, bool own)
     return record;
 }
 
+/* records_lock held. */
 static void forget(struct mica_pool_record *record)
 {
     struct mica_entry entry;
-    mica_acquire(&records_lock);
     (void)mica_table_take(&index_of, (uintptr_t)record->pool, &entry);
     record->pool = NULL;
-    mica_release(&records_lock);
 }
 
 static bool attribute(CUmempool pool, int number, uint64_t *value)
@@ -103,22 +102,33 @@ static void finish(struct mica_pool_record *record)
 {
     trim(record);
     settle(record);
-    if (record->live == 0 && record->charged == 0 && mica_real.cuMemPoolDestroy && mica_real.cuMemPoolDestroy(record->pool) == 0)
+    if (record->live || record->charged || !mica_real.cuMemPoolDestroy)
+        return;
+    mica_acquire(&records_lock); /* a new pool may get the handle at once, and must not find this record */
+    if (mica_real.cuMemPoolDestroy(record->pool) == 0)
         forget(record);
+    mica_release(&records_lock);
+}
+
+/* Lock held. */
+static void look_at(struct mica_pool_record *record, bool trimming)
+{
+    if (record->closed) {
+        finish(record);
+    } else if (record->charged || trimming) {
+        if (trimming)
+            trim(record);
+        settle(record);
+    }
 }
 
 static void look_at_all(int gpu, bool trimming)
 {
     for (struct mica_pool_record *at = atomic_load(&records); at; at = at->next) {
-        if (!at->pool || (gpu >= 0 && at->gpu != gpu) || !mica_try(&at->lock))
+        if (!at->pool || !mica_try(&at->lock))
             continue; /* who holds the lock settles */
-        if (at->pool && at->closed) {
-            finish(at);
-        } else if (at->pool && (at->charged || trimming)) {
-            if (trimming)
-                trim(at);
-            settle(at);
-        }
+        if (at->pool && (gpu < 0 || at->gpu == gpu)) /* asked again: a record may be another pool's by now */
+            look_at(at, trimming);
         mica_release(&at->lock);
     }
 }
@@ -337,9 +347,15 @@ CUresult cuMemPoolDestroy(CUmempool pool)
 {
     struct mica_pool_record *record = mica_driver() ? lookup(pool) : NULL;
     if (!record || !record->own || record->gpu < 0) {
+        if (record)
+            mica_acquire(&record->lock);
+        mica_acquire(&records_lock);
         CUresult result = MICA_REAL(cuMemPoolDestroy, pool);
         if (!result && record)
             forget(record);
+        mica_release(&records_lock);
+        if (record)
+            mica_release(&record->lock);
         return result;
     }
     mica_acquire(&record->lock);

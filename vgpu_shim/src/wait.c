@@ -39,18 +39,15 @@ CUresult cuEventSynchronize(CUevent event)
     WAITS(MICA_REAL(cuEventSynchronize, event), false);
 }
 
-/* A batch must not end in a stream that is gone: the helper records its end later. The helper closes with the lock held. */
+/* A batch must not end in a stream that is gone: any thread that waits for the card, and the helper, may be about to record its end. */
 static void leave(CUstream stream)
 {
     if (atomic_load_explicit(&mica_slice_state, memory_order_acquire) != 1)
         return;
     for (int i = 0; i < MICA_METERS; i++) {
         struct mica_meter *meter = &mica_meters[i];
-        if (!atomic_load(&meter->context) || !mica_meter_unsettled(meter))
-            continue;
-        mica_acquire(&meter->lock);
-        mica_meter_close_stream(meter, stream);
-        mica_release(&meter->lock);
+        if (atomic_load(&meter->context) && atomic_load(&meter->unsettled))
+            mica_meter_end(meter, (uintptr_t)stream);
     }
 }
 
