@@ -49,22 +49,15 @@ bool sim_capture_break(const struct mica_stream *stream)
     return captured;
 }
 
-bool sim_capture_any(const struct mica_ctx *ctx)
+bool sim_capture_break_all(const struct mica_ctx *ctx)
 {
     bool found = false;
     pthread_mutex_lock(&mutex);
-    for (const struct sim_capture *at = captures; at && !found; at = at->next)
-        found = at->ctx->device == ctx->device;
+    for (struct sim_capture *at = captures; at; at = at->next)
+        if (at->ctx->device == ctx->device)
+            found = at->invalid = true;
     pthread_mutex_unlock(&mutex);
     return found;
-}
-
-void sim_capture_break_all(const struct mica_ctx *ctx)
-{
-    pthread_mutex_lock(&mutex);
-    for (struct sim_capture *at = captures; at; at = at->next)
-        at->invalid = at->invalid || at->ctx->device == ctx->device;
-    pthread_mutex_unlock(&mutex);
 }
 
 CUresult sim_unsafe_call(void)
@@ -157,31 +150,22 @@ CUresult sim_capture_event(struct mica_stream *stream, CUevent event)
     return MICA_CUDA_SUCCESS;
 }
 
-/* An event may outlive its capture. List locked. */
-static struct sim_capture *capture_of(const struct mica_event *event)
+/* An event may outlive its capture. */
+static bool alive(const struct mica_event *event, bool invalidate)
 {
+    pthread_mutex_lock(&mutex);
     struct sim_capture *at = captures;
     while (at && (at != event->capture || at->id != event->capture_id))
         at = at->next;
-    return at;
+    if (at && invalidate)
+        at->invalid = true;
+    pthread_mutex_unlock(&mutex);
+    return at != NULL;
 }
 
 bool sim_capture_break_event(const struct mica_event *event)
 {
-    pthread_mutex_lock(&mutex);
-    struct sim_capture *capture = capture_of(event);
-    if (capture)
-        capture->invalid = true;
-    pthread_mutex_unlock(&mutex);
-    return capture != NULL;
-}
-
-static bool alive(const struct mica_event *event)
-{
-    pthread_mutex_lock(&mutex);
-    const bool found = capture_of(event) != NULL;
-    pthread_mutex_unlock(&mutex);
-    return found;
+    return alive(event, true);
 }
 
 CUresult sim_capture_wait(struct mica_stream *stream, CUevent event)
@@ -190,7 +174,7 @@ CUresult sim_capture_wait(struct mica_stream *stream, CUevent event)
         stream->capture->invalid = true;
         return MICA_CUDA_CAPTURE_ISOLATION;
     }
-    if (!alive(event)) {
+    if (!alive(event, false)) {
         if (stream->capture)
             stream->capture->invalid = true;
         return MICA_CUDA_CAPTURED_EVENT;

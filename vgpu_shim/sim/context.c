@@ -311,8 +311,7 @@ CUresult cuCtxSynchronize(void)
 {
     struct mica_ctx *ctx;
     CUresult result = sim_current(&ctx);
-    if (!result && sim_capture_any(ctx)) { /* in every mode */
-        sim_capture_break_all(ctx);
+    if (!result && sim_capture_break_all(ctx)) { /* in every mode */
         result = MICA_CUDA_CAPTURE_UNSUPPORTED;
     }
     if (result)

@@ -160,8 +160,8 @@ CUresult sim_capture_wait(struct mica_stream *stream, CUevent event);
 /* The capture that the stream, or the event, is part of becomes invalid; false when there is none, or it is over. */
 bool sim_capture_break(const struct mica_stream *stream);
 bool sim_capture_break_event(const struct mica_event *event);
-bool sim_capture_any(const struct mica_ctx *ctx);
-void sim_capture_break_all(const struct mica_ctx *ctx);
+/* Those of the context's device; false when there are none. */
+bool sim_capture_break_all(const struct mica_ctx *ctx);
 
 /* graph.c */
 CUresult sim_graph_add(CUgraph graph, CUgraphNode *node, const CUgraphNode *after, size_t count, const struct sim_task *task);
