@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
@@ -53,10 +53,10 @@ def parse_arguments(arguments: Sequence[str], environment: dict[str, str]) -> ar
     """Flags over environment over defaults. Ends the process with usage on anything unknown."""
     parser = argparse.ArgumentParser(prog="engine.py", allow_abbrev=False)
 
-    def add(*names: str, variable: str, default: str, kind: type | object = str, text: str) -> None:
+    def add(*names: str, variable: str, default: str, kind: Callable[[str], object] = str, text: str) -> None:
         parser.add_argument(
             *names,
-            type=kind,  # type: ignore[arg-type]
+            type=kind,
             default=environment.get(variable, default),
             help=f"{text} (${variable}, {default})",
         )

@@ -9,8 +9,7 @@ from .mica_under_test import ON_REAL_NODE, Platform, condition, eventually, infe
 
 def _say(url: str, model: str) -> str | None:
     with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=180) as client:
-        messages = [{"role": "user", "content": "Hello"}]
-        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=8)  # type: ignore[arg-type]
+        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=8)
     return answer.choices[0].message.content
 
 

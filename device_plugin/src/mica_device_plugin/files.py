@@ -106,7 +106,7 @@ class HostFiles:
     def names(self, path: Path) -> list[str]:
         """As in Files."""
         try:
-            return sorted(name for name in os.listdir(path) if not name.startswith(_TMP_PREFIX))  # noqa: PTH208
+            return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(_TMP_PREFIX))
         except FileNotFoundError:
             return []
 
