@@ -15,10 +15,15 @@ class CannotMeasure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Arguments of the command line. ``quick`` runs a part of each sweep, ``build`` holds the built limiter and simulator."""
+    """Arguments of the command line. ``quick`` runs a part of each sweep, ``build`` holds the built limiter and simulator.
+
+    For a build with sanitizers, which only tests use: ``preload`` are their libraries, ``environment`` their settings.
+    """
 
     quick: bool = False
     build: Path = ROOT / "build" / "shim"
+    preload: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
     def file(self, name: str) -> Path:
         """A built file. Raises CannotMeasure when it was not built."""

@@ -201,11 +201,11 @@ class _Stage:
 
     def _member(self, number: int) -> dict[str, str]:
         scene = self._scene
-        return {
+        return dict(self._options.environment) | {
             "PATH": os.environ["PATH"],
             "MICA_SIM_DIR": str(self._folder),
             "LD_LIBRARY_PATH": str(self._options.build / "sim"),
-            "LD_PRELOAD": str(self._options.file("sim/libsimclock.so")),
+            "LD_PRELOAD": ":".join([str(self._options.file("sim/libsimclock.so")), *self._options.preload]),
             "MICA_SIM_CLOCK": str(self._folder / "clock"),
             "MICA_SIM_CLOCK_JOIN": str(self._members),
             "MICA_SIM_CLOCK_ID": str(number),

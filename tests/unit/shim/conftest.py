@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.limiter.options import Options
+
 ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(__file__).parent / "programs"
 GIB = 1 << 30
@@ -111,11 +113,17 @@ def sanitized(env: dict[str, str]) -> dict[str, str]:
     if not SANITIZE:
         return env
     preload = ":".join([*runtimes(SANITIZE), *filter(None, [env.get("LD_PRELOAD")])])
-    return env | {
-        "LD_PRELOAD": preload,
-        "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
+    return env | SANITIZER_SETTINGS | {"LD_PRELOAD": preload}
+
+
+SANITIZER_SETTINGS = {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+@pytest.fixture
+def options(shim: Shim) -> Options:
+    """What the limiter benchmark's rig has to know of these binaries."""
+    settings = tuple(SANITIZER_SETTINGS.items()) if SANITIZE else ()
+    return Options(build=shim.root, preload=tuple(runtimes(SANITIZE)), environment=settings)
 
 
 def runtimes(sanitize: str) -> list[str]:

@@ -12,7 +12,6 @@ import time
 
 import pytest
 
-from benchmarks.limiter.options import Options
 from benchmarks.limiter.rig import Change, Fault, Scene, Tenant, play
 
 HEARTBEAT, CONTAINERS, ENTRY = 40, 4096, 1088
@@ -21,66 +20,67 @@ OPEN = 2**64 - 1
 BUSY = Tenant("neighbour", "--kernel-us 5000 --depth 0")
 
 
-def played(shim, *tenants, **scene):
-    return play(Scene(tenants, **({"seconds": 5} | scene)), Options(build=shim.root))
+@pytest.fixture
+def played(options):
+    return lambda *tenants, **scene: play(Scene(tenants, **({"seconds": 5} | scene)), options)
 
 
 @pytest.mark.parametrize("args", ["--kernel-us 5000", "--kernel-us 200 --depth 64", "--kernel-us 1000 --graph 6 --depth 4"])
-def test_a_capped_container_has_its_share_beside_a_busy_neighbour(shim, args):
-    outcome = played(shim, Tenant("capped", args, cores=30), BUSY)
+def test_a_capped_container_has_its_share_beside_a_busy_neighbour(played, args):
+    outcome = played(Tenant("capped", args, cores=30), BUSY)
     assert outcome.mean("capped", skip=1) == pytest.approx(30, abs=3)
     assert outcome.mean("neighbour", skip=1) == pytest.approx(70, abs=3)
 
 
-def test_uncapped_containers_share_by_weight(shim):
+def test_uncapped_containers_share_by_weight(played):
     tenants = [Tenant(name, "--kernel-us 1000 --depth 0", weight=weight) for name, weight in (("a", 300), ("b", 100))]
-    outcome = played(shim, *tenants)
+    outcome = played(*tenants)
     assert outcome.mean("a", skip=1) == pytest.approx(75, abs=3)
     assert outcome.mean("b", skip=1) == pytest.approx(25, abs=3)
 
 
 @pytest.mark.parametrize(("policy", "low", "high"), [("strict", 17, 22), ("conserving", 90, 101)])
-def test_only_a_conserving_container_uses_what_others_leave(shim, policy, low, high):
+def test_only_a_conserving_container_uses_what_others_leave(played, policy, low, high):
     idle = Tenant("idle", "--kernel-us 1000 --depth 1 --pause-us 100000", cores=50)
-    outcome = played(shim, Tenant("a", "--kernel-us 1000 --depth 0", cores=20, policy=policy), idle)
+    outcome = played(Tenant("a", "--kernel-us 1000 --depth 0", cores=20, policy=policy), idle)
     assert low < outcome.mean("a", skip=1) < high
 
 
-def test_a_high_class_comes_first_and_a_low_one_keeps_its_floor(shim):
+def test_a_high_class_comes_first_and_a_low_one_keeps_its_floor(played):
     tenants = [Tenant(name, "--kernel-us 2000 --depth 0", priority=name) for name in ("high", "low")]
-    outcome = played(shim, *tenants, seconds=8)
+    outcome = played(*tenants, seconds=8)
     assert 1.5 < outcome.mean("low", skip=1) < 4
     assert outcome.mean("high", skip=1) > 94
 
 
-def test_a_low_class_stops_soon_after_a_high_one_starts(shim):
+def test_a_low_class_stops_soon_after_a_high_one_starts(played):
     low = Tenant("low", "--kernel-us 20000 --depth 0", priority="low")
     high = Tenant("high", "--kernel-us 2000 --depth 0", priority="high", start_s=2)
-    outcome = played(shim, low, high, seconds=3, every_ms=100)
+    outcome = played(low, high, seconds=3, every_ms=100)
     assert outcome.busy_s["low"][-1] - outcome.busy_s["low"][21] < 0.05  # what it had from 200 ms after the start on
 
 
-def test_new_limits_take_hold_while_it_runs(shim):
+def test_new_limits_take_hold_while_it_runs(played):
     changes = (Change(2.0, "capped", 60),)
-    outcome = played(shim, Tenant("capped", "--kernel-us 1000", cores=20), BUSY, changes=changes)
+    outcome = played(Tenant("capped", "--kernel-us 1000", cores=20), BUSY, changes=changes)
     windows = outcome.windows("capped")
     assert windows[1] == pytest.approx(20, abs=5)
     assert windows[4] == pytest.approx(60, abs=5)
 
 
-def test_when_the_arbiter_is_killed_caps_hold_and_a_new_one_takes_over(shim):
+def test_when_the_arbiter_is_killed_caps_hold_and_a_new_one_takes_over(played):
     tenants = (Tenant("a", "--kernel-us 5000", cores=30), Tenant("b", "--kernel-us 5000", cores=70))
     faults = (Fault(2.0, "kill"), Fault(5.0, "restart"))
-    outcome = played(shim, *tenants, seconds=8, faults=faults)
+    outcome = played(*tenants, seconds=8, faults=faults)
     a, b = outcome.windows("a"), outcome.windows("b")
     assert a[1] == pytest.approx(30, abs=4) and b[1] == pytest.approx(70, abs=4)
     assert 10 < a[3] < 33 and 40 < b[3] < 73  # each by its own balance: no more than its cap, less beside the other
     assert a[7] == pytest.approx(30, abs=4) and b[7] == pytest.approx(70, abs=4)
 
 
-def test_a_container_that_is_killed_with_work_under_way_does_not_hold_up_the_others(shim):
+def test_a_container_that_is_killed_with_work_under_way_does_not_hold_up_the_others(played):
     tenants = (Tenant("a", "--kernel-us 5000 --depth 0"), Tenant("b", "--kernel-us 5000 --depth 0"))
-    outcome = played(shim, *tenants, faults=(Fault(2.0, "kill a"),))
+    outcome = played(*tenants, faults=(Fault(2.0, "kill a"),))
     assert outcome.windows("b")[1] == pytest.approx(50, abs=5)
     assert outcome.windows("b")[4] > 95
 
