@@ -254,9 +254,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
+async def eventually(condition: Callable[[], bool], *, patience: float = PATIENCE) -> None:
     """Let the loop work until `condition` holds; fails instead of hanging."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         for _ in iter(condition, True):
             await asyncio.sleep(0)
 

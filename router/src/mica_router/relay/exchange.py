@@ -25,6 +25,7 @@ from mica_router.relay.attempt import Attempt, Parcel
 from mica_router.relay.ending import CLIENT_GONE, Ending
 from mica_router.relay.holding import Place
 from mica_router.relay.mending import Mending
+from mica_router.relay.search import SERVER_ERRORS
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
@@ -140,10 +141,12 @@ class Exchange(Ending):
         if self._mending is not None:
             self._mending.answered(attempt, head)
             return
-        if head.status >= 500:
-            context.load.health.fault(endpoint, "status")
+        if head.status in SERVER_ERRORS:
+            context.load.health.fault(endpoint, "status", mark=self._mark())
         elif context.load.health.watched:
             context.load.health.sound(endpoint)
+            if self._search.tried:
+                context.load.health.answered_elsewhere(self._search.tried, mark=self._mark())
         if self._hedge is not None and head.status >= 500:
             attempt.end()
             self._drop(attempt)
@@ -172,6 +175,11 @@ class Exchange(Ending):
         """The engine will not make a first leg: it may be asked for more tokens than its context has left, or tell no ids."""
         attempt.end()
         self._go(Pick(attempt.engine, "relay_refused"))
+
+    def _mark(self) -> int:
+        """The same for requests of the same bytes, as a client's retries are. 0 once the bytes are forgotten."""
+        features = self._features
+        return hash((features.target, features.body)) if features.body else 0
 
     def _forget_body(self) -> None:
         """It will not be sent again."""
@@ -236,7 +244,7 @@ class Exchange(Ending):
         if reason == "idle_timeout" and self._stalled:
             reason = "client_stalled"
         else:
-            context.load.health.fault(attempt.engine.endpoint, reason)
+            context.load.health.fault(attempt.engine.endpoint, reason, mark=self._mark())
         context.metrics.upstream_error(self._model, reason)
         if self._hedge is not None:
             self._drop(attempt)

@@ -116,7 +116,7 @@ class Load:
 
     def keep_only(self, table: RouteTable) -> None:
         """Forget the faults of engines that are gone. Counts end with the requests they count."""
-        self.health.keep_only(table.endpoints())
+        self.health.keep_only([{engine.endpoint for engine in route.service.engines} for route in table.by_key.values()])
         self._tallies = {
             key: tally for key, tally in self._tallies.items() if key in table.by_key or tally.queued or tally.in_flight
         }

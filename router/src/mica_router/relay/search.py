@@ -16,6 +16,8 @@ from mica_router.relay.context import RelayContext
 # The engine says that it did not take the request.
 _NOT_TAKEN: Final = frozenset({429, 503})
 _SERVER_ERRORS: Final = frozenset({500, 502, 504})
+# What an engine answers that is in trouble. 501 is not among them: the engine does not do what was asked for.
+SERVER_ERRORS: Final = _SERVER_ERRORS | {503}
 
 
 class Search:
@@ -24,7 +26,7 @@ class Search:
     def __init__(self, context: RelayContext, features: Features) -> None:
         self._context = context
         self._features = features
-        self._tried: frozenset[Endpoint] = frozenset()
+        self.tried: frozenset[Endpoint] = frozenset()
         self._failures = 0
         self._retries = features.route.service.routing.retries
         self.repeatable = is_repeatable(features.method, features.path)
@@ -37,7 +39,7 @@ class Search:
         candidates = self._candidates(service)
         if service is None:
             return Refusal("gone", errors.no_ready_engine(model, retry_after=context.retry_after))
-        if self._tried and not candidates:
+        if self.tried and not candidates:
             return Refusal("unreachable", errors.engine_unreachable(model, retry_after=context.retry_after))
         return context.chooser.choose(features, candidates=candidates, load=context.load)
 
@@ -66,13 +68,13 @@ class Search:
     def _candidates(self, service: Service | None) -> Sequence[Engine]:
         if service is None:
             return ()
-        if not self._tried:
+        if not self.tried:
             return service.engines
-        return [engine for engine in service.engines if engine.endpoint not in self._tried]
+        return [engine for engine in service.engines if engine.endpoint not in self.tried]
 
     def failed(self, endpoint: Endpoint, *, refused: bool) -> None:
         """It was tried there. `refused`: no connection could be made, so nothing was sent."""
-        self._tried |= {endpoint}
+        self.tried |= {endpoint}
         if not refused:
             self._failures += 1
 

@@ -29,6 +29,13 @@ class Probed(msgspec.Struct, tag=True):
     alive: bool
 
 
+class Ejected(msgspec.Struct, tag=True):
+    """From the worker that took an engine out after a fault, and to all others."""
+
+    endpoint: Endpoint
+    reason: str
+
+
 class Listening(msgspec.Struct, tag=True):
     """From a worker: it accepts clients."""
 
@@ -40,7 +47,7 @@ class Numbers(msgspec.Struct, tag=True):
     ejected: list[Endpoint]
 
 
-Message = Table | Probed | Listening | Numbers
+Message = Table | Probed | Ejected | Listening | Numbers
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

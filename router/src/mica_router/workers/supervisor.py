@@ -16,7 +16,7 @@ from mica_router.core.routes import EMPTY_TABLE, RouteTable
 from mica_router.exposition import Snapshot, add
 from mica_router.relay.board import Board, Rows
 from mica_router.settings import RouterSettings
-from mica_router.workers.channel import Channel, Listening, Message, Numbers, Probed, table_message
+from mica_router.workers.channel import Channel, Ejected, Listening, Message, Numbers, Probed, table_message
 from mica_runtime.logging import get_logger
 
 _SHORTEST_LIFE = 5.0
@@ -70,9 +70,9 @@ class Supervisor:
     def _table(self) -> Message:
         return table_message(self.table, self._rows.assign(self.table.endpoints()).items())
 
-    def _tell(self, message: Message) -> None:
+    def _tell(self, message: Message, *, but: _Worker | None = None) -> None:
         for worker in self._workers:
-            if worker.channel is not None:
+            if worker.channel is not None and worker is not but:
                 worker.channel.send(message)
 
     # What they tell.
@@ -176,6 +176,8 @@ class Supervisor:
                 worker.listening = True
             elif isinstance(message, Numbers):
                 worker.numbers, worker.ejected = message.snapshot, message.ejected
+            elif isinstance(message, Ejected):
+                self._tell(message, but=worker)
 
     def _bury(self, worker: _Worker) -> None:
         """Counters of the dead stay; what it had at the moment of its death is gone with it."""

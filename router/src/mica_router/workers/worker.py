@@ -12,7 +12,7 @@ from mica_router.exposition import take_snapshot
 from mica_router.relay.board import Board, SharedCounts
 from mica_router.settings import RouterSettings
 from mica_router.tls import ServerTls
-from mica_router.workers.channel import Channel, Listening, Numbers, Probed, Table, table_of
+from mica_router.workers.channel import Channel, Ejected, Listening, Numbers, Probed, Table, table_of
 from mica_runtime import logging, service
 from mica_runtime.service import run_parts
 
@@ -27,6 +27,8 @@ class Worker:
         self._channel = channel
         self._counts = SharedCounts(board, column=column)
         self.relay = Relay(settings, counts=self._counts)
+        self._health = self.relay.context.load.health
+        self._health.announce = lambda endpoint, reason: channel.send(Ejected(endpoint, reason))
 
     async def listen_to_supervisor(self) -> None:
         """Apply tables and probes. Returns when the supervisor is gone, which ends the process, as does a port that is taken."""
@@ -39,7 +41,9 @@ class Worker:
                     listens = True
                     await self._listen()
             elif isinstance(message, Probed):
-                self.relay.context.load.health.probed(message.endpoint, alive=message.alive)
+                self._health.probed(message.endpoint, alive=message.alive)
+            elif isinstance(message, Ejected):
+                self._health.ejected_elsewhere(message.endpoint, message.reason)
 
     async def _listen(self) -> None:
         settings = self._settings
