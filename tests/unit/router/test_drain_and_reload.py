@@ -140,6 +140,7 @@ async def test_a_model_that_is_gone_leaves_no_numbers_behind(bench: Bench) -> No
         == set(metrics.ttfb)
         == {"chat"}
     )
+    context.load.health.fault(engine.endpoint, "connect")
     assert context.load.health.watched
     await bench.ask(post(b'{"model": "gpt-9"}'))
     bench.server.publish(EMPTY_TABLE)
