@@ -89,11 +89,16 @@ async def disturbed(router: Process, path: str, bodies: list[dict[str, Any]], vi
     return list(await asyncio.gather(*tasks))
 
 
+def metrics(router: Process) -> list[str]:
+    """The lines of the router's metrics."""
+    with urllib.request.urlopen(f"{router.admin}/metrics", timeout=10) as answer:
+        lines: list[str] = answer.read().decode().splitlines()
+    return lines
+
+
 def counted(router: Process, name: str) -> int:
     """A counter of the router, over all labels."""
-    with urllib.request.urlopen(f"{router.admin}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(name + "{"))
+    return sum(int(float(line.rpartition(" ")[2])) for line in metrics(router) if line.startswith(name + "{"))
 
 
 def with_stops(bodies: list[dict[str, Any]], whole: list[Heard]) -> list[dict[str, Any]]:
@@ -122,7 +127,7 @@ async def test_text_is_equal_to_the_character(
     await undisturbed(first, path, bodies)  # an engine that is asked for the first time is slow, and would be killed in silence
     broken = await disturbed(router, path, bodies, first, goal=STREAMS * TOKENS // 4 // interval)
     resumed = counted(router, "mica_router_resumes_total")
-    assert resumed >= 20, router.log.read_text()[-2000:]
+    assert resumed >= 20, "\n".join([*metrics(router), router.log.read_text()[-2000:]])
     assert counted(router, "mica_router_resume_refusals_total") == 0
     for body, expected, got in zip(bodies, whole, broken, strict=True):
         assert not got.error, (got.error, body)
