@@ -11,6 +11,7 @@ from mica_generate.files import CHART, REPOSITORY
 from mica_generate.values import Values
 
 Template = Callable[..., Any]
+Render = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,17 @@ Template = Callable[..., Any]
         (["scheduler.percentageOfNodesToScore=101"], "percentageOfNodesToScore"),
         (["router.workers=0"], "workers"),
         (["router.workers=8"], "router.maxBufferedBytes must hold one largest request per worker"),
+        (["router.maxBufferedBytes=400000000"], "router.resources.limits.memory is 512Mi, less than the 601326592 bytes"),
+        (["router.resumeTotalBytes=400000000"], "raise the limit or lower the others"),
+        (["router.workers=3", "router.resumeTotalBytes=200000000"], "64 MiB for each of 4 processes"),
+        (["router.resources.limits.memory=0.3G"], "router.resources.limits.memory is 0.3G, less than"),
+        (["router.resources.limits.memory=512MB"], "router.resources.limits.memory is '512MB', which is no size of memory"),
+        (["router.resumeTotalBytes=1048576"], "router.resumeTotalBytes must hold one longest stream per worker"),
+        (["router.resumeTotalBytes=-1"], "resumeTotalBytes"),
+        (
+            ["router.extraEnv[0].name=MICA_RESUME_TOTAL_BYTES", "router.extraEnv[0].value=4Mi"],
+            "router.extraEnv sets MICA_RESUME_TOTAL_BYTES, which router.resumeTotalBytes sets too",
+        ),
         (["loglevel=debug"], "additional properties 'loglevel' not allowed"),
         (["nodeAgent.cdiDir=relative"], "cdiDir"),
     ],
@@ -33,6 +45,25 @@ def test_the_refusal_says_what_to_change(template: Template, settings: list[str]
     done = template(*settings)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["router.workers=3", "router.resources.limits.memory=1Gi"],
+        ["router.resources.limits.memory=536870912"],
+        ["router.resources.limits.memory=1.5Gi", "router.resumeTotalBytes=1000000000"],
+        ["router.resumeTotalBytes=0", "router.resources.limits.memory=210M"],
+        ["router.resources.limits=null", "router.resumeTotalBytes=4000000000"],
+    ],
+    ids=str,
+)
+def test_bounds_that_fit_the_memory_limit_reach_the_router(render: Render, settings: list[str]) -> None:
+    [router] = [body for body in render(*settings) if body["kind"] == "Deployment" and body["metadata"]["name"] == "mica-router"]
+    environment = {entry["name"]: entry.get("value") for entry in router["spec"]["template"]["spec"]["containers"][0]["env"]}
+    wanted = [setting.split("=")[1] for setting in settings if setting.startswith("router.resumeTotalBytes=")]
+    assert environment["MICA_RESUME_TOTAL_BYTES"] == (wanted or ["134217728"])[0]
 
 
 @pytest.mark.parametrize("namespace", ["default", "kube-system"])

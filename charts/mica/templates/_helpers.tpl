@@ -17,6 +17,19 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end -}}
 
+{{- /* Bytes of a quantity of memory, as a whole number. Takes (list quantity nameOfTheValue). */ -}}
+{{- define "mica.memoryBytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $text := index . 0 -}}
+{{- if not (kindIs "string" $text) }}{{ $text = $text | int64 | toString }}{{ end -}}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text -}}
+{{- $unit := trimPrefix $number $text -}}
+{{- if or (not $number) (not (hasKey $units $unit)) }}
+{{- fail (printf "mica: %s is '%s', which is no size of memory; write for example 512Mi" (index . 1) $text) }}
+{{- end -}}
+{{- mulf (float64 $number) (float64 (get $units $unit)) | floor | int64 -}}
+{{- end -}}
+
 {{- define "mica.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}

@@ -77,6 +77,7 @@ class Router(Component):
     workers: Annotated[int, Field(ge=1, le=64)]
     drain_seconds: Annotated[int, Field(ge=0, le=3600)]
     max_buffered_bytes: Annotated[int, Field(ge=33 * 2**20, le=2**36)]
+    resume_total_bytes: Annotated[int, Field(ge=0, le=2**36)]
     tls: RouterTls
     service: RouterService
 

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from mica_router.core.engines import Endpoint
 from mica_router.relay.side_call import SideCalls
+from mica_runtime.logging import get_logger
 
 _AT_ONCE = 64
+_log = get_logger(__name__)
 
 
 class Prober:
@@ -46,7 +48,9 @@ class Prober:
         async with self._slots:
             try:
                 reply = await self._calls.get(endpoint, "/health", seconds=self._deadline)
-            except (OSError, TimeoutError, UnicodeError):
+            except Exception as error:
+                # Whatever it is, an engine that cannot be asked is not alive, and the other engines are probed on.
+                _log.debug("probe failed", engine=endpoint.authority, error=repr(error))
                 self._found(endpoint, False)
                 return
         self._found(endpoint, reply.status < 500)

@@ -110,7 +110,8 @@ class EngineMetrics:
         """One look at one engine; whether it answered with something that is understood."""
         try:
             reading = parse_metrics(await self._port.fetch(endpoint))
-        except (OSError, TimeoutError, UnicodeError, MetricsError) as error:
+        except Exception as error:
+            # Whatever it is: this engine is asked again, and nobody else would start its loop anew.
             self._note_failure(endpoint, error)
             return False
         if endpoint not in self._groups:
@@ -176,6 +177,7 @@ class HttpMetricsPort:
         while not answer.complete:
             data = await reader.read(65536)
             if not data:
+                answer.ended()
                 break
             answer.feed(data)
         return answer.text()
@@ -189,6 +191,9 @@ class _Answer:
         self._limit = limit
         self._body = bytearray()
         self.complete = False
+        self._headed = False
+        self._framed = False
+        self._coded = False
 
     def feed(self, data: bytes) -> None:
         try:
@@ -199,10 +204,31 @@ class _Answer:
             raise MetricsError(f"the answer is larger than {self._limit} bytes")
 
     def text(self) -> bytes:
+        if not self._headed:
+            raise MetricsError("the connection ended before the answer began")
         status = self._parser.get_status_code()
+        if not self.complete:
+            raise MetricsError("the answer ends in the middle: half a number must not become load")
+        if not self._framed and not self._body.endswith(b"\n"):
+            raise MetricsError("the answer ends in the middle of a line")
+        if self._coded:
+            raise MetricsError("the answer is compressed, which was not asked for")
         if status != 200:
             raise MetricsError(f"GET /metrics is answered with {status}; start the engine with its metrics on")
         return bytes(self._body)
+
+    def ended(self) -> None:
+        """The connection ended: the answer's end too, if nothing else frames it."""
+        self.complete = self.complete or (self._headed and not self._framed)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._framed = self._framed or name in (b"content-length", b"transfer-encoding")
+        coded = name == b"content-encoding" and value.strip().lower() != b"identity"
+        self._coded = self._coded or coded or (name == b"transfer-encoding" and value.strip().lower() != b"chunked")
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
 
     def on_body(self, body: bytes) -> None:
         if len(self._body) <= self._limit:

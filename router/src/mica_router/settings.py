@@ -25,7 +25,8 @@ class RouterSettings(Settings):
     processes share the port and that bound. `probe_interval` 0 probes nothing: engines come back when their time is over.
     `scrape_interval` lies between two readings of an engine's metrics where tiers are decided by them. `performance_ratio` comes
     from who compared the tiers before the start, and is shown in metrics.
-    `resume_bytes` bounds what is kept of one stream, `resume_total_bytes` of all; a stream above it is not resumed.
+    `resume_bytes` bounds what is kept of one stream, `resume_total_bytes` of all streams of all workers; a stream above it is not
+    resumed.
     """
 
     host: str = "0.0.0.0"
@@ -82,6 +83,15 @@ class RouterSettings(Settings):
         if self.max_buffered_bytes // self.workers < self.max_head_bytes + self.max_body_bytes:
             raise ValueError(
                 "MICA_MAX_BUFFERED_BYTES must hold one request per worker: MICA_MAX_HEAD_BYTES and MICA_MAX_BODY_BYTES together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _longest_stream_fits(self) -> Self:
+        if self.resume_total_bytes and self.resume_total_bytes // self.workers < self.resume_bytes:
+            raise ValueError(
+                "MICA_RESUME_TOTAL_BYTES must hold one longest stream per worker: MICA_WORKERS times MICA_RESUME_BYTES, "
+                "or 0 to resume nothing"
             )
         return self
 

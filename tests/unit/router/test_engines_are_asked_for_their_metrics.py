@@ -155,6 +155,12 @@ async def test_the_text_is_read_however_it_is_framed(answer: bytes) -> None:
     [
         (b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n", "answered with 501; start the engine with its metrics on"),
         (b"SSH-2.0-x\r\n\r\n", "not HTTP/1.1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 31\r\n\r\nvllm:num_requests_running 1", "ends in the middle"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\na 12\n\r\n", "ends in the middle"),
+        (b"HTTP/1.0 200 OK\r\n\r\nvllm:num_requests_running 1", "in the middle of a line"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b", "compressed"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n\x1f\x8b\r\n0\r\n\r\n", "compressed"),
+        (b"", "before the answer began"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + b"x" * 20000, "larger than 10000"),
     ],
 )

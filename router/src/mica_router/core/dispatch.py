@@ -95,7 +95,7 @@ def _by_path(request: Request, target: Target, table: RouteTable) -> Features | 
     fields = read_body(request.body)
     if isinstance(fields, ApiError):
         # What the router cannot read, an engine with a more forgiving parser might: private fields would get through.
-        return fields if json else _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+        return _unreadable(request, fields) if json else _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
     named = table.for_model(fields.model) if isinstance(fields.model, str) else None
     if named is None or named.service.key != route.service.key:
         return _forward(request, target, route, fields=fields, used_name=None)
@@ -111,7 +111,7 @@ def _by_body(request: Request, target: Target, table: RouteTable) -> Features | 
         return _by_form(request, target, table, model=form)
     fields = read_body(request.body)
     if isinstance(fields, ApiError):
-        return fields
+        return _unreadable(request, fields)
     if not fields.model:
         if table.default is None:
             return errors.model_missing()
@@ -120,6 +120,11 @@ def _by_body(request: Request, target: Target, table: RouteTable) -> Features | 
     if route is None:
         return errors.model_not_found(fields.model)
     return _forward(request, target, route, fields=fields, used_name=fields.model)
+
+
+def _unreadable(request: Request, error: ApiError) -> ApiError:
+    coding = request.lookup.get(b"content-encoding", b"").strip().lower()
+    return error if coding in (b"", b"identity") else errors.body_encoded(coding.decode("latin-1"))
 
 
 def _by_form(request: Request, target: Target, table: RouteTable, *, model: str) -> Features | ApiError:

@@ -42,6 +42,26 @@ def malformed_json(reason: str) -> ApiError:
     return _bad_request("malformed_json", f"The request body is not valid JSON: {reason}.")
 
 
+def body_encoded(coding: str) -> ApiError:
+    return ApiError(
+        status=415,
+        type="invalid_request_error",
+        code="content_encoding_unsupported",
+        message=f"The request body is encoded as '{coding[:50]}'. Send it without Content-Encoding.",
+    )
+
+
+def transfer_coding_unsupported() -> ApiError:
+    """RFC 9112 §6.1: a coding that is not understood. Where the body ends is known, what it says is not."""
+    return ApiError(
+        status=501,
+        type="invalid_request_error",
+        code="transfer_coding_unsupported",
+        message="The only Transfer-Encoding that is understood is 'chunked'. Send the body uncompressed.",
+        close=True,
+    )
+
+
 def model_missing() -> ApiError:
     return _bad_request(
         "model_required",
@@ -238,6 +258,36 @@ def invalid_api_key(model: str) -> ApiError:
         type="invalid_request_error",
         code="invalid_api_key",
         message=f"The model '{model}' needs an API key that is not the one given. Send it as 'Authorization: Bearer KEY'.",
+    )
+
+
+def engine_transfer_coding(model: str) -> ApiError:
+    return ApiError(
+        status=502,
+        type="server_error",
+        code="engine_protocol_error",
+        message=f"The engine of the model '{model}' sent its answer in a transfer coding other than 'chunked', which nobody "
+        "asked for. Switch compression off in the engine or the proxy before it (Content-Encoding is passed on).",
+    )
+
+
+def answer_too_long(model: str, limit: int) -> ApiError:
+    return ApiError(
+        status=502,
+        type="server_error",
+        code="answer_too_long",
+        message=f"The answer of the model '{model}' takes more than the {limit} bytes that the router may keep to make it whole. "
+        'Ask for it with "stream": true, or for fewer tokens.',
+    )
+
+
+def internal_error() -> ApiError:
+    """A fault of the router itself; its log has the trace."""
+    return ApiError(
+        status=500,
+        type="server_error",
+        code="internal_error",
+        message="The router failed at this request. Send it again; if it fails again, the router's log says why.",
     )
 
 

@@ -212,6 +212,8 @@ class RequestReader:
         names = [name.lower() for name, _ in self._headers]
         if self._http10 and b"transfer-encoding" in names:
             self._fail(errors.malformed_http("Transfer-Encoding needs HTTP/1.1"))
+        elif b"transfer-encoding" in names:
+            self._check_codings()
         hosts = names.count(b"host")
         if hosts > 1 or (hosts == 0 and not self._http10):
             self._fail(errors.malformed_http("exactly one Host header is needed"))
@@ -223,6 +225,14 @@ class RequestReader:
                 self.wants_continue = value.strip().lower() == b"100-continue"
         if any(token in _BODY_TOKENS for token in connection_tokens(self._headers)):
             self._fail(errors.malformed_http("Connection must not name a framing header"))
+
+    def _check_codings(self) -> None:
+        values = b",".join(value for name, value in self._headers if name.lower() == b"transfer-encoding")
+        codings = [coding.strip().lower() for coding in values.split(b",")]
+        if codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
+            self._fail(errors.malformed_http("only the last Transfer-Encoding is 'chunked'"))
+        elif len(codings) > 1:
+            self._fail(errors.transfer_coding_unsupported())
 
     def on_body(self, body: bytes) -> None:
         """Part of the body, free of transfer coding."""

@@ -39,7 +39,7 @@ class ResponseHead:
 
 
 class ResponseReader:
-    """One response on one connection. Make a new one per request."""
+    """One response on one connection. Make a new one per request. `coded`: the transfer coding that made it `broken`."""
 
     __slots__ = (
         "_buffer",
@@ -52,6 +52,7 @@ class ResponseReader:
         "_opened",
         "_parser",
         "broken",
+        "coded",
         "complete",
         "head",
         "on_chunk_complete",
@@ -66,6 +67,7 @@ class ResponseReader:
         self.head: ResponseHead | None = None
         self.complete = False
         self.broken = False
+        self.coded: bytes | None = None
 
     def _start_parser(self) -> None:
         # llhttp calls these at every chunk: bound to C functions, they cost next to nothing. See `between_chunks`.
@@ -134,7 +136,7 @@ class ResponseReader:
             raw, self._buffer = self._buffer[: end + 4], self._buffer[end + 4 :]
             self._headers = []
             status = self._parse(raw)
-            if status is None or status == 101:
+            if status is None or status == 101 or status < 100:
                 self.broken = True
                 return b""
             if status >= 200:
@@ -147,7 +149,12 @@ class ResponseReader:
     def _accept(self, raw: bytes, status: int) -> None:
         lowered = {name.lower(): value for name, value in self._headers}
         bodyless = self._head_request or status in _NO_BODY
-        coding = lowered.get(b"transfer-encoding", b"").lower().rpartition(b",")[2].strip()
+        codings = [value for name, value in self._headers if name.lower() == b"transfer-encoding"]
+        coding = b", ".join(codings).strip().lower()
+        if codings and coding != b"chunked":
+            # Nobody asked for another one (TE ends at this hop), and no client could read it.
+            self.broken, self.coded = True, coding
+            return
         framed = coding == b"chunked" or (not coding and b"content-length" in lowered)
         self.complete = self.complete or bodyless
         until_eof = not framed and not bodyless
@@ -160,10 +167,7 @@ class ResponseReader:
             until_eof=until_eof,
             reusable=self._keep_alive and not until_eof and not self._head_request,
             events=(
-                lowered.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
-                and coding in (b"", b"chunked")
-                and b"," not in lowered.get(b"transfer-encoding", b"")
-                and b"content-encoding" not in lowered
+                lowered.get(b"content-type", b"")[:17].lower() == b"text/event-stream" and b"content-encoding" not in lowered
             ),
             passed_on=render_response_head(status_line=status_line, headers=self._headers, close=False),
         )

@@ -7,6 +7,7 @@ time. Not here: which engine, what a failure means for the request, and what the
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 from typing import Final, NamedTuple, Protocol
 
@@ -28,6 +29,8 @@ class Parcel(NamedTuple):
 
 
 _SENT: Final = Parcel(b"", b"")
+# What this process or its host lacks for another connection: no engine is at fault.
+_OWN_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class AttemptOwner(Protocol):
@@ -104,13 +107,19 @@ class Attempt:
         context, endpoint = self._context, self.engine.endpoint
         try:
             connection = await context.pool.connect(endpoint, deadline=self._deadlines.connect)
-        except (OSError, TimeoutError, UnicodeError) as error:
+        except Exception as error:
+            # Whatever it is (also a name or a port that cannot be one, or a fault of the loop), the client waits for an answer.
             self._connecting = None
             _log.warning("engine cannot be reached", engine=endpoint.authority, error=repr(error))
-            self._fail("connect")
+            self._fail("exhausted" if isinstance(error, OSError) and error.errno in _OWN_LACK else "connect")
             return
         self._connecting = None
-        self._send(connection, reused=False)
+        if connection.usable:
+            self._send(connection, reused=False)
+        else:
+            # Accepted and hung up on at once: nobody was there to be told that it ended.
+            connection.abort()
+            self._fail("disconnected")
 
     def _send(self, connection: UpstreamConnection, *, reused: bool) -> None:
         connection.user = self
@@ -131,7 +140,7 @@ class Attempt:
         self._heard = True
         out = reader.feed(data)
         if reader.broken:
-            self._fail("protocol")
+            self._fail("protocol" if reader.coded is None else "transfer_coding")
             return
         self.deadline = self._context.clock() + self._deadlines.idle
         if not self.answered:
@@ -166,6 +175,11 @@ class Attempt:
             self._fail("disconnected")
 
     # Ends.
+
+    @property
+    def over(self) -> bool:
+        """Whether it will say no more."""
+        return self._owner is None
 
     def check(self, now: float) -> None:
         """Fail if the deadline has passed."""

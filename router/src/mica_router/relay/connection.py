@@ -17,8 +17,10 @@ from mica_router.metrics import NO_MODEL
 from mica_router.relay.budget import Share
 from mica_router.relay.context import RelayContext
 from mica_router.relay.exchange import Exchange
+from mica_runtime.logging import get_logger
 
 _LINGER_SECONDS = 1.0
+_log = get_logger(__name__)
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -110,7 +112,11 @@ class ClientConnection(asyncio.Protocol):
             self._waiting_bytes -= request.size
             self._served_bytes = request.size
             self._account()
-            self._serve(request)
+            try:
+                self._serve(request)
+            except Exception:
+                _log.exception("a request could not be served")
+                self._crash(request)
         self._limit_reading()
         if self._busy() or self._waiting:
             return
@@ -142,6 +148,14 @@ class ClientConnection(asyncio.Protocol):
             self._end_response(keep_alive=keep_alive)
         else:
             self._refuse(decision, model=NO_MODEL)
+
+    def _crash(self, request: Request) -> None:
+        """A fault of ours: say so, and serve what comes next."""
+        if self._exchange is not None:
+            self._exchange.crash()
+        elif not self._closing:
+            self._current = request
+            self._refuse(errors.internal_error(), model=NO_MODEL)
 
     def _may_keep_alive(self, request: Request) -> bool:
         return request.keep_alive and not request.http10 and not self._context.draining
@@ -293,5 +307,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         if self._exchange is not None:
             self._reset_on_close()
-        if self._transport is not None:
-            self._transport.abort()
+        # Nothing may be written to it any more, also not by an engine that speaks before this connection's end is told.
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()

@@ -96,11 +96,20 @@ class Ending:
         return True
 
     def _out_of_time(self) -> None:
-        error = errors.total_timeout(self._model, self._features.route.service.routing.deadlines.total)
+        self._tell_or_cut(
+            errors.total_timeout(self._model, self._features.route.service.routing.deadlines.total), "total_timeout"
+        )
+
+    def crash(self) -> None:
+        """Something here failed that must not: the client is told, and everything is given back."""
+        if not self._over:
+            self._tell_or_cut(errors.internal_error(), "internal")
+
+    def _tell_or_cut(self, error: ApiError, reason: str) -> None:
         if not self._delivery.opened or self._delivery.can_tell():
             self._fail(error)
         else:
-            self._cut("total_timeout")
+            self._cut(reason)
 
     def _fail(self, error: ApiError) -> None:
         if self._delivery.opened:
@@ -129,7 +138,6 @@ class Ending:
             return
         self._over = True
         context, attempt = self._context, self._attempt
-        log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
         context.metrics.request_done(self._model, status)
         self._stop_waiting()
         if self._mending is not None:
@@ -143,6 +151,7 @@ class Ending:
             self._tally.in_flight -= 1
         else:
             self._tally.queued -= 1
+        log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
         if context.load.waiting:
             context.load.waiting.release_one(self._key)
 
@@ -160,4 +169,6 @@ class Ending:
             return errors.engine_timeout(self._model, self._deadlines.first_byte)
         if reason == "protocol":
             return errors.engine_protocol_error(self._model)
+        if reason == "transfer_coding":
+            return errors.engine_transfer_coding(self._model)
         return errors.engine_unreachable(self._model, retry_after=self._context.retry_after)

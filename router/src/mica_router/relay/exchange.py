@@ -243,7 +243,7 @@ class Exchange(Ending):
         context = self._context
         if reason == "idle_timeout" and self._stalled:
             reason = "client_stalled"
-        else:
+        elif reason != "exhausted":
             context.load.health.fault(attempt.engine.endpoint, reason, mark=self._mark())
         context.metrics.upstream_error(self._model, reason)
         if self._hedge is not None:
@@ -262,7 +262,7 @@ class Exchange(Ending):
         self._search.failed(attempt.engine.endpoint, refused=False)
 
     def _failed_unanswered(self, attempt: Attempt, reason: str) -> None:
-        refused = reason == "connect"
+        refused = reason in ("connect", "exhausted")
         if refused or self._search.repeatable:
             self._try_elsewhere(attempt, reason, refused=refused)
         else:
@@ -361,6 +361,15 @@ class Exchange(Ending):
         elif self._attempt is not None:
             self._attempt.check(now)
             self._check_engine(now)
+        if self._nobody_works():
+            _log.error("a request was left alone", model=self._model)
+            self.crash()
+
+    def _nobody_works(self) -> bool:
+        """Whether nothing will ever happen to this request again: something failed on the way from one state to the next."""
+        if self._over or self._place is not None or (self._mending is not None and self._mending.asking):
+            return False
+        return all(attempt is None or attempt.over for attempt in (self._attempt, self._hedge))
 
     def _check_engine(self, now: float) -> None:
         """While an engine is silent: leave one that was ejected meanwhile, or ask a second one."""

@@ -7,7 +7,7 @@ chooser says; should that fail, it is a broken stream like any other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
@@ -59,7 +59,7 @@ class Mending:
         self._reason = reason
         self._continuation = self._before = None
         call = partial(self._call, engine)
-        self._begin(self._recording.resume(engine, call), to=None)
+        self._begin(partial(self._recording.resume, engine, call), to=None)
 
     def hand_over(self, engine: Engine) -> None:
         """`engine` has made the tokens of its leg, and could make more."""
@@ -69,18 +69,31 @@ class Mending:
         # Nobody has room: then the stream keeps the place that it had.
         onward, leg = (found.pick.engine, found.tokens) if isinstance(found, Relay) else (engine, 0)
         call = partial(self._context.side_calls.call, onward)
-        self._begin(self._recording.resume(onward, call, leg=leg), to=onward)
+        self._begin(partial(self._recording.resume, onward, call, leg=leg), to=onward)
 
-    def _begin(self, asked: Coroutine[None, None, Continuation | Ended | NotResumed], *, to: Engine | None) -> None:
-        self._asking = asyncio.get_running_loop().create_task(self._ask(asked, to))
+    @property
+    def asking(self) -> bool:
+        """Whether it is being found out how the stream goes on."""
+        return self._asking is not None
 
-    async def _ask(self, asked: Coroutine[None, None, Continuation | Ended | NotResumed], to: Engine | None) -> None:
+    def _begin(self, ask: Callable[[], Awaitable[Continuation | Ended | NotResumed]], *, to: Engine | None) -> None:
+        self._asking = asyncio.get_running_loop().create_task(self._ask(ask, to))
+
+    async def _ask(self, ask: Callable[[], Awaitable[Continuation | Ended | NotResumed]], to: Engine | None) -> None:
         try:
-            outcome = await asked
+            outcome = await ask()
         except Exception:
             _log.exception("resume failed", model=self._model)
             outcome = NotResumed("error")
         self._asking = None
+        try:
+            self._follow(outcome, to)
+        except Exception:
+            # Nobody awaits this task, and the client awaits an end.
+            _log.exception("resume failed", model=self._model)
+            self._give_up("error")
+
+    def _follow(self, outcome: Continuation | Ended | NotResumed, to: Engine | None) -> None:
         if isinstance(outcome, Continuation):
             self._continuation = outcome
             if to is not None and outcome.accepts(to):

@@ -9,8 +9,10 @@ from contextlib import suppress
 from mica_router.core.routes import RouteTable
 from mica_router.relay.connection import ClientConnection
 from mica_router.relay.context import RelayContext
+from mica_runtime.logging import get_logger
 
 _SWEEP_SECONDS = 0.25
+_log = get_logger(__name__)
 
 
 class RelayServer:
@@ -56,8 +58,15 @@ class RelayServer:
         if load.waiting:
             load.waiting.release_step()
         for connection in list(self._context.connections):
-            connection.check(now)
+            self._check(connection, now)
         self._context.pool.sweep()
+
+    def _check(self, connection: ClientConnection, now: float) -> None:
+        try:
+            connection.check(now)
+        except Exception:
+            _log.exception("a connection could not be checked and is dropped")
+            connection.abort()
 
     def _sweep_and_rearm(self) -> None:
         # Armed first: what goes wrong with one connection must not end the deadlines of all.

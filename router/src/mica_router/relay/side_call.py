@@ -85,7 +85,11 @@ class SideCalls:
                     return await self._over(connection, head, body)
                 except SideCallError:
                     pass  # engines may close idle connections at any time
-            return await self._over(await self._pool.connect(endpoint, deadline=seconds), head, body)
+            fresh = await self._pool.connect(endpoint, deadline=seconds)
+            if not fresh.usable:
+                fresh.abort()
+                raise SideCallError("the engine hung up at once")
+            return await self._over(fresh, head, body)
 
     async def _over(self, connection: UpstreamConnection, head: bytes, body: bytes) -> Reply:
         call = _Call()
