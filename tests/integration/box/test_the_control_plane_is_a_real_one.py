@@ -137,6 +137,18 @@ def test_fake_nodes_become_ready(cluster: RunningBox) -> None:
     assert ready >= {"kwok-0", "kwok-1"}
 
 
+def test_fake_nodes_say_again_and_again_that_they_are_alive(cluster: RunningBox) -> None:
+    """Controllers take the readiness from all pods of a node that is silent for 50 s, and kwok never gives it back."""
+    add_plain_nodes(cluster.box, 1)
+    renewals: set[str] = set()
+    deadline = time.monotonic() + 40
+    while len(renewals) < 2:
+        assert time.monotonic() < deadline, f"the lease was not renewed: {renewals}"
+        leases = cluster.get("leases", "-n", "kube-node-lease")["items"]
+        renewals |= {lease["spec"]["renewTime"] for lease in leases if lease["metadata"]["name"] == "kwok-0"}
+        time.sleep(1)
+
+
 def test_a_killed_daemon_comes_back_and_is_counted(cluster: RunningBox) -> None:
     before = cluster.box.status().daemons["kube-scheduler"].deaths
     cluster.box.kill("kube-scheduler")

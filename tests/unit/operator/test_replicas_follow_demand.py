@@ -28,19 +28,20 @@ BOUNDS = Bounds(minimum=0, maximum=4, target=10, idle_s=60, window_s=30)
 
 
 class Run:
-    """One service through time, one look a second; replicas become ready after `start_s` seconds."""
+    """One service through time, one look a second; replicas become ready after `start_s` seconds, unless they are `broken`."""
 
     def __init__(self, bounds: Bounds = BOUNDS, *, current: int = 0, ready: bool = True, start_s: int = 5) -> None:
         self.bounds = bounds
         self.current = current
         self.memory = Memory()
         self.now = 0.0
+        self.broken = False
         self._born = [-1000.0 if ready else 0.0] * current
         self._start_s = start_s
 
     @property
     def ready(self) -> int:
-        return sum(self.now - born >= self._start_s for born in self._born)
+        return 0 if self.broken else sum(self.now - born >= self._start_s for born in self._born)
 
     def look(self, demand: int | Demand | None, *, seconds: int = 1) -> int:
         asked = Demand(demand) if isinstance(demand, int) else demand
@@ -97,6 +98,30 @@ def test_the_last_replica_goes_after_the_idle_time_and_not_before() -> None:
 def test_a_replica_that_was_never_ready_is_not_idle() -> None:
     run = Run(current=1, ready=False, start_s=10_000)
     assert run.look(0, seconds=5000) == 1
+
+
+def test_a_replica_that_no_longer_answers_goes_after_the_idle_time_too() -> None:
+    run = Run(current=2)
+    run.look(2, seconds=10)
+    run.broken = True
+    assert run.look(0, seconds=59) == 1
+    assert run.look(0, seconds=60) == 0
+
+
+def test_a_replica_that_broke_while_it_was_asked_for_is_given_the_whole_idle_time() -> None:
+    run = Run(current=1)
+    run.look(1, seconds=10)
+    run.broken = True
+    assert run.look(1, seconds=500) == 1
+    assert run.look(0, seconds=60) == 1
+    assert run.look(0, seconds=2) == 0
+
+
+def test_having_served_before_zero_takes_no_successor_away_before_it_is_ready() -> None:
+    run = Run(current=1, start_s=900)
+    assert run.look(0, seconds=62) == 0
+    assert run.look(Demand(0, 1)) == 1
+    assert run.look(0, seconds=800) == 1, "whoever asked gave up, and the model is still being loaded"
 
 
 @pytest.mark.parametrize("demand", [None, Demand(0, 0, complete=False)])

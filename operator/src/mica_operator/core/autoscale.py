@@ -2,8 +2,9 @@
 
 Demand D is what the routers have in flight and in their queues: exact, and known at zero replicas. Wanted is
 ``ceil(smoothed D / target)``. Scaling up is immediate. Scaling down takes one replica at a time, and only when fewer would have
-been enough during the whole window. The last replica goes only after the idle time, which runs while it is ready: a replica that
-never became ready is never taken away. Demand that is unknown changes nothing: a missing number is not zero.
+been enough during the whole window. The last replica goes only after the idle time, which runs from when it was ready for the
+first time: a replica that never became ready is never taken away, and one that no longer answers does not stay for ever. Demand
+that is unknown changes nothing: a missing number is not zero.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What one step leaves for the next: fewer replicas were enough ``low_since``, there was no request ``idle_since``."""
+    """What one step leaves for the next: fewer replicas were enough ``low_since``, there was no request ``idle_since``.
+
+    ``served``: a replica was ready since there was none the last time.
+    """
 
     smoothed: float = 0.0
     at: float | None = None
     low_since: float | None = None
     idle_since: float | None = None
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ def step(
 ) -> tuple[Memory, Verdict]:
     """One look. ``current`` counts replicas that are asked for, ready or not: those on their way are capacity already."""
     held = min(max(current, bounds.minimum), bounds.maximum)
+    memory = replace(memory, served=held > 0 and (memory.served or ready > 0))
     if demand is None:
         # The waits begin anew: nobody knows what happened meanwhile.
         return replace(memory, low_since=None, idle_since=None), Verdict(held, "the demand is not known")
@@ -73,7 +79,7 @@ def step(
         return replace(memory, low_since=None, idle_since=None), Verdict(wanted, _why(demand, bounds))
     if not demand.complete:
         return replace(memory, low_since=None, idle_since=None), Verdict(held, "not every router answers")
-    memory = _waits(memory, low=wanted < held, idle=demand.total == 0 and ready > 0, now=now)
+    memory = _waits(memory, low=wanted < held, idle=demand.total == 0 and memory.served, now=now)
     return memory, _down(memory, bounds, held=held, wanted=wanted, demand=demand, now=now)
 
 
