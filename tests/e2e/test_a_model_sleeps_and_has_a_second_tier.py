@@ -29,7 +29,7 @@ def test_the_first_request_wakes_a_model_and_is_answered(mica: Platform) -> None
 def test_the_cpu_tier_answers_while_there_is_no_slice(mica: Platform) -> None:
     body = inference_service("twofold")
     body["spec"]["replicas"] = 0
-    body["spec"]["cpu"] = {"cores": 1, "memory": "256Mi", "placement": {"nodeSelector": ON_REAL_NODE}}
+    body["spec"]["cpu"] = {"cores": 1, "memory": "256Mi", "engine": {"drain": "1s"}, "placement": {"nodeSelector": ON_REAL_NODE}}
     mica.box.apply(body)
     url = serving_url(mica, "twofold")
     assert condition(mica.get("minf", "twofold"), "Ready")["reason"] == "CPUOnly"

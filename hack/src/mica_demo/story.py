@@ -178,7 +178,6 @@ def _clean(box: Box, shell: Shell, url: str) -> None:
     shell.wait(
         "the node to have released the slice",
         lambda: shell.quiet("kubectl get vgpunode node1 -o jsonpath={.status.slices}") in ("", "[]"),
-        timeout_s=60,
     )
     shell.show("kubectl get vgpunodes node1")
     shell.say("Limits files, decisions and CDI specs on the node, and models that the router knows:")

@@ -159,7 +159,7 @@ def test_eight_lines_are_enough_and_defaults_are_stored(crds: RunningBox, unique
     crds.apply(body)
     stored = crds.get("inferenceservices", unique)["spec"]
     assert "replicas" not in stored, "a default would be in the way of autoscaling"
-    assert stored["engine"] == {"type": "llamacpp", "port": 8000, "drain": "3s"}
+    assert stored["engine"] == {"type": "llamacpp", "port": 8000, "drain": "30s"}
     assert stored["slice"] == {"number": 1}
     crds.kubectl("delete", "minf", unique, "--wait=false")
 

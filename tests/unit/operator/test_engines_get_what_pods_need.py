@@ -67,7 +67,7 @@ def test_placement_is_that_of_a_pod(service: Make) -> None:
     assert (pod["nodeSelector"], pod["tolerations"], pod["priorityClassName"]) == ({"a": "b"}, [toleration], "high")
 
 
-@pytest.mark.parametrize(("drain", "sleep", "grace"), [(None, 3, 33), ("1m30s", 90, 120), ("500ms", 1, 31)])
+@pytest.mark.parametrize(("drain", "sleep", "grace"), [(None, 30, 60), ("1m30s", 90, 120), ("500ms", 1, 31)])
 def test_a_replica_that_leaves_serves_until_its_answers_are_out(service: Make, drain: str | None, sleep: int, grace: int) -> None:
     pod = _pod(service(engine={"drain": drain} if drain else {}))
     assert pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == sleep

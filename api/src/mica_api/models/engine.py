@@ -155,7 +155,7 @@ class EngineSpec(Model):
     drain: Annotated[
         Duration,
         Field(
-            description="How long a replica that is taken away goes on serving before it is asked to end. Longer answers are "
-            "cut, or resumed where that is possible."
+            description="How long a replica that is taken away goes on serving, and holds its slice, before it is asked to end. "
+            "Longer answers are cut, or resumed where that is possible."
         ),
-    ] = "3s"
+    ] = "30s"
