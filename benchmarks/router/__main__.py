@@ -17,7 +17,7 @@ from benchmarks.router.contenders import PEERS
 from benchmarks.router.options import CannotMeasure, Options
 
 AREA: Final = "router"
-PARTS: Final = ("speed", "memory")
+PARTS: Final = ("speed", "memory", "instructions")
 
 
 def read_arguments(words: Sequence[str]) -> tuple[tuple[str, ...], Options]:

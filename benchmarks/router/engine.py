@@ -67,12 +67,12 @@ def event(delta: str, *, finish: str = "null", ids: str = "") -> bytes:
     )
 
 
-_COMPLETIONS: Final = [_completion(number) for number in range(LENGTHS)]
+COMPLETIONS: Final = [_completion(number) for number in range(LENGTHS)]
 _turn: Final = count()
-_FIRST: Final = event('{"role":"assistant","content":""}')
+FIRST: Final = event('{"role":"assistant","content":""}')
 _EVENT: Final = event('{"content":"token "}')
-_EVENT_WITH_IDS: Final = event('{"content":"token "}', ids=',"token_ids":[17]')
-_END: Final = event('{"content":""}', finish='"stop"') + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+EVENT_WITH_IDS: Final = event('{"content":"token "}', ids=',"token_ids":[17]')
+END: Final = event('{"content":""}', finish='"stop"') + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 class Engine(asyncio.Protocol):
@@ -116,11 +116,11 @@ class Engine(asyncio.Protocol):
         if head.startswith(b"get"):
             self._transport.write(plain(_MODELS, now))
         elif b'"stream":true' in body or b'"stream": true' in body:
-            self._transport.write(stream_head(now) + _FIRST)
+            self._transport.write(stream_head(now) + FIRST)
             if b'"idle"' not in body:
-                self._schedule(EVENTS - 1, _EVENT_WITH_IDS if b"return_token_ids" in body else _EVENT)
+                self._schedule(EVENTS - 1, EVENT_WITH_IDS if b"return_token_ids" in body else _EVENT)
         else:
-            self._transport.write(plain(_COMPLETIONS[next(_turn) % LENGTHS], now))
+            self._transport.write(plain(COMPLETIONS[next(_turn) % LENGTHS], now))
 
     def _schedule(self, left: int, what: bytes) -> None:
         self._timer = self._loop.call_later(PACE_S, self._next, left, what)
@@ -129,7 +129,7 @@ class Engine(asyncio.Protocol):
         if self._transport is None:
             return
         if left == 0:
-            self._transport.write(_END)
+            self._transport.write(END)
             return
         self._transport.write(what)
         self._schedule(left - 1, what)

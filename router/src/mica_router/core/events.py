@@ -15,7 +15,7 @@ from mica_router.core.response import ResponseReader
 
 END_OF_CHUNKS: Final = b"0\r\n\r\n"
 # An event's end and a chunk's end; the first LF might also be that of a chunk's header, before a payload of one LF.
-_END: Final = b"\n\n\r\n"
+EVENT_END: Final = b"\n\n\r\n"
 _ONE_BYTE: Final = b"\r\n\n\r\n"
 _LONGEST_EVENT: Final = 4 * 1024 * 1024
 _SYNTHETIC_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -62,10 +62,15 @@ class WholeEvents:
         self._rest = bytearray()
         self.torn = False
 
+    @property
+    def passing(self) -> bool:
+        """Whether whole chunks of whole events will pass unchanged."""
+        return self._dechunker is None and self._chunked and self._frames
+
     def feed(self, data: bytes, reader: ResponseReader) -> bytes:
         """What the client gets now. `reader` has seen `data`, and nothing after it."""
         if self._dechunker is None and self._chunked and self._frames:
-            if reader.complete or (data.endswith(_END) and not data.endswith(_ONE_BYTE) and reader.between_chunks()):
+            if reader.complete or (reader.between and data.endswith(EVENT_END) and not data.endswith(_ONE_BYTE)):
                 return data
             self._dechunker = Dechunker()
         return self._collect(data, reader)
@@ -83,7 +88,7 @@ class WholeEvents:
             whole = len(rest)
         payload = bytes(rest[:whole])
         del rest[:whole]
-        if not rest and not self.torn and self._frames and self._chunked and data.endswith(b"\r\n") and reader.between_chunks():
+        if not rest and not self.torn and self._frames and self._chunked and reader.between:
             self._dechunker = None
         return self._frame(payload)
 

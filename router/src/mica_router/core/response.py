@@ -1,7 +1,8 @@
 """Reading an engine's response: where its head ends and when it is complete, while its body passes through as it came.
 
-Sans-I/O. llhttp follows the framing (in C, without a callback per event); the bytes themselves are never touched. Anything after
-the end of a response is a fault of the engine: the connection is not used again and the surplus is not forwarded.
+Sans-I/O. Whole chunks are told by `core.chunks`; anything else in a chunked body is followed by llhttp, which is started when it
+is needed first. The bytes themselves are never touched. Anything after the end of a response is a fault of the engine: the
+connection is not used again and the surplus is not forwarded.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import Any, Final
 
 import httptools
 
+from mica_router.core.chunks import LAST, whole_chunks
 from mica_router.core.headers import Header, render_response_head
 from mica_router.core.known_responses import KnownResponse, KnownResponses
 
 _MAX_HEAD = 64 * 1024
 _NO_BODY = frozenset({204, 304})
+# What a parser is told that begins in the middle of a body, at the end of a chunk.
+_CHUNKS_FOLLOW: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _KNOWN: Final = KnownResponses()
 
 
@@ -39,10 +43,14 @@ class ResponseHead:
 
 
 class ResponseReader:
-    """One response on one connection. Make a new one per request. `coded`: the transfer coding that made it `broken`."""
+    """One response on one connection. Make a new one per request.
+
+    `between`: the body is of chunks, and every chunk that began has ended. `coded`: the transfer coding that made it `broken`.
+    """
 
     __slots__ = (
         "_buffer",
+        "_chunked",
         "_closed",
         "_head_request",
         "_headers",
@@ -51,6 +59,7 @@ class ResponseReader:
         "_messages",
         "_opened",
         "_parser",
+        "between",
         "broken",
         "coded",
         "complete",
@@ -65,17 +74,19 @@ class ResponseReader:
         self._buffer = b""
         self._left = 0
         self.head: ResponseHead | None = None
+        self.between = False
         self.complete = False
         self.broken = False
         self.coded: bytes | None = None
 
     def _start_parser(self) -> None:
-        # llhttp calls these at every chunk: bound to C functions, they cost next to nothing. See `between_chunks`.
+        # llhttp calls these at every chunk: bound to C functions, they cost next to nothing. See `_parse_body`.
         self._opened, self._closed = count(), count()
         self.on_chunk_header, self.on_chunk_complete = self._opened.__next__, self._closed.__next__
         self._headers: list[Header] = []
         self._keep_alive = False
         self._messages = 0
+        self._chunked = True
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bytes:
@@ -94,28 +105,33 @@ class ResponseReader:
         if known is None or len(data) == end:
             return None
         if known.length is None:
-            self._start_parser()
-            if self._parse(data[:end]) is None:
-                return None
+            self.between = True
         else:
             self._left = known.length
         self.head = known.head
         return data[end:]
 
     def _follow(self, data: bytes) -> bytes:
-        """Let the parser see body bytes; they are forwarded unless something is wrong with them."""
-        self.broken = self.broken or self.complete
-        if self._parser is None:
+        """Follow the framing of body bytes; they are forwarded unless something is wrong with them."""
+        if self.broken or self.complete:
+            self.broken = True
+        elif self.between and (found := whole_chunks(data)):
+            self.complete = found == LAST
+        elif self._parser is not None or self.between:
+            self._parse_body(data)
+        else:
             self._left -= len(data)
             self.complete = self._left == 0
-            self.broken = self.broken or self._left < 0
-        elif not self.broken:
-            self._parse(data)
+            self.broken = self._left < 0
         return b"" if self.broken else data
 
-    def between_chunks(self) -> bool:
-        """Whether every chunk that began has ended. Asking advances both counters, which keeps their difference."""
-        return next(self._opened) == next(self._closed)
+    def _parse_body(self, data: bytes) -> None:
+        if self._parser is None:
+            self._start_parser()
+            self._parse(_CHUNKS_FOLLOW)
+        self._parse(data)
+        # Asking advances both counters, which keeps their difference. A line's end, because a chunk's size could be half read.
+        self.between = data.endswith(b"\r\n") and self._chunked and next(self._opened) == next(self._closed)
 
     def finish(self) -> bool:
         """The connection ended. True when that is a proper end of the response."""
@@ -157,6 +173,7 @@ class ResponseReader:
             return
         framed = coding == b"chunked" or (not coding and b"content-length" in lowered)
         self.complete = self.complete or bodyless
+        self._chunked = self.between = coding == b"chunked" and not bodyless
         until_eof = not framed and not bodyless
         status_line = b"HTTP/1.1" + raw[: raw.index(b"\r\n")][8:]
         self.head = ResponseHead(

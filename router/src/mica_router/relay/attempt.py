@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from mica_router.core.engines import Engine
@@ -181,9 +182,14 @@ class Attempt:
         """Whether it will say no more."""
         return self._owner is None
 
-    def check(self, now: float) -> None:
-        """Fail if the deadline has passed."""
-        if now >= self.deadline:
+    def shorten(self, way: Callable[[bytes], bool]) -> None:
+        """Reads may take this short way, until it says that one cannot. `check` has to be told when something was heard on it."""
+        if self._connection is not None:
+            self._connection.short_way = way
+
+    def check(self, now: float, *, heard: float = 0.0) -> None:
+        """Fail if the deadline has passed. `heard`: when the engine said something last, perhaps later than is known here."""
+        if now >= self.deadline and (not self.answered or now >= heard + self._deadlines.idle):
             self._fail("idle_timeout" if self.answered else "first_byte_timeout")
 
     def _complete(self, owner: AttemptOwner) -> None:

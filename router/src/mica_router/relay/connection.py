@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from mica_router.core import errors
@@ -200,6 +201,10 @@ class ClientConnection(asyncio.Protocol):
         """Send response bytes."""
         if self._transport is not None:
             self._transport.write(data)
+
+    def writer(self) -> Callable[[bytes], None]:
+        """The transport's own `write` while there is one: whoever has it is told when there is none (`Exchange.cancel`)."""
+        return self.write if self._transport is None else self._transport.write
 
     def exchange_answered(self) -> None:
         """The request is not kept any longer."""

@@ -5,6 +5,7 @@ Not here: engines and retries (`relay.exchange`), and the client's connection (`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from mica_router.core.continuation import Translator
@@ -24,6 +25,9 @@ class ResponseSink(Protocol):
 
     def write(self, data: bytes) -> None:
         """Response bytes, in order."""
+
+    def writer(self) -> Callable[[bytes], None]:
+        """What `write` comes to for this response."""
 
     def exchange_answered(self) -> None:
         """The engine answers: the request will not be sent again and is no longer kept."""
@@ -115,6 +119,11 @@ class Delivery:
     def end_with(self, payload: bytes) -> None:
         """Last events of our own, and the end."""
         self._write(self._framed(payload) + (END_OF_CHUNKS if self._frames else b""))
+
+    @property
+    def passing(self) -> bool:
+        """Whether whole chunks of whole events go to the client as they come."""
+        return isinstance(self._flow, WholeEvents) and self._flow.passing
 
     def can_tell(self) -> bool:
         """Whether an error event may follow what the client has."""

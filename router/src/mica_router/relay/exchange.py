@@ -22,16 +22,17 @@ from mica_router.core.engines import Engine
 from mica_router.core.headers import render_request_head
 from mica_router.core.response import ResponseHead
 from mica_router.relay.attempt import Attempt, Parcel
-from mica_router.relay.ending import CLIENT_GONE, Ending
+from mica_router.relay.ending import CLIENT_GONE
 from mica_router.relay.holding import Place
 from mica_router.relay.mending import Mending
 from mica_router.relay.search import SERVER_ERRORS
+from mica_router.relay.steady import Steady
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
 
 
-class Exchange(Ending):
+class Exchange(Steady):
     """Owned by the client connection: `start` once, then `pause`, `resume`, `check`, `cancel` from there."""
 
     __slots__ = ()
@@ -214,6 +215,9 @@ class Exchange(Ending):
             delivery.feed(data, attempt.reader)
         except TranslationFailed as error:
             self._untranslatable(attempt, error)
+            return
+        if delivery.events:
+            self._settle(attempt)
 
     def attempt_ended(self, attempt: Attempt) -> None:
         """The answer is whole."""
@@ -359,7 +363,7 @@ class Exchange(Ending):
             if error is not None:
                 self._fail(error)
         elif self._attempt is not None:
-            self._attempt.check(now)
+            self._attempt.check(now, heard=self._heard_at)
             self._check_engine(now)
         if self._nobody_works():
             _log.error("a request was left alone", model=self._model)

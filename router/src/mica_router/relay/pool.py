@@ -58,7 +58,7 @@ class Pool:
 
     def give(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
-        connection.user = None
+        connection.user = connection.short_way = None
         connection.resume()
         idle = self._idle.setdefault(connection.endpoint, [])
         if not connection.usable or len(idle) >= self._max_idle:

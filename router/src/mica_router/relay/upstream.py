@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from mica_router.core.engines import Endpoint
@@ -19,11 +20,17 @@ class UpstreamUser(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Idle while `user` is None. An engine that talks or hangs up while idle is disconnected."""
+    """Idle while `user` is None. An engine that talks or hangs up while idle is disconnected.
+
+    `short_way` is tried first with what arrives; when it says False, it is given up and the user gets that read.
+    """
+
+    __slots__ = ("_paused", "_transport", "_unwanted", "endpoint", "idle_since", "short_way", "user")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.user: UpstreamUser | None = None
+        self.short_way: Callable[[bytes], bool] | None = None
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._paused = False
@@ -43,6 +50,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the engine."""
+        short_way = self.short_way
+        if short_way is not None:
+            if short_way(data):
+                return
+            self.short_way = None
         if self.user is None:
             self.abort()
         else:
@@ -55,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer."""
         self._transport = None
+        self.short_way = None
         user, self.user = self.user, None
         if user is not None:
             user.upstream_lost(exc)
@@ -81,7 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection at once; the engine sees that its work is not wanted."""
-        self.user = None
+        self.user = self.short_way = None
         self._unwanted = True
         if self._transport is not None:
             self._transport.abort()

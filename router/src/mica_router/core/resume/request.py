@@ -45,7 +45,7 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     bad_words: list[str] | None = None
-    return_token_ids: bool | None = None
+    return_token_ids: bool | msgspec.UnsetType | None = _ABSENT
 
     messages: _Raw = _ABSENT
     prompt: _Raw = _ABSENT
@@ -187,8 +187,26 @@ def judge(path: str, body: bytes) -> Resumable | Refused:
     return Resumable(endpoint=endpoint, fields=fields, max_tokens=_max_tokens(endpoint, fields))
 
 
+def _is_plain(asked: Fields) -> bool:
+    """Whether it has none of the options that `_refusal` looks at: one chain of comparisons, because every stream is asked."""
+    return (
+        asked.stream is True
+        and asked.temperature == 0
+        and asked.n is asked.best_of is asked.presence_penalty is asked.frequency_penalty is None
+        and asked.use_beam_search is asked.echo is asked.watermarking is asked.include_reasoning is asked.logprobs is None
+        and asked.top_logprobs is asked.prompt_logprobs is asked.logprob_token_ids is asked.tools is asked.functions is None
+        and asked.suffix is None
+        and asked.response_format is asked.structured_outputs is asked.grammar is asked.json_schema is None
+        and asked.guided_json is asked.guided_regex is asked.guided_choice is asked.guided_grammar is asked.tool_choice is None
+        and asked.function_call is asked.thinking_token_budget is asked.kv_transfer_params is asked.ec_transfer_params is None
+        and asked.vllm_xargs is asked.repetition_detection is None
+    )
+
+
 def _refusal(fields: Fields) -> Refused | None:
     """The first reason in the request's options."""
+    if _is_plain(fields):
+        return None
     tests: tuple[tuple[object, Refused], ...] = (
         (not fields.stream, Refused.NOT_STREAMED),
         (fields.temperature != 0, Refused.SAMPLED),
@@ -227,9 +245,10 @@ def _keeps_state(fields: Fields) -> bool:
 
 def _content_refusal(endpoint: Endpoint, fields: Fields) -> Refused | None:
     """Whether the prompt is one text. Raises msgspec's errors."""
-    embedded = (fields.prompt_embeds, fields.mm_processor_kwargs, fields.media_io_kwargs)
-    if any(isinstance(value, msgspec.Raw) and bytes(value) != b"null" for value in embedded):
-        return Refused.NOT_TEXT
+    if not fields.prompt_embeds is fields.mm_processor_kwargs is fields.media_io_kwargs is _ABSENT:
+        embedded = (fields.prompt_embeds, fields.mm_processor_kwargs, fields.media_io_kwargs)
+        if any(isinstance(value, msgspec.Raw) and bytes(value) != b"null" for value in embedded):
+            return Refused.NOT_TEXT
     content = fields.messages if endpoint == "chat" else fields.prompt
     if not isinstance(content, msgspec.Raw):
         return Refused.MALFORMED
@@ -242,7 +261,7 @@ def _content_refusal(endpoint: Endpoint, fields: Fields) -> Refused | None:
 
 
 def _only_text(messages: bytes) -> bool:
-    if b'"type"' not in messages:
+    if messages.find(b'"type"') < 0:
         return True
     lists = (message.content for message in _MESSAGES.decode(messages) if isinstance(message.content, list))
     return all(part.type == "text" for content in lists for part in content)
@@ -264,7 +283,7 @@ def ask_for_ids(request: Resumable, body: bytes) -> bytes:
     """
     if request.fields.return_token_ids:
         return body
-    if request.fields.return_token_ids is None and b'"return_token_ids"' not in body:
+    if request.fields.return_token_ids is _ABSENT:
         start = body.index(b"{") + 1
         return body[:start] + b'"return_token_ids":true,' + body[start:]
     content: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

@@ -1,0 +1,56 @@
+"""Recognizing whole chunks of a chunked body by a few comparisons, without a parser.
+
+Engines write an event as one chunk, and a read nearly always ends where a chunk ends. From one chunk's end to another nothing has
+to be remembered, so such a read needs no parser, and a parser that stands at a chunk's end may be spared any number of them.
+What is not recognized here (parts of chunks, extensions, trailers) is llhttp's: nothing is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NOT_WHOLE: Final = 0
+WHOLE: Final = 1
+LAST: Final = 2
+"""What `whole_chunks` finds. LAST: the body's end is among them, and nothing behind it."""
+
+LONGEST: Final = 4096
+"""Reads from this size on have no entry in `OPENINGS`."""
+
+
+def _opening(size: int) -> bytes:
+    for digits in (1, 2, 3):
+        payload = size - digits - 4
+        opening = b"%x\r\n" % max(payload, 0)
+        if payload > 1 and len(opening) == digits + 2:
+            return opening
+    return b"-"
+
+
+# A chunk of one byte has none: its LF could be taken for the end of an event.
+OPENINGS: Final = tuple(_opening(size) for size in range(LONGEST))
+"""By the size of a read: how it begins if it is one chunk of two bytes or more, or what no chunk begins with."""
+
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
+_END: Final = b"\r\n"
+
+
+def whole_chunks(data: bytes) -> int:
+    """Whether these bytes, which begin where a chunk may begin, are whole chunks and nothing else."""
+    size = len(data)
+    if size < LONGEST and data.startswith(OPENINGS[size]) and data.endswith(_END):
+        return WHOLE
+    at = 0
+    while at < size:
+        found = _SIZE.match(data, at)
+        if found is None:
+            return NOT_WHOLE
+        length = int(found[1], 16)
+        end = found.end() + length
+        if data[end : end + 2] != _END:
+            return NOT_WHOLE
+        at = end + 2
+        if not length:
+            return LAST if at == size else NOT_WHOLE
+    return WHOLE if size else NOT_WHOLE
