@@ -1,5 +1,6 @@
 /* mica-arbiter: lends the cards of a node out in turns, so that each container's share holds beside its neighbours. Reads the containers' usage
  * regions, publishes the node page. Keeps nothing: it may be killed and started again at any time. */
+#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -116,6 +117,25 @@ static int usage(FILE *out, int status)
     return status;
 }
 
+static int wrong(const char *what, const char *why)
+{
+    fprintf(stderr, "mica-arbiter: %s: %s\n", what, why);
+    return 2;
+}
+
+/* 0, or the status to end with. The node agent starts beside us and makes the directory of slices: one that is not there yet is waited for. */
+static int check_directory(const struct source *source)
+{
+    struct stat st;
+    const char *path = source->alone ? source->alone : source->slices;
+    if (stat(path, &st) == 0)
+        return S_ISDIR(st.st_mode) ? 0 : wrong(path, "is not a directory");
+    if (errno != ENOENT || source->alone)
+        return wrong(path, strerror(errno));
+    fprintf(stderr, "mica-arbiter: %s: is not there; nobody is served until the node agent makes it\n", path);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option known[] = {{"slices", 1, NULL, 's'}, {"page", 1, NULL, 'p'}, {"dir", 1, NULL, 'd'}, {"check", 1, NULL, 'c'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
@@ -132,13 +152,18 @@ int main(int argc, char **argv)
         default: return usage(stderr, 2);
         }
     }
-    if (optind < argc || !source.slices == !source.alone || !source.slices != !page)
-        return usage(stderr, 2);
+    if (optind < argc)
+        return wrong(argv[optind], "is not an option; see --help");
+    if (!source.slices == !source.alone || !source.slices != !page)
+        return usage(stderr, wrong("options", "either --slices and --page, or --dir"));
     if (source.alone) {
         if (snprintf(made, sizeof made, "%s/mica-%u.node", source.alone, (unsigned)getuid()) >= (int)sizeof made)
-            return usage(stderr, 2);
+            return wrong(source.alone, "too long");
         page = made;
     }
+    const int status = check_directory(&source);
+    if (status)
+        return status;
     const struct sigaction action = {.sa_handler = on_signal};
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);

@@ -35,6 +35,15 @@ nvmlReturn_t nvmlInitWithFlags(unsigned flags)
     return REAL(nvmlInitWithFlags, flags);
 }
 
+/* Memory as the slice has it; total comes in as the card's. */
+static void shrink(const struct mica_share *share, unsigned long long *total, unsigned long long *used, unsigned long long *left)
+{
+    const unsigned long long charged = mica_nvml_used(share);
+    *total = share->limit < *total ? share->limit : *total;
+    *used = charged < *total ? charged : *total;
+    *left = *total - *used;
+}
+
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory);
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
@@ -44,10 +53,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
         result = mica_nvml_share(device, &share);
     if (result || share.kind == MICA_SHARE_ALL)
         return result;
-    memory->total = share.limit < memory->total ? share.limit : memory->total;
-    memory->used = mica_nvml_used(&share);
-    memory->used = memory->used < memory->total ? memory->used : memory->total;
-    memory->free = memory->total - memory->used;
+    shrink(&share, &memory->total, &memory->used, &memory->free);
     return NVML_OK;
 }
 
@@ -60,10 +66,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *me
         result = mica_nvml_share(device, &share);
     if (result || share.kind == MICA_SHARE_ALL)
         return result;
-    memory->total = share.limit < memory->total ? share.limit : memory->total;
-    memory->used = mica_nvml_used(&share);
-    memory->used = memory->used < memory->total ? memory->used : memory->total;
-    memory->free = memory->total - memory->used;
+    shrink(&share, &memory->total, &memory->used, &memory->free);
     memory->reserved = 0;
     return NVML_OK;
 }

@@ -39,6 +39,19 @@ CUresult cuIpcGetMemHandle(CUipcHandle *out, CUdeviceptr pointer)
     return result;
 }
 
+/* A handle that is open already: the same address once more. */
+static bool open_again(const struct mica_ctx *ctx, uint64_t shared, CUdeviceptr *pointer)
+{
+    pthread_mutex_lock(&sim.mutex);
+    struct sim_block *block = sim_block_importing(ctx, shared);
+    if (block) {
+        block->opened_again++;
+        *pointer = block->at;
+    }
+    pthread_mutex_unlock(&sim.mutex);
+    return block != NULL;
+}
+
 CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pointer, CUipcHandle raw, unsigned flags)
 {
     struct mica_ctx *ctx;
@@ -52,6 +65,8 @@ CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pointer, CUipcHandle raw, unsigned f
     struct sim_device *device = sim_device_of(ctx);
     if (strncmp(handle.uuid, device->card->uuid, sizeof handle.uuid) != 0)
         return MICA_CUDA_INVALID_DEVICE;
+    if (open_again(ctx, handle.shared, pointer))
+        return MICA_CUDA_SUCCESS;
     sim_state_lock(device->gpu);
     bool there = sim_shared_hold(sim.state, handle.shared, sim.slot);
     sim_state_unlock(device->gpu);
@@ -72,9 +87,14 @@ CUresult cuIpcCloseMemHandle(CUdeviceptr pointer)
     if (result)
         return result;
     pthread_mutex_lock(&sim.mutex);
-    const struct sim_block *found = sim_block_at(pointer);
+    struct sim_block *found = sim_block_at(pointer);
     bool ours = found && found->imported && found->at == pointer;
+    const bool several = ours && found->opened_again > 0;
+    if (several)
+        found->opened_again--;
     pthread_mutex_unlock(&sim.mutex);
+    if (several)
+        return MICA_CUDA_SUCCESS;
     if (!ours || !sim_block_remove(pointer, &block))
         return MICA_CUDA_INVALID_VALUE;
     sim_block_done(&block);

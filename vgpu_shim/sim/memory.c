@@ -85,6 +85,14 @@ struct sim_block *sim_block_at(CUdeviceptr pointer)
     return at >= 0 && pointer - blocks[at].at < blocks[at].bytes ? &blocks[at] : NULL;
 }
 
+struct sim_block *sim_block_importing(const struct mica_ctx *ctx, uint64_t shared)
+{
+    for (size_t i = 0; i < block_count; i++)
+        if (blocks[i].imported && blocks[i].ctx == ctx && blocks[i].shared == shared)
+            return &blocks[i];
+    return NULL;
+}
+
 CUresult sim_block_add(CUdeviceptr *pointer, struct sim_block block)
 {
     CUresult result = MICA_CUDA_SUCCESS;

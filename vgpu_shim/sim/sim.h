@@ -129,10 +129,13 @@ struct sim_block {
     struct sim_device *device;
     uint64_t shared; /* id, when other processes may hold it too */
     bool imported;
+    unsigned opened_again;
 };
 CUresult sim_block_add(CUdeviceptr *pointer, struct sim_block block);
 /* Remove the block that begins at the pointer; false when there is none. */
 bool sim_block_remove(CUdeviceptr pointer, struct sim_block *out);
+/* The block of a context that has that shared memory open, with sim.mutex held; NULL when there is none. */
+struct sim_block *sim_block_importing(const struct mica_ctx *ctx, uint64_t shared);
 /* The block that covers a pointer, with sim.mutex held; NULL when there is none. */
 struct sim_block *sim_block_at(CUdeviceptr pointer);
 /* Remove all blocks of a context or (ctx NULL) pool; returns what they took. */

@@ -10,7 +10,7 @@
 enum { OPENED_FREE, OPENED_CHARGED };
 enum { HANDLE_FD = 1, HANDLE_FABRIC = 8, FABRIC_BYTES = 64 };
 
-/* key: address; handles: place among the exports; owner: the export's hash; kind: whether it is charged here */
+/* key: address; handles: place among the exports; owner: the export's hash; kind: whether it is charged here; mappings: times it was opened again */
 static struct mica_table opened;
 static struct mica_table externals; /* key: handle */
 
@@ -54,9 +54,35 @@ static uint64_t size_of(CUdeviceptr pointer)
     return mica_real.cuMemGetAddressRange_v2 && mica_real.cuMemGetAddressRange_v2(NULL, &bytes, pointer) == 0 ? bytes : 0;
 }
 
+/* A handle may be opened more than once: it has one address, and is closed with its last opening. */
+static bool opened_again(CUdeviceptr pointer, uint64_t id)
+{
+    mica_acquire(&opened.lock);
+    struct mica_entry *entry = mica_table_find(&opened, pointer);
+    const bool again = entry && entry->owner == (void *)(uintptr_t)id;
+    if (again)
+        entry->mappings++;
+    mica_release(&opened.lock);
+    return again;
+}
+
+/* One opening fewer (-1), or back again; false when there is only one. */
+static bool closes_one_of_several(CUdeviceptr pointer, int change)
+{
+    mica_acquire(&opened.lock);
+    struct mica_entry *entry = mica_table_find(&opened, pointer);
+    const bool several = entry && (entry->mappings || change > 0);
+    if (several)
+        entry->mappings += (unsigned)change;
+    mica_release(&opened.lock);
+    return several;
+}
+
 /* Memory was opened: charge it or not, and remember. */
 static CUresult remember(int gpu, CUdeviceptr pointer, uint64_t id)
 {
+    if (opened_again(pointer, id))
+        return MICA_CUDA_SUCCESS;
     int place = mica_ledger_find_export(id);
     struct mica_entry entry = {.key = pointer, .bytes = size_of(pointer), .gpu = gpu, .owner = (void *)(uintptr_t)id, .kind = OPENED_FREE}, old;
     entry.handles = place < 0 ? UINT32_MAX : (unsigned)place;
@@ -107,9 +133,12 @@ CUresult cuIpcCloseMemHandle(CUdeviceptr pointer)
 {
     struct mica_entry entry;
     mica_activity_begin();
-    bool known = mica_table_take(&opened, pointer, &entry);
+    const bool several = closes_one_of_several(pointer, -1);
+    bool known = !several && mica_table_take(&opened, pointer, &entry);
     CUresult result = MICA_REAL(cuIpcCloseMemHandle, pointer);
-    if (known && result) {
+    if (several && result) {
+        (void)closes_one_of_several(pointer, 1);
+    } else if (known && result) {
         (void)mica_table_put(&opened, &entry);
     } else if (known && entry.kind == OPENED_CHARGED) {
         mica_ledger_release(entry.gpu, entry.bytes);

@@ -1,12 +1,14 @@
 /* See lease.h. The page is mapped for good: who reads an old one sees its heartbeat stop. */
 #include "lease.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "ledger.h"
@@ -24,8 +26,7 @@ static _Atomic uint64_t own_inode;
 
 bool mica_lease_path(char *path, unsigned bytes)
 {
-    struct stat st;
-    if (stat("/run/mica/limits", &st) == 0)
+    if (mica_limits_managed())
         return snprintf(path, bytes, "/run/mica/node/page") > 0;
     const char *named = secure_getenv("MICA_NODE_FILE");
     if (named && *named)
@@ -41,13 +42,20 @@ static bool valid(const struct mica_node *node)
         && node->size == MICA_NODE_BYTES;
 }
 
+/* Ours or root's; where the agent mounts it, any owner's that cannot be written through that mount: in a user namespace root's file is nobody's. */
+static bool believed(int fd, const struct stat *seen)
+{
+    struct statvfs mount;
+    return seen->st_uid == 0 || seen->st_uid == getuid() || (mica_limits_managed() && fstatvfs(fd, &mount) == 0 && mount.f_flag & ST_RDONLY);
+}
+
 static const struct mica_node *map(const char *path, struct stat *seen)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
         return NULL;
     void *at = MAP_FAILED;
-    if (fstat(fd, seen) == 0 && S_ISREG(seen->st_mode) && (seen->st_uid == 0 || seen->st_uid == getuid()) && seen->st_size == MICA_NODE_BYTES)
+    if (fstat(fd, seen) == 0 && S_ISREG(seen->st_mode) && believed(fd, seen) && seen->st_size == MICA_NODE_BYTES)
         at = mmap(NULL, MICA_NODE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
     close(fd);
     if (at == MAP_FAILED)
@@ -172,5 +180,7 @@ void mica_lease_wait(int gpu, uint64_t ns)
     if (mica_lease_rest(gpu, now))
         return;
     const struct timespec limit = {.tv_nsec = (long)ns};
-    syscall(SYS_futex, &grant->changes, FUTEX_WAIT, seen, &limit, NULL, 0); /* shared: the arbiter wakes */
+    /* shared: the arbiter wakes. Where a page that cannot be written cannot be waited on, time alone passes. */
+    if (syscall(SYS_futex, &grant->changes, FUTEX_WAIT, seen, &limit, NULL, 0) != 0 && errno != ETIMEDOUT && errno != EAGAIN && errno != EINTR)
+        mica_sleep(ns);
 }

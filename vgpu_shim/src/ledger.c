@@ -150,9 +150,11 @@ bool mica_ledger_attach(enum mica_source source, char *error, size_t error_bytes
         snprintf(error, error_bytes, "usage region %s cannot be opened (errno %d)", path, errno);
         return false;
     }
-    range_lock(fd, F_OFD_SETLKW, F_WRLCK, 0);
-    mica_region = mica_region_prepare(fd, create, reason, sizeof reason);
-    bool ok = mica_region != NULL;
+    bool ok = range_lock(fd, F_OFD_SETLKW, F_WRLCK, 0);
+    if (!ok)
+        snprintf(reason, sizeof reason, "cannot be locked (errno %d): it needs open file description locks, that is Linux 3.15 and a file system with locks", errno);
+    mica_region = ok ? mica_region_prepare(fd, create, reason, sizeof reason) : NULL;
+    ok = mica_region != NULL;
     range_lock(fd, F_OFD_SETLK, F_UNLCK, 0);
     /* The lock lives as long as its open file, and a mapping keeps one open, in forked children too: so the slot's lock is taken through a
      * second opening that nothing maps. */

@@ -11,11 +11,15 @@
 static const char LIMITS_DIR[] = "/run/mica/limits";
 static const char LIMITS_FILE[] = "/run/mica/limits/limits";
 
-enum mica_source mica_limits_source(const char **path)
+bool mica_limits_managed(void)
 {
     struct stat st;
-    /* The agent mounts the directory; where it is, nothing the tenant can set counts, even when the file is missing. */
-    if (stat(LIMITS_DIR, &st) == 0 || (errno != ENOENT && errno != ENOTDIR)) { /* not to be seen is not absent */
+    return stat(LIMITS_DIR, &st) == 0 || (errno != ENOENT && errno != ENOTDIR); /* not to be seen is not absent */
+}
+
+enum mica_source mica_limits_source(const char **path)
+{
+    if (mica_limits_managed()) {
         *path = LIMITS_FILE;
         return MICA_SOURCE_FILE;
     }
@@ -96,26 +100,29 @@ static int set_sharing(struct mica_limit *limit, const char *key, const char *va
     return 0;
 }
 
+enum { HAS_UUID = 1, HAS_MEMORY = 2, HAS_CORES = 4, HAS_ALL = 7, NAMED = 8 };
+
 /* 1 taken, 0 unknown, -1 bad value */
 static int set_gpu(struct mica_limits *out, const char *key, const char *value, uint32_t *fields)
 {
     char *rest;
     unsigned long index = strtoul(key, &rest, 10);
-    if (rest == key || *rest != '.' || index >= MICA_GPUS)
+    if (*key < '0' || *key > '9' || *rest != '.' || index >= MICA_GPUS)
         return -1;
     struct mica_limit *limit = &out->gpu[index];
     uint64_t n;
     rest++;
+    fields[index] |= NAMED;
     if (strcmp(rest, "uuid") == 0) {
-        fields[index] |= 1;
+        fields[index] |= HAS_UUID;
         return copy(limit->uuid, sizeof limit->uuid, value) ? 1 : -1;
     }
     if (strcmp(rest, "memory") == 0) {
-        fields[index] |= 2;
+        fields[index] |= HAS_MEMORY;
         return number(value, MICA_USED_MASK, &limit->memory) && limit->memory > 0 ? 1 : -1;
     }
     if (strcmp(rest, "cores") == 0) {
-        fields[index] |= 4;
+        fields[index] |= HAS_CORES;
         bool ok = number(value, 100, &n);
         limit->cores = ok ? (uint32_t)n : 0;
         return ok ? 1 : -1;
@@ -156,6 +163,22 @@ static void trim(char **text)
         (*text)++;
     for (size_t n = strlen(*text); n && strchr(" \t\r", (*text)[n - 1]); n--)
         (*text)[n - 1] = '\0';
+}
+
+/* Every GPU below the count is described whole, and none beyond it. */
+static bool complete(const struct mica_limits *limits, const uint32_t *fields, char *error, size_t error_bytes)
+{
+    for (uint32_t g = 0; g < MICA_GPUS; g++) {
+        if (g < limits->gpus && (fields[g] & HAS_ALL) != HAS_ALL) {
+            snprintf(error, error_bytes, "gpu.%u needs uuid, memory and cores", g);
+            return false;
+        }
+        if (g >= limits->gpus && fields[g]) {
+            snprintf(error, error_bytes, "gpu.%u is beyond gpus=%u: raise gpus or take its lines out", g, limits->gpus);
+            return false;
+        }
+    }
+    return true;
 }
 
 bool mica_limits_parse(char *text, struct mica_limits *out, char *error, size_t error_bytes)
@@ -202,12 +225,7 @@ bool mica_limits_parse(char *text, struct mica_limits *out, char *error, size_t 
         snprintf(error, error_bytes, "version=1 or gpus= is missing (cut short?)");
         return false;
     }
-    for (uint32_t g = 0; g < out->gpus; g++)
-        if (fields[g] != 7) {
-            snprintf(error, error_bytes, "gpu.%u needs uuid, memory and cores", g);
-            return false;
-        }
-    return true;
+    return complete(out, fields, error, error_bytes);
 }
 
 bool mica_limits_read(const char *path, struct mica_limits *out, struct stat *seen, char *error, size_t error_bytes)

@@ -32,6 +32,8 @@ enum mica_source {
     MICA_SOURCE_ENV   /* MICA_MEMORY and MICA_CORES: one limit for every device */
 };
 
+/* True where the node agent's directory is mounted: then nothing that the tenant can set counts, even when the file is missing. */
+bool mica_limits_managed(void);
 /* Where limits come from in this process. For MICA_SOURCE_FILE, `path` is set. */
 enum mica_source mica_limits_source(const char **path);
 /* Parse a limits file; false with the reason. */

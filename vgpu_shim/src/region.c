@@ -37,9 +37,8 @@ bool mica_ledger_slot_alive(int fd, unsigned slot)
 
 const char *mica_ledger_path(enum mica_source source, char *buffer, size_t bytes, bool *create)
 {
-    struct stat st;
     *create = false;
-    if (stat("/run/mica/limits", &st) == 0 || (errno != ENOENT && errno != ENOTDIR))
+    if (mica_limits_managed())
         return "/run/mica/usage/region";
     const char *named = secure_getenv("MICA_REGION_FILE");
     *create = source == MICA_SOURCE_ENV; /* a limits file has somebody who also makes the region */

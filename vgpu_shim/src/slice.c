@@ -140,6 +140,7 @@ static bool map_devices(void)
     if (!mica_real.cuDeviceGetCount || !mica_real.cuDeviceGetUuid || !mica_real.cuDeviceGet || mica_real.cuDeviceGetCount(&count))
         return false;
     mica_slice.device_count = count < MICA_GPUS ? count : MICA_GPUS;
+    mica_slice.beyond = count - mica_slice.device_count;
     for (int d = 0; d < mica_slice.device_count; d++) {
         CUdevice device;
         CUuuid uuid;
@@ -163,6 +164,8 @@ static bool map_devices(void)
         if (mica_slice.gpu_of_device[d] == MICA_GPU_FOREIGN)
             mica_log("device %d (%s) is not in the limits: it cannot be used", d, uuids[d]);
     }
+    if (mica_slice.beyond)
+        mica_log("a slice has %d devices at most: those from number %d on cannot be used", MICA_GPUS, MICA_GPUS);
     return true;
 }
 
@@ -262,7 +265,7 @@ int mica_gpu_of_device(CUdevice device)
 int mica_gpu_of_location(const CUmemLocation *where)
 {
     CUdevice device = where->type == MICA_LOCATION_DEVICE ? where->id : where->type == MICA_LOCATION_DEVICE_PART ? where->id & 0xff : -1;
-    return device >= 0 && device < mica_slice.device_count ? mica_slice.gpu_of_device[device] : MICA_GPU_NONE;
+    return device >= 0 && device < mica_slice.device_count + mica_slice.beyond ? mica_gpu_of_device(device) : MICA_GPU_NONE;
 }
 
 int mica_gpu_current(void)

@@ -11,7 +11,8 @@ struct mica_slice {
     _Atomic uint64_t memory[MICA_GPUS]; /* bytes */
     _Atomic uint32_t cores[MICA_GPUS];
     _Atomic int enforce, oversubscribe;
-    int device_count;
+    int device_count; /* those that can be limited */
+    int beyond;       /* those that the driver has on top of them: nobody's */
     int gpu_of_device[MICA_GPUS]; /* index into the arrays above, or MICA_GPU_FOREIGN */
 };
 extern struct mica_slice mica_slice;

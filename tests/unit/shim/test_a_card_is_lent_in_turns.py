@@ -7,13 +7,16 @@ import json
 import os
 import signal
 import struct
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.limiter.rig import Change, Fault, Scene, Tenant, play
 
+SHIM = Path(__file__).parents[3] / "vgpu_shim"
 HEARTBEAT, CONTAINERS, ENTRY = 40, 4096, 1088
 PAGE_BYTES, REGION_BYTES = 561152, 1069056
 OPEN = 2**64 - 1
@@ -245,6 +248,63 @@ def test_a_launch_waits_for_its_turn_and_goes_by_the_balance_when_the_arbiter_is
     os.set_blocking(program.stdout.fileno(), True)
     page.let_go()
     assert json.loads(program.stdout.readline()) == [0, 0]
+
+
+def test_a_launch_that_waits_does_not_spin_where_the_page_cannot_be_waited_on(cards, waiting):
+    _, env = waiting
+    preload = cards.shim.compile("no_shared_futex.c", "-shared", "-fPIC", "-ldl", name="libnofutex.so")
+    env["LD_PRELOAD"] = f"{preload}:{env['LD_PRELOAD']}"
+    code = f"""
+import threading
+waits = i32.in_dll(ctypes.CDLL({str(preload)!r}), "futex_waits"); context = ctypes.c_void_p()
+cu.cuCtxGetCurrent(ref(context))
+threading.Thread(target=lambda: (cu.cuCtxSetCurrent(context), launch()), daemon=True).start()
+time.sleep(0.5); answer(waits.value); os._exit(0)
+"""
+    ((waits,),) = cards.python(LAUNCH + code, env=env)
+    assert 0 < waits < 1000
+
+
+def test_a_page_of_somebody_else_is_believed_only_where_the_agent_mounted_it(cards):
+    """In a pod with a user namespace of its own the files of the host's root are nobody's."""
+    page = Page(cards.directory / "page", cards.region())
+    page.let_go()
+    gen = cards.shim.root / "gen"
+    program = cards.shim.compile("pages.c", "-D_GNU_SOURCE", f"-I{gen}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}")
+    answer = cards.run(program, cards.directory / "page", env=cards.env(MICA_NODE_FILE="/tmp/forged")).stdout
+    assert json.loads(answer) == [0, 0, 1, "/run/mica/node/page"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--dir", "nope"], "nope: No such file or directory"),
+        (["--dir", "config"], "config: is not a directory"),
+        (["--slices", "config", "--page", "page"], "config: is not a directory"),
+        (["--colour", "blue"], "unrecognized option '--colour'"),
+        (["--dir", ".", "blue"], "blue: is not an option"),
+        (["--slices", "."], "either --slices and --page, or --dir"),
+        ([], "either --slices and --page, or --dir"),
+    ],
+)
+def test_an_arbiter_that_cannot_serve_as_asked_says_why(cards, words, says):
+    command = [str(cards.shim.arbiter), *words]
+    done = subprocess.run(command, cwd=cards.directory, env=cards.env(), capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert not (cards.directory / "nope").exists()
+
+
+def test_an_arbiter_waits_for_the_directory_that_the_node_agent_makes_and_says_so(cards):
+    page = cards.directory / "page"
+    command = [str(cards.shim.arbiter), "--slices", str(cards.directory / "slices"), "--page", str(page)]
+    process = subprocess.Popen(command, env=cards.env(), stderr=subprocess.PIPE, text=True)
+    cards.processes.append(process)
+    assert "is not there" in process.stderr.readline()
+    inode = a_slice(cards.directory / "slices", "late", region=started_region(), limits=cards.limits().read_bytes())
+    deadline = time.monotonic() + 10
+    while not (page.exists() and struct.unpack_from("<Q", page.read_bytes(), CONTAINERS)[0] == inode):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_what_is_captured_waits_for_nobodys_turn(cards, waiting):

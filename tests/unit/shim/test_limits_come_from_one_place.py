@@ -52,6 +52,8 @@ BROKEN = {
     "negative memory": ("version=1\ngpus=1\ngpu.0.uuid=GPU-1\ngpu.0.memory=-1\ngpu.0.cores=1\n", "gpu.0.memory"),
     "too many cores": ("version=1\ngpus=1\ngpu.0.uuid=GPU-1\ngpu.0.memory=1\ngpu.0.cores=101\n", "gpu.0.cores"),
     "seventeen GPUs": ("version=1\ngpus=17\n", "gpus"),
+    "a GPU beyond the count": ("version=1\ngpus=0\ngpu.3.weight=5\n", "gpu.3 is beyond gpus=0"),
+    "a GPU's number with a sign": ("version=1\ngpus=0\ngpu.+0.weight=5\n", "gpu.+0.weight"),
     "a mode nobody knows": ("version=1\nmode=off\ngpus=0\n", "mode"),
     "no weight": ("version=1\ngpus=1\ngpu.0.weight=0\n", "gpu.0.weight"),
     "a weight beyond reason": ("version=1\ngpus=1\ngpu.0.weight=10001\n", "gpu.0.weight"),
@@ -245,3 +247,24 @@ answer("locked"); time.sleep(60)
             assert "1024 processes" in refused(cards, env)
         locker.kill()
         locker.wait()
+
+
+def test_a_machine_without_the_locks_that_slots_need_is_named_as_such(cards):
+    cards.limits()
+    preload = cards.shim.compile("no_ofd_locks.c", "-shared", "-fPIC", name="libnoofd.so")
+    env = cards.env(managed=True)
+    env["LD_PRELOAD"] += f":{preload}"
+    words = refused(cards, env)
+    assert "open file description locks" in words and "errno 22" in words
+
+
+@pytest.mark.parametrize(("device", "error"), [(15, 0), (16, 2), (17, 101)])
+def test_a_card_beyond_the_sixteenth_gives_no_memory(cards, device, error):
+    driver = cards.shim.compile("seventeen.c", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", name="seventeen.so")
+    code = f"""
+class Prop(ctypes.Structure):
+    _fields_ = [("type", i32), ("handles", i32), ("where", i32), ("id", i32), ("rest", ctypes.c_ubyte * 16)]
+assert cu.cuInit(0) == 0
+answer(cu.cuMemCreate(ref(u64()), ctypes.c_size_t(MIB), ref(Prop(1, 0, 1, {device})), u64()))
+"""
+    assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_DRIVER=str(driver))) == [[error]]

@@ -140,6 +140,18 @@ def test_memory_of_the_same_container_costs_nothing_to_open_and_that_of_another_
     assert ask(stranger, "(info()[2] - info()[1]) // MIB") == 0
 
 
+def test_a_handle_that_is_opened_twice_is_charged_once_until_it_is_closed_twice(cards):
+    giver = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"))
+    taker = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="other"))
+    handle = ask(giver, "give(alloc(600 * MIB)[1])")
+    used = "(info()[2] - info()[1]) // MIB"
+    assert ask(taker, f"(r := take('{handle}'))[0] or (s := take('{handle}'))[0] or r[1].value - s[1].value") == 0
+    assert ask(taker, used) == 600
+    assert ask(taker, f"cu.cuIpcCloseMemHandle(r[1]) or {used}") == 600
+    assert ask(taker, f"cu.cuIpcCloseMemHandle(r[1]) or {used}") == 0
+    assert ask(taker, "cu.cuIpcCloseMemHandle(r[1])") == 1
+
+
 def test_what_another_container_exported_is_refused_where_it_does_not_fit(cards):
     giver = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"))
     taker = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="512MiB", MICA_SLICE="other"))
