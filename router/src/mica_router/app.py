@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCol
 from mica_router.admin import Explain, build_admin
 from mica_router.assembly import Relay, engine_tls, metric_groups
 from mica_router.core.engines import Endpoint
+from mica_router.core.readiness import can_serve
 from mica_router.core.routes import RouteTable
 from mica_router.core.tier_chooser import TierChooser
 from mica_router.explain import explain_request
@@ -69,16 +70,6 @@ class SingleProcess:
             await self._tls.follow()
         await asyncio.Event().wait()
 
-    def nothing_can_serve(self) -> bool:
-        """Whether there are engines and every one is ejected."""
-        context = self.relay.context
-        return _all_out(context.table, context.load.fitness)
-
-
-def _all_out(table: RouteTable, fitness: Mapping[Endpoint, float]) -> bool:
-    endpoints = table.endpoints()
-    return bool(endpoints) and all(fitness.get(endpoint, 1.0) == 0 for endpoint in endpoints)
-
 
 async def run_single(settings: RouterSettings, source: RouteSource) -> None:
     """One process, until SIGTERM."""
@@ -106,7 +97,7 @@ async def run_single(settings: RouterSettings, source: RouteSource) -> None:
             ready={
                 "routes": lambda: relay.synced,
                 "accepting": lambda: not context.draining,
-                "engines": lambda: not single.nothing_can_serve(),
+                "engines": lambda: can_serve(context.table, context.load.fitness),
             },
             demand=lambda: context.load.demand(context.table),
             explain=lambda path, body, headers: explain_request(
@@ -149,7 +140,7 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
                 "routes": lambda: supervisor.synced,
                 "workers": lambda: supervisor.listening,
                 "accepting": lambda: not supervisor.draining,
-                "engines": lambda: not _all_out(supervisor.table, supervisor.fitness()),
+                "engines": lambda: can_serve(supervisor.table, supervisor.fitness()),
             },
             demand=lambda: supervisor.snapshot().demand,
             explain=lambda path, body, headers: explain_request(

@@ -46,7 +46,6 @@ class Relay:
             chooser=self.chooser,
             book=Book(each=settings.resume_bytes, together=settings.resume_total_bytes // settings.workers),
             retry_after=settings.retry_after,
-            workers=settings.workers,
             access_log_sample=settings.access_log_sample,
         )
         self.server = RelayServer(self.context)

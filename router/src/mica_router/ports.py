@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mica_router.core.engines import Endpoint
-from mica_router.core.routes import RouteTable
+from mica_router.core.routes import RouteTable, ServiceKey
 
 Clock = Callable[[], float]
 Publish = Callable[[RouteTable], None]
@@ -19,13 +19,16 @@ class RouteSource(Protocol):
         """Raises `RouteSourceError` when it cannot ever publish; the process then ends."""
 
 
-class Counts(Protocol):
-    """Requests per engine, of all workers of this router."""
+Counted = Endpoint | ServiceKey
 
-    def add(self, endpoint: Endpoint, by: int) -> None:
+
+class Counts(Protocol):
+    """Requests per engine, and requests held per service, of all workers of this router."""
+
+    def add(self, counted: Counted, by: int, /) -> None:
         """One more or one less, of this worker's."""
 
-    def get(self, endpoint: Endpoint) -> int:
+    def get(self, counted: Counted, /) -> int:
         """How many, of all workers."""
 
 

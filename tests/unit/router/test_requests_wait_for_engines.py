@@ -11,6 +11,7 @@ import pytest
 from mica_router.core.engines import Engine
 from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.core.routing import QueueLimits, Routing
+from mica_router.relay.load import LocalCounts
 from mica_router.relay.waiting import WaitingRoom
 
 from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, RawClient, eventually, post, settle, within
@@ -176,9 +177,9 @@ class Waits:
 
 
 def test_a_look_that_goes_wrong_does_not_keep_others_waiting_for_good() -> None:
-    room, key = WaitingRoom(), ServiceKey("team-a", "chat")
+    room, key = WaitingRoom(LocalCounts()), ServiceKey("team-a", "chat")
     looks = iter([0, 1])
-    room.join(key, Waits(lambda: 1 // next(looks) == 1))
+    room.join(key, Waits(lambda: 1 // next(looks) == 1), room=1)
     with pytest.raises(ZeroDivisionError):
         room.release_step()
     room.release_step()

@@ -27,7 +27,7 @@ from mica_router.relay.search import Search
 from mica_router.relay.side_call import SideCalls
 from mica_router.relay.upstream import UpstreamConnection
 
-from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, ManualClock, RawResponse, post, settle, within
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, ManualClock, RawResponse, eventually, post, settle, within
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 STREAM = b'{"model": "chat", "stream": true}'
@@ -142,6 +142,19 @@ async def test_a_request_that_is_lost_between_two_engines_is_told_by_the_next_sw
     answer = await client.response()
     assert (answer.status, code(answer)) == (500, "internal_error")
     nothing_is_left(bench)
+
+
+async def test_a_held_request_that_cannot_be_placed_is_told(bench: Bench) -> None:
+    bench.route()
+    client = await bench.client()
+    client.send(post(CHAT))
+    await eventually(lambda: len(bench.context.load.waiting) == 1)
+    bench.context.chooser = FailingChooser(good=0)
+    bench.route(await bench.engine())
+    answer = await client.response()
+    assert (answer.status, code(answer)) == (500, "internal_error")
+    nothing_is_left(bench)
+    assert len(bench.context.load.waiting) == 0
 
 
 async def _first(*queues: asyncio.Queue[EngineRequest]) -> None:

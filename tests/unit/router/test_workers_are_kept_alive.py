@@ -69,7 +69,7 @@ async def test_a_worker_that_cannot_listen_ends(tmp_path: Path) -> None:
         supervisor, channel = await Channel.over(ours), await Channel.over(theirs)
         crowded = settings(tmp_path, port=taken.getsockname()[1])
         worker = Worker(crowded, board=Board.create(workers=1), column=0, channel=channel)
-        supervisor.send(table_message(EMPTY_TABLE, []))
+        supervisor.send(table_message(EMPTY_TABLE, {}))
         with pytest.raises(OSError, match="in use"):
             await within(worker.listen_to_supervisor())
         supervisor.close()

@@ -22,7 +22,7 @@ models:
 
 def test_a_table_survives_the_way_to_a_worker() -> None:
     table = build_table(parse_routes_file(FILE, created=1))
-    message = table_message(table, [])
+    message = table_message(table, {})
     received = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Table)
     assert received == message
     assert table_of(received) == table

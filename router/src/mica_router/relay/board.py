@@ -1,8 +1,8 @@
-"""Requests in flight per engine, shared by the workers of one router through memory that they all have mapped.
+"""Requests in flight per engine and held per service, shared by the workers of one router through memory that all have mapped.
 
-One row per engine, one column per worker. A worker writes its own column only, so nothing needs a lock; a reader adds up a row. A
-worker that dies leaves nothing behind: whoever notices clears its column. Rows are given out by the supervisor, who sends them
-with the route table, and are used again only when they hold nothing.
+One row per engine or service, one column per worker. A worker writes its own column only, so nothing needs a lock; a reader
+adds up a row. A worker that dies leaves nothing behind: whoever notices clears its column. Rows are given out by the supervisor,
+who sends them with the route table, and are used again only when they hold nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from mica_router.core.engines import Endpoint
+from mica_router.ports import Counted
 
 ROWS: Final = 4096
 _CELL: Final = 8
@@ -55,23 +55,23 @@ class Board:
 
 
 class Rows:
-    """Which engine has which row; the supervisor's. Engines that are gone keep theirs until nothing is in flight there."""
+    """Which engine or service has which row; the supervisor's. Those that are gone keep theirs until nothing is counted there."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._rows: dict[Endpoint, int] = {}
+        self._rows: dict[Counted, int] = {}
         self._free = list(range(board.rows - 1, -1, -1))
 
-    def assign(self, endpoints: Iterable[Endpoint]) -> Mapping[Endpoint, int]:
-        """Rows of these engines. Beyond the size of the board engines have none, and their workers count alone."""
-        wanted = set(endpoints)
-        for endpoint in [known for known in self._rows if known not in wanted]:
-            if self._board.total(self._rows[endpoint]) == 0:
-                self._free.append(self._rows.pop(endpoint))
-        for endpoint in sorted(wanted - self._rows.keys()):
+    def assign(self, those: Iterable[Counted]) -> Mapping[Counted, int]:
+        """Rows of these. Beyond the size of the board some have none, and workers count them alone."""
+        wanted = set(those)
+        for gone in [known for known in self._rows if known not in wanted]:
+            if self._board.total(self._rows[gone]) == 0:
+                self._free.append(self._rows.pop(gone))
+        for counted in sorted(wanted - self._rows.keys(), key=str):
             if self._free:
-                self._rows[endpoint] = self._free.pop()
-        return {endpoint: row for endpoint, row in self._rows.items() if endpoint in wanted}
+                self._rows[counted] = self._free.pop()
+        return {counted: row for counted, row in self._rows.items() if counted in wanted}
 
 
 class SharedCounts:
@@ -80,33 +80,33 @@ class SharedCounts:
     def __init__(self, board: Board, *, column: int) -> None:
         self._board = board
         self._column = column
-        self._rows: dict[Endpoint, int] = {}
-        self._alone: dict[Endpoint, int] = {}
+        self._rows: dict[Counted, int] = {}
+        self._alone: dict[Counted, int] = {}
 
-    def use(self, rows: Mapping[Endpoint, int]) -> None:
+    def use(self, rows: Mapping[Counted, int]) -> None:
         """The rows of a new table. An engine that left it keeps its row while this worker has requests there."""
         kept = {
-            endpoint: row for endpoint, row in self._rows.items() if endpoint not in rows and self._board.cell(row, self._column)
+            counted: row for counted, row in self._rows.items() if counted not in rows and self._board.cell(row, self._column)
         }
-        for endpoint, row in rows.items():
-            count = self._alone.pop(endpoint, 0)
+        for counted, row in rows.items():
+            count = self._alone.pop(counted, 0)
             if count:
                 self._board.add(row, self._column, count)
         self._rows = {**kept, **rows}
 
-    def add(self, endpoint: Endpoint, by: int) -> None:
+    def add(self, counted: Counted, by: int, /) -> None:
         """One more or one less, of this worker's."""
-        row = self._rows.get(endpoint)
+        row = self._rows.get(counted)
         if row is not None:
             self._board.add(row, self._column, by)
             return
-        count = self._alone.get(endpoint, 0) + by
+        count = self._alone.get(counted, 0) + by
         if count:
-            self._alone[endpoint] = count
+            self._alone[counted] = count
         else:
-            self._alone.pop(endpoint, None)
+            self._alone.pop(counted, None)
 
-    def get(self, endpoint: Endpoint) -> int:
+    def get(self, counted: Counted, /) -> int:
         """How many, of all workers."""
-        row = self._rows.get(endpoint)
-        return self._alone.get(endpoint, 0) if row is None else self._board.total(row)
+        row = self._rows.get(counted)
+        return self._alone.get(counted, 0) if row is None else self._board.total(row)

@@ -54,8 +54,7 @@ class Deadlines(NamedTuple):
 class RelayContext:
     """Shared state of the data path.
 
-    `table` is replaced as a whole by the route source. `workers`: how many processes share this router's port; a bound on the
-    whole router is divided by it. `access_log_sample`: the share of requests that are logged, 0…1.
+    `table` is replaced as a whole by the route source. `access_log_sample`: the share of requests that are logged, 0…1.
     """
 
     clock: Clock
@@ -68,7 +67,6 @@ class RelayContext:
     chooser: Chooser = field(default_factory=PolicyChooser)
     book: ResumeBook = field(default_factory=NoBook)
     retry_after: int = 2
-    workers: int = 1
     access_log_sample: float = 0.0
     table: RouteTable = EMPTY_TABLE
     draining: bool = False

@@ -71,11 +71,15 @@ class Exchange(Steady):
 
     def _look_again(self) -> bool:
         """Called by the line this waits in. False: there still is no engine."""
-        found = self._search.choose()
-        if isinstance(found, Hold):
-            return False
-        self._stop_waiting()
-        self._follow(found)
+        try:
+            found = self._search.choose()
+            if isinstance(found, Hold):
+                return False
+            self._stop_waiting()
+            self._follow(found)
+        except Exception:
+            _log.exception("a held request could not go on", model=self._model)
+            self.crash()
         return True
 
     # Trying one.

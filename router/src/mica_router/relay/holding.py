@@ -30,13 +30,11 @@ class Place:
     def join(self, reason: str) -> ApiError | None:
         """To the end of the line, or the error that says why not."""
         context, room = self._context, self._limits.max_requests
-        waiting = context.load.waiting
         if not room:
             return errors.no_ready_engine(self._model, retry_after=context.retry_after)
-        if waiting.length(self._key) * context.workers >= room:
+        if not context.load.waiting.join(self._key, self, room=room):
             return errors.queue_full(self._model, room, retry_after=context.retry_after)
         context.metrics.held(self._model, reason)
-        waiting.join(self._key, self)
         return None
 
     def leave(self) -> None:

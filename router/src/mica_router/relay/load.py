@@ -13,7 +13,7 @@ from mica_router.core.choice import EngineGauges
 from mica_router.core.engines import Endpoint
 from mica_router.core.routes import RouteTable, ServiceKey
 from mica_router.metrics import ModelDemand
-from mica_router.ports import Clock, Counts
+from mica_router.ports import Clock, Counted, Counts
 from mica_router.relay.health import Health, HealthRules
 from mica_router.relay.waiting import WaitingRoom
 
@@ -21,18 +21,18 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class LocalCounts:
-    """Requests per engine, of this process alone."""
+    """Requests per engine and held ones per service, of this process alone."""
 
     def __init__(self) -> None:
-        self._counts: dict[Endpoint, int] = {}
+        self._counts: dict[Counted, int] = {}
 
-    def add(self, endpoint: Endpoint, by: int) -> None:
+    def add(self, counted: Counted, by: int, /) -> None:
         """One more or one less."""
-        _add(self._counts, endpoint, by)
+        _add(self._counts, counted, by)
 
-    def get(self, endpoint: Endpoint) -> int:
+    def get(self, counted: Counted, /) -> int:
         """How many."""
-        return self._counts.get(endpoint, 0)
+        return self._counts.get(counted, 0)
 
 
 class Tally:
@@ -62,7 +62,7 @@ class Load:
         self._clock = clock
         self._counts = counts or LocalCounts()
         self.health = Health(clock, rules)
-        self.waiting = WaitingRoom()
+        self.waiting = WaitingRoom(self._counts)
         self.random = random or Random().random
         self._tallies: dict[ServiceKey, Tally] = {}
         self.gauges_of: Callable[[Endpoint], EngineGauges | None] = lambda endpoint: None

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Protocol
 
 from mica_router.core.routes import ServiceKey
+from mica_router.ports import Counts
 
 _FIRST_STEP = 4
 _LOOKED_AT = 16
@@ -27,9 +28,10 @@ class Waiter(Protocol):
 
 
 class WaitingRoom:
-    """Lines of one process."""
+    """Lines of one process. `counts` adds up those of all workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._lines: dict[ServiceKey, OrderedDict[Waiter, None]] = {}
         self._steps: dict[ServiceKey, int] = {}
         self._releasing = False
@@ -49,16 +51,24 @@ class WaitingRoom:
         line = self._lines.get(key)
         return next(iter(line)).waiting_since if line else None
 
-    def join(self, key: ServiceKey, waiter: Waiter) -> None:
-        """To the end of the line."""
+    def join(self, key: ServiceKey, waiter: Waiter, *, room: int) -> bool:
+        """To the end of the line, unless more than `room` would then wait at all workers together."""
+        # Counted first: of two workers that look at the same moment, none may find the same last place free.
+        self._counts.add(key, 1)
+        if self._counts.get(key) > room:
+            self._counts.add(key, -1)
+            return False
         self._lines.setdefault(key, OrderedDict())[waiter] = None
+        return True
 
     def leave(self, key: ServiceKey, waiter: Waiter) -> None:
         """Out of the line, wherever it stands."""
         line = self._lines.get(key)
         if line is None:
             return
-        line.pop(waiter, None)
+        if waiter in line:
+            del line[waiter]
+            self._counts.add(key, -1)
         if not line:
             del self._lines[key]
             self._steps.pop(key, None)

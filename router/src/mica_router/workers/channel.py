@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import msgspec
 
 from mica_router.core.engines import Endpoint
-from mica_router.core.routes import RouteTable, Service, build_table
+from mica_router.core.routes import RouteTable, Service, ServiceKey, build_table
 from mica_router.exposition import Snapshot
+from mica_router.ports import Counted
 
 _LENGTH = 4
 
 
 class Table(msgspec.Struct, tag=True):
-    """To a worker: the services of a new table, and the board's rows of their engines."""
+    """To a worker: the services of a new table, and the board's rows of their engines and of their lines."""
 
     services: list[Service]
     rows: list[tuple[Endpoint, int]]
+    lines: list[tuple[ServiceKey, int]] = []
+
+    @property
+    def board(self) -> dict[Counted, int]:
+        """All rows."""
+        return {**dict(self.rows), **dict(self.lines)}
 
 
 class Probed(msgspec.Struct, tag=True):
@@ -52,9 +59,13 @@ _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-def table_message(table: RouteTable, rows: Iterable[tuple[Endpoint, int]]) -> Table:
+def table_message(table: RouteTable, rows: Mapping[Counted, int]) -> Table:
     """A table as a message."""
-    return Table([route.service for route in table.by_key.values()], list(rows))
+    return Table(
+        services=[route.service for route in table.by_key.values()],
+        rows=[(counted, row) for counted, row in rows.items() if isinstance(counted, Endpoint)],
+        lines=[(counted, row) for counted, row in rows.items() if isinstance(counted, ServiceKey)],
+    )
 
 
 def table_of(message: Table) -> RouteTable:

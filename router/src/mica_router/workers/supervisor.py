@@ -14,6 +14,7 @@ from time import monotonic
 from mica_router.core.engines import Endpoint
 from mica_router.core.routes import EMPTY_TABLE, RouteTable
 from mica_router.exposition import Snapshot, add
+from mica_router.ports import Counted
 from mica_router.relay.board import Board, Rows
 from mica_router.settings import RouterSettings
 from mica_router.workers.channel import Channel, Ejected, Listening, Message, Numbers, Probed, table_message
@@ -68,7 +69,10 @@ class Supervisor:
         self._tell(Probed(endpoint, alive))
 
     def _table(self) -> Message:
-        return table_message(self.table, self._rows.assign(self.table.endpoints()).items())
+        return table_message(self.table, self._assigned())
+
+    def _assigned(self) -> Mapping[Counted, int]:
+        return self._rows.assign([*self.table.endpoints(), *self.table.by_key])
 
     def _tell(self, message: Message, *, but: _Worker | None = None) -> None:
         for worker in self._workers:
@@ -94,7 +98,7 @@ class Supervisor:
 
     def in_flight(self, endpoint: Endpoint) -> int:
         """Of all workers."""
-        row = self._rows.assign(self.table.endpoints()).get(endpoint)
+        row = self._assigned().get(endpoint)
         return 0 if row is None else self._board.total(row)
 
     def fitness(self) -> Mapping[Endpoint, float]:

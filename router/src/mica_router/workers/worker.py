@@ -35,7 +35,7 @@ class Worker:
         listens = False
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, Table):
-                self._counts.use(dict(message.rows))
+                self._counts.use(message.board)
                 self.relay.publish(table_of(message))
                 if not listens:
                     listens = True
