@@ -238,6 +238,8 @@ def services(op_box: RunningBox, operator: Operator) -> Iterator[Services]:
     namespace = f"op-{uuid.uuid4().hex[:8]}"
     op_box.kubectl("create", "namespace", namespace)
     yield Services(op_box, namespace)
+    # While a service exists its names are its own, and tests use the same ones: the next test's would be the younger.
+    op_box.kubectl("-n", namespace, "delete", "minf", "--all", "--wait")
     op_box.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
