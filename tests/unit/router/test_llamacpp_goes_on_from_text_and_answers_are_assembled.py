@@ -117,7 +117,7 @@ async def test_only_another_llamacpp_goes_on() -> None:
 
 async def assembled(path: str, body: dict[str, Any], *, cut: int | None = None) -> tuple[int, dict[str, Any]]:
     engine = LlamacppDialect(EngineState())
-    handling = Book(each=1000, together=1000).open(replace_streams(path, body), LLAMA)
+    handling = Book(each=1000, together=1 << 20).open(replace_streams(path, body), LLAMA)
     assert handling.translator is not None
     assert handling.body is not None
     translator = handling.translator
@@ -153,7 +153,7 @@ async def test_half_an_answer_is_no_answer() -> None:
 
 
 def translator_of(path: str) -> Any:
-    translator = Book(each=1, together=1).open(replace_streams(path, {"model": "toy"} | PROMPTS[path]), LLAMA).translator
+    translator = Book(each=1, together=1 << 20).open(replace_streams(path, {"model": "toy"} | PROMPTS[path]), LLAMA).translator
     assert translator is not None
     translator.head(200, [])
     return translator

@@ -42,6 +42,15 @@ class TranslationFailed(Exception):
     """The engine's answer cannot be made into what the client should get; the message is for the log."""
 
 
+class TooLong(TranslationFailed):
+    """It would take more than `limit` bytes to translate it. `together`: of all answers that are being translated."""
+
+    def __init__(self, limit: int, *, together: bool = False) -> None:
+        super().__init__(f"more than the {limit} bytes that may be kept")
+        self.limit = limit
+        self.together = together
+
+
 class LegEnded(TranslationFailed):
     """Not a failure: the engine made all the tokens that it was asked for, and the client is owed more."""
 
@@ -115,13 +124,25 @@ class Recording(Protocol):
 
 
 class Handling(NamedTuple):
-    """What one attempt does. None: as it is. `reason` is a word for the metric: why a stream is not recorded."""
+    """What one attempt does. None: as it is.
+
+    `reason` is a word for the metric: why a stream is not recorded. `let_go`: to be called when the attempt is over, for what the
+    translator keeps.
+    """
 
     target: bytes | None = None
     body: bytes | None = None
     recording: Recording | None = None
     translator: Translator | None = None
     reason: str = "not_recorded"
+    let_go: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """The attempt, or the whole exchange, is over."""
+        if self.recording is not None:
+            self.recording.close()
+        if self.let_go is not None:
+            self.let_go()
 
     @property
     def plain(self) -> bool:

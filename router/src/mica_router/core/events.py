@@ -17,7 +17,7 @@ END_OF_CHUNKS: Final = b"0\r\n\r\n"
 # An event's end and a chunk's end; the first LF might also be that of a chunk's header, before a payload of one LF.
 EVENT_END: Final = b"\n\n\r\n"
 _ONE_BYTE: Final = b"\r\n\n\r\n"
-_LONGEST_EVENT: Final = 4 * 1024 * 1024
+LONGEST_EVENT: Final = 4 * 1024 * 1024
 _SYNTHETIC_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -83,7 +83,7 @@ class WholeEvents:
         if reader.complete:
             return self._frame(bytes(rest)) + self._end()
         whole = end_of_last_event(rest)
-        self.torn = not whole and (self.torn or len(rest) > _LONGEST_EVENT)
+        self.torn = not whole and (self.torn or len(rest) > LONGEST_EVENT)
         if self.torn:
             whole = len(rest)
         payload = bytes(rest[:whole])

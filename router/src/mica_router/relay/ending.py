@@ -146,7 +146,7 @@ class Ending:
             attempt.end()
         if self._hedge is not None:
             self._hedge.end()
-        self._close_recording()
+        self._handling.close()
         if self._in_engine:
             self._tally.in_flight -= 1
         else:
@@ -154,10 +154,6 @@ class Ending:
         log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
         if context.load.waiting:
             context.load.waiting.release_one(self._key)
-
-    def _close_recording(self) -> None:
-        if self._handling.recording is not None:
-            self._handling.recording.close()
 
     def _stop_waiting(self) -> None:
         place, self._place = self._place, None

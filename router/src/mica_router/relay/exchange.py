@@ -16,9 +16,11 @@ from mica_router.core.continuation import (
     LegEnded,
     LegRefused,
     Recording,
+    TooLong,
     TranslationFailed,
 )
 from mica_router.core.engines import Engine
+from mica_router.core.errors import ApiError
 from mica_router.core.headers import render_request_head
 from mica_router.core.response import ResponseHead
 from mica_router.relay.attempt import Attempt, Parcel
@@ -90,7 +92,7 @@ class Exchange(Steady):
         metrics = context.metrics
         metrics.decided(self._model, engine.tier, pick.reason)
         self._series = metrics.series(self._model, engine.tier)
-        self._close_recording()
+        self._handling.close()
         if leg:
             handling = context.book.open_leg(features, engine, tokens=leg)
         elif features.route.service.routing.resume or not features.streams:
@@ -242,7 +244,17 @@ class Exchange(Steady):
             return
         _log.warning("answer cannot be translated", model=self._model, error=str(error))
         attempt.end()
-        self._broken(attempt, "protocol")
+        reason = "too_long" if isinstance(error, TooLong) else "protocol"
+        self._context.metrics.upstream_error(self._model, reason)
+        if isinstance(error, TooLong) and not self._delivery.opened:
+            self._fail(self._too_long(error))
+        else:
+            self._broken(attempt, reason)
+
+    def _too_long(self, error: TooLong) -> ApiError:
+        if error.together:
+            return errors.overloaded(error.limit, retry_after=self._context.retry_after, close=False)
+        return errors.answer_too_long(self._model, error.limit)
 
     # What goes wrong.
 

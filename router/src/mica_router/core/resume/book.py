@@ -26,6 +26,7 @@ from mica_router.core.resume.whole import assembles, assembling
 _MAX_DEATHS: Final = 8
 _MAX_QUESTIONS: Final = 16
 _MAX_BAD_WORDS: Final = 8
+_LONGEST_TOKEN: Final = 1024  # bytes of an event with one token: 220 as a rule
 _COMPLETIONS: Final = b"/v1/completions"
 _STYLES: Final[dict[str, Style]] = {"vllm": "vllm", "llamacpp": "llamacpp"}
 
@@ -44,7 +45,9 @@ class Book:
         if style is None:
             return Handling(reason=Refused.ENGINE_KIND)
         if not features.streams:
-            return assembling(features) if style == "llamacpp" and assembles(features) else PLAIN
+            # With nowhere to keep its answer, it gets the engine's own, which runs on if the client leaves.
+            roomy = self.shelf.held < self.shelf.limit
+            return assembling(features, self.shelf) if style == "llamacpp" and roomy and assembles(features) else PLAIN
         request = judge(features.path, features.body)
         if isinstance(request, Refused):
             return Handling(reason=request)
@@ -60,6 +63,8 @@ class Book:
         recording = plain.recording
         if not isinstance(recording, Recorded) or engine.kind != "vllm":
             return plain
+        if self.shelf.held + tokens * _LONGEST_TOKEN > self.shelf.limit:
+            return plain  # what the first engine says could not be kept to its cut
         request = recording.cut_by(engine)
         return plain._replace(body=cut(request, features.body, tokens=tokens), translator=FirstLeg(request))
 
@@ -107,6 +112,10 @@ class Recorded:
             self._deaths, leg = self._deaths + 1, 0
         if self._deaths > _MAX_DEATHS:
             return NotResumed(Refused.TOO_OFTEN)
+        if story is not None and story.forgotten:
+            return NotResumed(Refused.BUFFER_FULL)
+        if self._tape.full:
+            leg = 0
         if story is not None and story.diverged and not self._returns(story):
             return NotResumed(Refused.DIVERGED)
         if story is None:
@@ -117,11 +126,11 @@ class Recorded:
             return Ended(story.closing())
         if self._style == "llamacpp":
             body = await text_only.prepare(story, self._body, ask)
-            splice = Splice(story, opening=text_only.NOTICE)
+            splice = Splice(story, tape=self._tape, opening=text_only.NOTICE)
         else:
             prepared = await self._prepare(story, ask, leg=leg)
             body = prepared if isinstance(prepared, Refused) else prepared[0]
-            splice = Splice(story, cut=not isinstance(prepared, Refused) and prepared[1])
+            splice = Splice(story, tape=self._tape, cut=not isinstance(prepared, Refused) and prepared[1])
         if isinstance(body, Refused):
             return NotResumed(body)
         return Continuation(_COMPLETIONS, body, self._accepting(engine), splice)
@@ -144,6 +153,7 @@ class Recorded:
             return Refused.BUFFER_FULL
         try:
             payload = dechunk(self._tape.take())
+            self._tape.keep(len(payload))
             transcript = read_transcript(before_cut(self._request, payload)[0] if self._cut else payload)
         except (Unreadable, TranslationFailed):
             return Refused.UNREADABLE

@@ -15,6 +15,7 @@ from mica_router.core.continuation import LegEnded, LegRefused, TranslatedHead, 
 from mica_router.core.headers import Header
 from mica_router.core.resume.request import Resumable
 from mica_router.core.resume.seam import REPLACEMENT
+from mica_router.core.resume.transcript import bounded
 
 # As vLLM writes them. Quotes inside a text are escaped, so no text can look like that.
 _CUT: Final = b'"finish_reason":"length"'
@@ -84,7 +85,7 @@ class FirstLeg:
             return b""
         body = self._rest + body
         end = body.rfind(b"\n\n") + 2 if b"\n\n" in body else 0
-        whole, self._rest = body[:end], body[end:]
+        whole, self._rest = body[:end], bounded(body[end:])
         if whole and not self._begun:
             if _IDS not in whole:
                 raise LegRefused("the engine tells no token ids")

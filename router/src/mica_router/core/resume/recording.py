@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mica_router.core.continuation import TooLong
+
 _STEP: Final = 4096
 _IN_EITHER: Final = b"or"
 """In "error" as well as in "abort"."""
@@ -28,6 +30,31 @@ class Shelf:
         self.limit = limit
         self.each = each
         self.held = 0
+
+
+class Kept:
+    """What one translator keeps on a shelf, at most `limit` bytes."""
+
+    __slots__ = ("_limit", "_shelf", "_size")
+
+    def __init__(self, shelf: Shelf, *, limit: int) -> None:
+        self._shelf = shelf
+        self._limit = limit
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """So much more. Raises TooLong."""
+        self._size += size
+        self._shelf.held += size
+        if self._size > self._limit:
+            raise TooLong(self._limit)
+        if self._shelf.held > self._shelf.limit:
+            raise TooLong(self._shelf.limit, together=True)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._shelf.held -= self._size
+        self._size = 0
 
 
 class Tape:
@@ -58,21 +85,26 @@ class Tape:
 
     def _ask_for_more(self, data: bytes) -> bool:
         """The same, when what the shelf allowed is used up."""
+        if self.keep(len(data)):
+            self._parts.append(data)
+        return False
+
+    def keep(self, size: int) -> bool:
+        """Count bytes, also those that are kept elsewhere for this stream. False: there is no room, now and for good."""
         if self.full:
             return False
         shelf = self._shelf
         room = min(shelf.each - self._held, shelf.limit - shelf.held)
-        needed = len(data) - self._left
+        needed = size - self._left
         if needed > room:
             self.full = True
             self._drop()
             return False
-        more = min(max(needed, _STEP), room)
+        more = min(max(needed, _STEP), room) if needed > 0 else 0
         shelf.held += more
         self._held += more
-        self._left += more - len(data)
-        self._parts.append(data)
-        return False
+        self._left += more - size
+        return True
 
     def take(self) -> bytes:
         """Everything so far; afterwards the tape is empty."""

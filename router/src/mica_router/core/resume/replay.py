@@ -5,7 +5,7 @@ from __future__ import annotations
 from mica_router.core.continuation import TranslatedHead, TranslationFailed
 from mica_router.core.headers import Header
 from mica_router.core.resume.recording import Tape
-from mica_router.core.resume.transcript import DONE
+from mica_router.core.resume.transcript import DONE, bounded
 
 
 class Replay:
@@ -25,10 +25,10 @@ class Replay:
         return None
 
     def feed(self, body: bytes) -> bytes:
-        """Whole events. Raises TranslationFailed where the engine tells of an error instead."""
+        """Whole events. Raises TranslationFailed where the engine tells of an error instead, and where one is too long."""
         body = self._rest + body
         end = body.rfind(b"\n\n") + 2 if b"\n\n" in body else 0
-        whole, self._rest = body[:end], body[end:]
+        whole, self._rest = body[:end], bounded(body[end:])
         if self._tape.heard(whole):
             raise TranslationFailed("the engine gave up")
         self._tail = (self._tail + whole)[-64:]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from mica_router.core.continuation import LegEnded, TranslatedHead, TranslationFailed
 from mica_router.core.headers import Header
 from mica_router.core.resume.leg import last_counts
+from mica_router.core.resume.recording import Tape
 from mica_router.core.resume.story import Diverged, Story
-from mica_router.core.resume.transcript import DONE, GAVE_UP, Event, Unreadable, read_event, split_events
+from mica_router.core.resume.transcript import DONE, GAVE_UP, Event, Unreadable, bounded, read_event, split_events
 
 
 class Splice:
     """Translator of a continuation. `opening` goes out before its first event. `cut`: the engine was not asked for all that is
-    left, so that it is not the answer's end when it has made its tokens."""
+    left, so that it is not the answer's end when it has made its tokens. `tape` counts what the story keeps."""
 
-    def __init__(self, story: Story, *, opening: bytes = b"", cut: bool = False) -> None:
+    def __init__(self, story: Story, *, tape: Tape, opening: bytes = b"", cut: bool = False) -> None:
         self._story = story
+        self._tape = tape
         self._opening = opening
         self._cut = cut
         self._over = False
@@ -31,7 +33,11 @@ class Splice:
 
     def feed(self, body: bytes) -> bytes:
         """Events that the client lacks. Raises TranslationFailed, after which nothing of this engine may be used."""
-        whole, self._rest = split_events(self._rest + body)
+        whole, rest = split_events(self._rest + body)
+        self._rest = bounded(rest)
+        if not self._tape.keep(len(body)) and not self._cut:
+            # This engine goes on to the end, and nobody after it. A leg is short, and what it said is needed after it.
+            self._story.forget()
         out = self._events(whole)
         if not out:
             return b""

@@ -32,7 +32,7 @@ class Story:
     `prompt_ids` are empty where the engine tells none. `ids` and `boundaries` are those of the engines that count: what came
     after a seam was generated again. `text` is what the client has, `position` where the present engine is in it. `client_ids`:
     how many ids the client has. `tokens_before`: tokens that are not in `ids` (llama.cpp tells none). `diverged`: it can never go
-    on.
+    on. `forgotten`: no more than what is needed to tell it to the end is kept.
     """
 
     request: Resumable
@@ -50,6 +50,19 @@ class Story:
     tokens_before: int = 0
     position: int = 0
     diverged: bool = False
+    forgotten: bool = False
+
+    def forget(self) -> None:
+        """There is no room to keep it: from here on it is told and not kept, and no further engine can go on with it."""
+        self.forgotten = True
+
+    def _let_go(self) -> None:
+        owed = self._ids_for_client() is not None and len(self.ids) < self.client_ids
+        if self.position < len(self.text) or owed:
+            return  # the present engine has still to say again what the client has
+        self.tokens_before += len(self.ids)
+        self.ids, self.boundaries, self.prompt_ids, self.text = [], [], [], ""
+        self.position = self.client_ids = 0
 
     def rewind(self, *, tokens: int, characters: int) -> None:
         """Keep `tokens`, whose text is `characters` long; what follows comes from another engine."""
@@ -76,7 +89,10 @@ class Story:
             self.diverged = True
             raise Diverged("generated again, the answer is shorter than what was given out")
         self.finished = finish
-        return self._event(new, stop_reason) if new or finish or self._ids_for_client() else b""
+        event = self._event(new, stop_reason) if new or finish or self._ids_for_client() else b""
+        if self.forgotten:
+            self._let_go()
+        return event
 
     def _ids_for_client(self) -> list[int] | None:
         asked = self.request.fields.return_token_ids and self.style == "vllm"

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from mica_router.core.continuation import TooLong
+from mica_router.core.events import LONGEST_EVENT
 from mica_router.core.resume.refusals import Refused
 
 DONE: Final = b"[DONE]"
@@ -81,6 +83,13 @@ def read_event(data: bytes) -> Event:
         return _EVENT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(str(error)) from error
+
+
+def bounded(rest: bytes) -> bytes:
+    """Bytes of an event that is not whole yet. Raises TooLong."""
+    if len(rest) > LONGEST_EVENT:
+        raise TooLong(LONGEST_EVENT)
+    return rest
 
 
 def split_events(payload: bytes) -> tuple[list[bytes], bytes]:

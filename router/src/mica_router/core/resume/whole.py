@@ -7,6 +7,7 @@ an option that is not known here) are not converted: their cancel does not reach
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any, Final
 
 import msgspec
@@ -14,8 +15,9 @@ import msgspec
 from mica_router.core.continuation import Handling, TranslatedHead, TranslationFailed
 from mica_router.core.features import Features
 from mica_router.core.headers import Header
+from mica_router.core.resume.recording import Kept, Shelf
 from mica_router.core.resume.request import ENDPOINTS, Endpoint
-from mica_router.core.resume.transcript import DONE, split_events
+from mica_router.core.resume.transcript import DONE, bounded, split_events
 
 # Beside these, a request may hold what only steers sampling. Everything else may change the shape of the answer.
 _PLAIN: Final = frozenset(
@@ -32,6 +34,7 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NOT_ASKED: Final = (b"null", b"false")
 _WITHOUT_BODY: Final = frozenset({b"content-type", b"transfer-encoding", b"content-length", b"x-accel-buffering"})
 _LONGEST_ANSWER: Final = 64 * 1024 * 1024
+_PARSED: Final = 4  # how much larger JSON is as Python's objects
 
 
 def assembles(features: Features) -> bool:
@@ -57,24 +60,25 @@ def _several(prompt: bytes) -> bool:
     return prompt.startswith(b"[") and (b'"' in prompt or b"[" in prompt[1:])
 
 
-def assembling(features: Features) -> Handling:
+def assembling(features: Features, shelf: Shelf) -> Handling:
     """Ask for a stream, with its counts, and put the answer together."""
     fields = _fields(features.body) or {}
     fields["stream"] = msgspec.Raw(b"true")
     fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
-    return Handling(body=msgspec.json.encode(fields), translator=Assembled(ENDPOINTS[features.path]))
+    kept = Kept(shelf, limit=_LONGEST_ANSWER)
+    return Handling(body=msgspec.json.encode(fields), translator=Assembled(ENDPOINTS[features.path], kept), let_go=kept.close)
 
 
 class Assembled:
-    """Translator from a stream to a whole answer of llama.cpp."""
+    """Translator from a stream to a whole answer of llama.cpp. What it keeps is counted in `kept`."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, kept: Kept) -> None:
         self._chat = endpoint == "chat"
+        self._kept = kept
         self._headers: list[Header] = []
         self._rest = b""
-        self._size = 0
-        self._texts: list[str] = []
-        self._reasoning: list[str] = []
+        self._text = StringIO()
+        self._reasoning = StringIO()
         self._logprobs: list[Any] = []
         self._last: dict[str, Any] = {}
         self._finish: str | None = None
@@ -91,10 +95,8 @@ class Assembled:
 
     def feed(self, body: bytes) -> bytes:
         """Take events in; nothing goes out yet. Raises TranslationFailed."""
-        self._size += len(body)
-        if self._size > _LONGEST_ANSWER:
-            raise TranslationFailed("the answer is too long to be put together")
-        whole, self._rest = split_events(self._rest + body)
+        whole, rest = split_events(self._rest + body)
+        self._rest = bounded(rest)
         for data in whole:
             if data != DONE:
                 self._take(data)
@@ -120,15 +122,19 @@ class Assembled:
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         said = choice.get("delta", {}) if self._chat else choice
-        self._texts.append(said.get("content" if self._chat else "text") or "")
-        self._reasoning.append(said.get("reasoning_content") or "")
+        text = said.get("content" if self._chat else "text") or ""
+        reasoning = said.get("reasoning_content") or ""
+        # StringIO takes nothing but text; Python keeps most of it in one or two bytes a character.
+        self._kept.add(2 * (self._text.write(text) + self._reasoning.write(reasoning)))
         logprobs = choice.get("logprobs")
-        self._logprobs.extend(logprobs["content"] if logprobs else ())
+        if logprobs:
+            self._kept.add(_PARSED * len(msgspec.json.encode(logprobs)))
+            self._logprobs.extend(logprobs["content"])
         self._finish = choice.get("finish_reason") or self._finish
 
     def _answer(self) -> dict[str, Any]:
         logprobs = {"content": self._logprobs} if self._logprobs else None
-        text, reasoning = "".join(self._texts), "".join(self._reasoning)
+        text, reasoning = self._text.getvalue(), self._reasoning.getvalue()
         choice: dict[str, Any]
         if self._chat:
             message = {"role": "assistant", "content": text} | ({"reasoning_content": reasoning} if reasoning else {})
