@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mica_api import names
+from mica_api.compute import Priority
 from mica_api.request import (
     MAX_CORES,
     MAX_MIB,
@@ -29,7 +30,7 @@ class Dialect:
     are written. ``number_only_cores`` is the compute that a bare number means (0: uncapped, 100: the card alone).
     ``implied_by`` lists the resources that mean one GPU when no number is written; others are refused without a number.
     ``type_prefix`` begins resources that choose the card's type, with the type behind it and 1 as amount.
-    ``only`` are resources of which a single value is what every slice has anyway; another one is refused with the reason.
+    ``priority`` is a resource whose amount chooses the class of the pod's slices (see ``compute``).
     """
 
     name: str
@@ -41,14 +42,15 @@ class Dialect:
     number_only_cores: int = MAX_CORES
     implied_by: frozenset[str] = field(default_factory=frozenset)
     cores_step: int = 1
-    only: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    priority: str | None = None
+    priorities: Mapping[int, Priority] = field(default_factory=dict)
     refused_prefixes: tuple[str, ...] = ()
     type_prefix: str | None = None
 
     @property
     def resources(self) -> tuple[str, ...]:
         """Every resource name that belongs to the dialect by exact name."""
-        return (*self.known, *self.only)
+        return (*self.known, *((self.priority,) if self.priority else ()))
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -80,9 +82,8 @@ HAMI: Final = Dialect(
     memory={"nvidia.com/gpumem": 1},
     percentage="nvidia.com/gpumem-percentage",
     implied_by=frozenset({"nvidia.com/gpucores", "nvidia.com/gpumem", "nvidia.com/gpumem-percentage"}),
-    only={
-        "nvidia.com/priority": (1, "task priorities are not enforced yet and all slices have the low one; remove it or write 1")
-    },
+    priority="nvidia.com/priority",
+    priorities={0: "high", 1: "low"},
     refused_prefixes=("nvidia.com/mig-",),
 )
 VOLCANO: Final = Dialect(
@@ -162,6 +163,18 @@ def card_types(container: str, limits: Mapping[str, str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def priority_class(container: str, limits: Mapping[str, str]) -> Priority | None:
+    """Class that a container's resources choose. Raises InvalidRequest for an amount that is none of the dialect's."""
+    for dialect in (dialect for dialect in DIALECTS if dialect.priority in limits):
+        resource = dialect.priority or ""
+        chosen = dialect.priorities.get(parse_count(container, resource, limits[resource]))
+        if chosen is None:
+            known = " or ".join(f"{value} ({word})" for value, word in dialect.priorities.items())
+            raise InvalidRequest(f"container {container}: {resource} is {limits[resource]}; write {known}")
+        return chosen
+    return None
+
+
 def _nothing(container: str, dialect: Dialect, amounts: int | None) -> ContainerRequest:
     if amounts:
         raise InvalidRequest(
@@ -178,9 +191,6 @@ def _implied_number(container: str, dialect: Dialect, limits: Mapping[str, str])
 
 def _refuse(container: str, dialect: Dialect, limits: Mapping[str, str]) -> None:
     for resource in limits:
-        value, reason = dialect.only.get(resource, (None, ""))
-        if value is not None and parse_count(container, resource, limits[resource]) != value:
-            raise InvalidRequest(f"container {container}: {resource} is {limits[resource]}: {reason}")
         typed = dialect.type_prefix is not None and resource.startswith(dialect.type_prefix)
         if resource not in dialect.resources and not typed and resource.startswith(dialect.refused_prefixes):
             raise InvalidRequest(

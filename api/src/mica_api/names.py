@@ -38,6 +38,11 @@ ANNOTATION_AVOID_MODEL: Final = f"{GROUP}/avoid-gpu-model"
 ANNOTATION_USE_UUID: Final = f"{GROUP}/use-gpu-uuid"
 ANNOTATION_AVOID_UUID: Final = f"{GROUP}/avoid-gpu-uuid"
 
+ANNOTATION_COMPUTE_POLICY: Final = f"{GROUP}/compute-policy"
+ANNOTATION_COMPUTE_PRIORITY: Final = f"{GROUP}/compute-priority"
+ANNOTATION_COMPUTE_WEIGHT: Final = f"{GROUP}/compute-weight"
+"""How a pod's slices share the time of their GPUs. Unlike the others they may be changed while the pod runs."""
+
 POD_ANNOTATIONS: Final = frozenset(
     {
         ANNOTATION_REQUEST,
@@ -50,6 +55,9 @@ POD_ANNOTATIONS: Final = frozenset(
         ANNOTATION_AVOID_MODEL,
         ANNOTATION_USE_UUID,
         ANNOTATION_AVOID_UUID,
+        ANNOTATION_COMPUTE_POLICY,
+        ANNOTATION_COMPUTE_PRIORITY,
+        ANNOTATION_COMPUTE_WEIGHT,
     }
 )
 """Annotations under our own prefix that mean something on a pod; others are refused as misspelt."""

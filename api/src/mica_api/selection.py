@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mica_api import names
+from mica_api.compute import NO_CHOICE, ComputeChoice, read_compute
 from mica_api.policies import CardPolicy, NodePolicy, Weights, parse_card_policy, parse_node_policy, parse_weights
 from mica_api.request import InvalidRequest
 
@@ -45,7 +46,8 @@ _REFUSED: Final = frozenset(
         "nvidia.com/gpucores",
     }
 )
-SELECTION_ANNOTATIONS: Final = frozenset({*_ALIASES, *_ALIASES.values(), *_SATISFIED, *_REFUSED})
+_COMPUTE: Final = frozenset({names.ANNOTATION_COMPUTE_POLICY, names.ANNOTATION_COMPUTE_PRIORITY, names.ANNOTATION_COMPUTE_WEIGHT})
+SELECTION_ANNOTATIONS: Final = frozenset({*_ALIASES, *_ALIASES.values(), *_SATISFIED, *_REFUSED, *_COMPUTE})
 """All that ``read_selection`` looks at."""
 
 
@@ -54,7 +56,8 @@ class Selection:
     """Policies (``None`` or empty: the pool's default) and card filters of a pod.
 
     Models match as case-insensitive substrings, with ``=`` before them as whole words (``=p4`` is no P40), UUIDs exactly; an
-    empty ``use`` accepts every card. ``numa_bind`` demands that all GPUs of a container are of one NUMA node.
+    empty ``use`` accepts every card. ``numa_bind`` demands that all GPUs of a container are of one NUMA node. ``compute`` accepts
+    nodes of pools that allow it.
     """
 
     node_policy: NodePolicy | None = None
@@ -65,6 +68,7 @@ class Selection:
     avoid_uuids: frozenset[str] = frozenset()
     weights: Weights | None = None
     numa_bind: bool = False
+    compute: ComputeChoice = NO_CHOICE
 
     def accepts_model(self, model: str) -> bool:
         """Whether a card of this model may be used."""
@@ -94,6 +98,7 @@ def read_selection(annotations: Mapping[str, str]) -> Selection:
         avoid_uuids=_values(canonical, names.ANNOTATION_AVOID_UUID),
         weights=None if weights is None else parse_weights(_where(names.ANNOTATION_WEIGHTS), weights),
         numa_bind=_boolean(canonical, names.ANNOTATION_NUMA_BIND),
+        compute=read_compute(annotations),
     )
 
 

@@ -11,6 +11,15 @@ mica.dev/slice
 {{- define "mica.names.annotation.request" -}}
 mica.dev/request
 {{- end -}}
+{{- define "mica.names.annotation.computePolicy" -}}
+mica.dev/compute-policy
+{{- end -}}
+{{- define "mica.names.annotation.computePriority" -}}
+mica.dev/compute-priority
+{{- end -}}
+{{- define "mica.names.annotation.computeWeight" -}}
+mica.dev/compute-weight
+{{- end -}}
 {{- define "mica.names.annotation.original" -}}
 mica.dev/original-resources
 {{- end -}}

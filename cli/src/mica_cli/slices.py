@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mica_api.models.vgpu_node import GPU, HeldGPU, HeldSlice, VGPUNode
+from mica_api.request import MAX_CORES
 from mica_api.sharing import Sharing
 
-HEADER = ("NODE", "GPU", "MODEL", "POOL", "HEALTH", "CORES", "MEMORY", "HOLDER")
+HEADER = ("NODE", "GPU", "MODEL", "POOL", "HEALTH", "CORES", "MEMORY", "COMPUTE", "HOLDER")
 
 
 class _NodeList(BaseModel):
@@ -56,6 +57,7 @@ def _card(node: VGPUNode, gpu: GPU) -> list[Sequence[str]]:
         gpu.health,
         f"{used_cores}/{capacity.cores}",
         f"{_gib(used_memory)}/{_gib(capacity.memory_mib)}",
+        "",
         f"{len(held)}/{capacity.slices} slice{'s' if capacity.slices != 1 else ''}",
     )
     return [card, *(_slice(held_slice, share) for held_slice, share in held)]
@@ -70,7 +72,17 @@ def _held_on(node: VGPUNode, uuid: str) -> list[tuple[HeldSlice, HeldGPU]]:
 def _slice(held: HeldSlice, share: HeldGPU) -> Sequence[str]:
     cores = f"{share.cores}" if share.cores else "no cap"
     holder = f"{held.namespace}/{held.pod} ({held.container})"
-    return ("", "", "", "", "", cores, _gib(share.memory_mib), holder)
+    return ("", "", "", "", "", cores, _gib(share.memory_mib), _compute(held, share), holder)
+
+
+def _compute(held: HeldSlice, share: HeldGPU) -> str:
+    """What decides about the slice's time: the policy of a cap, or the weight without one, and a class that is not the usual."""
+    if held.compute is None:
+        return ""
+    if share.cores >= MAX_CORES:
+        return "alone"
+    share_of = held.compute.policy.lower() if share.cores else f"weight {held.compute.weight}"
+    return share_of if held.compute.priority == "Normal" else f"{share_of}, {held.compute.priority.lower()}"
 
 
 def _gib(mib: int) -> str:

@@ -31,8 +31,9 @@ from mica_device_plugin.install import (
     refuse_simulation_beside_real_driver,
 )
 from mica_device_plugin.janitor import Janitor
+from mica_device_plugin.keeper import LimitsKeeper
 from mica_device_plugin.kubelet_state import KubeletState, LocalKubelet
-from mica_device_plugin.loops import DriverWatch, PoolWatch, feed_devices, keep_clean, refresh_feed
+from mica_device_plugin.loops import DriverWatch, PoolWatch, feed_devices, keep_clean, keep_limits, refresh_feed
 from mica_device_plugin.metrics import AgentMetrics, NodeCollector
 from mica_device_plugin.publisher import Publisher
 from mica_device_plugin.registrar import Registrar
@@ -125,12 +126,15 @@ class Agent:
         self._files = files
         self._slot_wait = slot_wait
         self._sweep = asyncio.Event()
+        self._outdated = asyncio.Event()
         self.state = AgentState(node_name=settings.node_name)
+        self.state.on_change(self._outdated.set)
         self.cluster = cluster
         cluster.on_change(self._cluster_changed)
         self.store = SliceStore(self._layout, files)
         self.publisher = Publisher(state=self.state, cluster=self.cluster, now=_now)
         self.events = EventReporter(cluster=self.cluster, node_name=settings.node_name, now=_now)
+        self.keeper = LimitsKeeper(state=self.state, store=self.store, cluster=self.cluster, warnings=self.events)
         self.feed = DeviceFeed()
         self.registry = CollectorRegistry()
         self.metrics = AgentMetrics(self.registry)
@@ -167,6 +171,7 @@ class Agent:
             self._be_a_plugin(kubelet),
             self.publisher.run(),
             self.events.run(),
+            keep_limits(self.keeper, wake=self._outdated, pause=_SWEEP_PAUSE_S),
             keep_clean(janitor, wake=self._sweep, every=_SWEEP_EVERY_S, pause=_SWEEP_PAUSE_S),
         ]
 
@@ -258,6 +263,7 @@ class Agent:
         self.publisher.wake()
         self.pool_watch.wake()
         self._sweep.set()
+        self._outdated.set()
 
 
 class _CountingReporter:

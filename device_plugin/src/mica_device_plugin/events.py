@@ -16,6 +16,8 @@ from mica_runtime.logging import get_logger
 
 _QUEUE: Final = 256
 _REMEMBERED: Final = 4096
+_NOT_REFUSED: Final = frozenset({"DecisionChanged", "ComputeNotApplied"})
+"""Reasons of warnings about pods that run."""
 _log = get_logger(__name__)
 
 
@@ -51,7 +53,7 @@ class EventReporter:
 def event_body(record: RefusalRecord, node_name: str, now: datetime) -> dict[str, Any]:
     """core/v1 Event about the pod."""
     time = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    reason = record.reason if record.reason == "DecisionChanged" else f"SliceRefused{record.reason}"
+    reason = record.reason if record.reason in _NOT_REFUSED else f"SliceRefused{record.reason}"
     field = {"fieldPath": f"spec.containers{{{record.container}}}"} if record.container else {}
     involved = {"apiVersion": "v1", "kind": "Pod", "namespace": record.namespace, "name": record.pod, "uid": record.pod_uid}
     return {

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mica_api.allocation import GPUShare, InvalidAllocation, decode_pod_allocation
-from mica_api.sharing import NO_OVERCOMMIT
 from mica_device_plugin.cdi import Edits
 from mica_device_plugin.cluster import Cluster
 from mica_device_plugin.finishing import to_the_end
 from mica_device_plugin.identify import Claim, NotYet, Unlisted, identify, judge_unlisted
+from mica_device_plugin.keeper import container_limits
 from mica_device_plugin.kubelet_state import CheckpointEntry, InvalidCheckpoint, KubeletState, KubeletUnavailable
 from mica_device_plugin.slices import SliceStore
 from mica_device_plugin.state import AgentState
@@ -182,15 +182,8 @@ class StartGate:
             await asyncio.to_thread(self._store.write_pin, pin)
             self._state.pins[pod.uid] = pin
         self._state.owners[key] = owner
-        await asyncio.to_thread(
-            self._store.write_slice,
-            key,
-            owner=owner,
-            shares=container.shares,
-            order={gpu.uuid: gpu.index for gpu in self._state.gpus},
-            edits=self._edits_for(container.shares),
-            oversubscribe=self._state.pool is not None and self._state.pool.sharing.memory_overcommit_percent > NO_OVERCOMMIT,
-        )
+        limits = container_limits(pin, container, gpus=self._state.gpus, pool=self._state.pool)
+        await asyncio.to_thread(self._store.write_slice, key, limits, self._edits_for(container.shares))
 
     def _pin_for(self, pod: PodView) -> Pin:
         pin = self._state.pins.get(pod.uid)
@@ -200,7 +193,7 @@ class StartGate:
         outcome = verify(pod=pod, node=self._state.facts(), held=self._state.pins.values())
         if isinstance(outcome, Refuse):
             raise Refused(outcome)
-        return Pin(pod.uid, pod.namespace, pod.name, outcome.containers)
+        return Pin(pod.uid, pod.namespace, pod.name, outcome.containers, outcome.compute)
 
     def _warn_of_edits(self, pin: Pin, pod: PodView) -> None:
         if not pod.containers:

@@ -1,11 +1,13 @@
-"""The limits file, version 1: text that the limiter and gpu-monitor read. Pure; who writes it where is ``slices``."""
+"""The limits file, version 1: text that limiter, arbiter and gpu-monitor read. Pure; who writes it where is ``slices``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from mica_api.allocation import GPUShare
+from mica_api.compute import DEFAULT_COMPUTE, Compute
 from mica_device_plugin.values import SliceOwner
 
 DRIVER_IN_CONTAINER: Final = "/usr/lib/mica/driver/libcuda.so.1"
@@ -15,28 +17,41 @@ _VERSION: Final = 1
 _MIB: Final = 2**20
 
 
-def render_limits(
-    *, owner: SliceOwner, shares: Sequence[GPUShare], order: Mapping[str, int], generation: int, oversubscribe: bool = False
-) -> bytes:
-    """Text of the file. ``order`` gives the CUDA order of the cards by UUID (their index on the node); ``oversubscribe``: what
-    does not fit on a full card may live on the host."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a container may use. ``shares`` are in the CUDA order of their cards inside it.
+
+    ``compute``: how its slices share the time of their cards. ``oversubscribe``: what does not fit on a full card may live on the
+    host. ``driver``: the real driver, as the container sees it.
+    """
+
+    owner: SliceOwner
+    shares: tuple[GPUShare, ...]
+    compute: Compute = DEFAULT_COMPUTE
+    oversubscribe: bool = False
+    driver: str = DRIVER_IN_CONTAINER
+
+
+def render_limits(limits: Limits, *, generation: int) -> bytes:
+    """Text of the file."""
     lines = [
         f"version={_VERSION}",
         f"generation={generation}",
         "mode=enforce",
-        f"pod={owner.pod_uid}",
-        f"container={owner.container}",
-        f"driver={DRIVER_IN_CONTAINER}",
-        *(["oversubscribe=true"] if oversubscribe else []),
-        f"gpus={len(shares)}",
+        f"pod={limits.owner.pod_uid}",
+        f"container={limits.owner.container}",
+        f"driver={limits.driver}",
+        f"oversubscribe={'true' if limits.oversubscribe else 'false'}",
+        f"gpus={len(limits.shares)}",
     ]
-    for number, share in enumerate(sorted(shares, key=lambda s: order[s.uuid])):
-        lines += [
-            f"gpu.{number}.uuid={share.uuid}",
-            f"gpu.{number}.memory={share.memory_mib * _MIB}",
-            f"gpu.{number}.cores={share.cores}",
-        ]
+    for number, share in enumerate(limits.shares):
+        lines += [f"gpu.{number}.{key}={value}" for key, value in _card(share, limits.compute)]
     return ("\n".join(lines) + "\n").encode()
+
+
+def says_the_same(text: bytes, limits: Limits) -> bool:
+    """Whether an existing file already says this, whatever its generation."""
+    return text == render_limits(limits, generation=read_generation(text))
 
 
 def read_owner(text: bytes) -> SliceOwner | None:
@@ -50,6 +65,17 @@ def read_generation(text: bytes) -> int:
     """Generation of an existing file, 0 when it has none."""
     value = _values(text).get("generation", "")
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
+
+
+def _card(share: GPUShare, compute: Compute) -> Sequence[tuple[str, str | int]]:
+    return (
+        ("uuid", share.uuid),
+        ("memory", share.memory_mib * _MIB),
+        ("cores", share.cores),
+        ("weight", compute.weight),
+        ("policy", compute.policy),
+        ("priority", compute.priority),
+    )
 
 
 def _values(text: bytes) -> dict[str, str]:

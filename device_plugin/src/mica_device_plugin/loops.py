@@ -16,6 +16,7 @@ from mica_device_plugin.discovery import Discovery, DriverProblem, Survey
 from mica_device_plugin.feed import DeviceFeed
 from mica_device_plugin.files import Files
 from mica_device_plugin.janitor import Janitor
+from mica_device_plugin.keeper import LimitsKeeper
 from mica_device_plugin.node_cache import load_pool, store_pool
 from mica_device_plugin.state import AgentState
 from mica_device_plugin.values import PoolChoice
@@ -25,6 +26,7 @@ from mica_runtime.waiting import woken
 REAL_DRIVER: Final = (
     "this version starts containers on simulated GPUs only (MICA_SIMULATED=true); the cards are listed but not handed out"
 )
+_RETRY_LIMITS_S: Final = 10.0
 _log = get_logger(__name__)
 
 
@@ -111,6 +113,7 @@ def pool_choice(pool: VGPUPool) -> PoolChoice:
         Sharing(spec.max_slices_per_gpu, spec.memory_overcommit_percent, spec.cores_overcommit_percent),
         spec.mode,
         {gpu.uuid: gpu.mode for gpu in spec.gpus or ()},
+        spec.compute.rules(),
     )
 
 
@@ -127,6 +130,15 @@ async def feed_devices(*, state: AgentState, feed: DeviceFeed) -> None:
 async def refresh_feed(*, state: AgentState, feed: DeviceFeed) -> None:
     """Bring the device lists up to date with the state."""
     await feed.publish(device_lists(state.gpus, pool=state.pool, pins=state.pins.values()))
+
+
+async def keep_limits(keeper: LimitsKeeper, *, wake: asyncio.Event, pause: float) -> None:
+    """Bring the limits of running containers up to date after changes, ``pause`` seconds apart at least, until cancelled."""
+    while True:
+        await woken(wake, within=_RETRY_LIMITS_S)
+        wake.clear()
+        await keeper.keep()
+        await asyncio.sleep(pause)
 
 
 async def keep_clean(janitor: Janitor, *, wake: asyncio.Event, every: float, pause: float) -> None:

@@ -14,6 +14,7 @@ from mica_api.models.vgpu_node import (
     GPU,
     DriverInfo,
     GPULink,
+    HeldCompute,
     HeldGPU,
     HeldSlice,
     NodeCPU,
@@ -85,6 +86,7 @@ def build_status(situation: Situation) -> VGPUNodeStatus:
             pod=pin.pod,
             container=container.name,
             gpus=[HeldGPU(uuid=s.uuid, memory_mib=s.memory_mib, cores=s.cores) for s in container.shares],
+            compute=_compute(pin, situation.pool),
         )
         for pin in sorted(situation.pins, key=lambda p: p.pod_uid)
         for container in pin.containers
@@ -156,6 +158,15 @@ def comparable(status: VGPUNodeStatus) -> Mapping[str, Any]:
         if field in wire:
             wire[field] = sorted(wire[field], key=itemgetter(*keys))
     return wire
+
+
+def _compute(pin: Pin, pool: PoolChoice | None) -> HeldCompute | None:
+    if pool is None:
+        return None
+    held = pool.compute.resolve(pin.compute)
+    return HeldCompute.model_validate(
+        {"policy": held.policy.capitalize(), "priority": held.priority.capitalize(), "weight": held.weight}
+    )
 
 
 def _condition(type_: str, holds: bool, good: str, bad: str, message: str) -> WantedCondition:

@@ -6,6 +6,7 @@ import json
 from typing import Any, Final
 
 from mica_api.allocation import GPUShare
+from mica_api.compute import compute_annotations, read_compute
 from mica_device_plugin.values import Pin, PinnedContainer
 
 _VERSION: Final = 1
@@ -25,7 +26,14 @@ def encode_pin(pin: Pin) -> bytes:
         }
         for c in pin.containers
     ]
-    value = {"v": _VERSION, "uid": pin.pod_uid, "namespace": pin.namespace, "pod": pin.pod, "containers": containers}
+    value = {
+        "v": _VERSION,
+        "uid": pin.pod_uid,
+        "namespace": pin.namespace,
+        "pod": pin.pod,
+        "containers": containers,
+        "compute": compute_annotations(pin.compute),
+    }
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
@@ -43,8 +51,9 @@ def decode_pin(data: bytes) -> Pin:
             )
             for c in raw["containers"]
         )
-        return Pin(str(raw["uid"]), str(raw["namespace"]), str(raw["pod"]), containers)
+        compute = read_compute(dict(raw.get("compute", {})))
+        return Pin(str(raw["uid"]), str(raw["namespace"]), str(raw["pod"]), containers, compute)
     except InvalidPin:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidPin(f"malformed: {error!r}") from error

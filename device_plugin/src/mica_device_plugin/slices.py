@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mica_api.allocation import GPUShare
 from mica_device_plugin import region
 from mica_device_plugin.cdi import Edits, render_spec
 from mica_device_plugin.files import Files
-from mica_device_plugin.limits import read_generation, read_owner, render_limits
+from mica_device_plugin.limits import Limits, read_generation, read_owner, render_limits, says_the_same
 from mica_device_plugin.pins import InvalidPin, decode_pin, encode_pin
 from mica_device_plugin.settings import Layout
 from mica_device_plugin.values import KEY_LENGTH, Pin, SliceKey, SliceOwner
@@ -81,28 +80,27 @@ class SliceStore:
         """Remove a file among the pins that is none."""
         self._files.remove_tree(self._layout.pins / name)
 
-    def write_slice(
-        self,
-        key: SliceKey,
-        *,
-        owner: SliceOwner,
-        shares: tuple[GPUShare, ...],
-        order: Mapping[str, int],
-        edits: Edits,
-        oversubscribe: bool,
-    ) -> None:
+    def write_slice(self, key: SliceKey, limits: Limits, edits: Edits) -> None:
         """Make everything the container needs: an empty region unless a process still uses it, the limits, the CDI spec."""
         if not self.is_live(key):
             self._files.remove_tree(self._layout.usage_dir(key))
         self.prepare(key)
         if not self.is_live(key):
             self._files.write(self._layout.region_file(key), bytes(region.SIZE), mode=_REGION_MODE)
-        limits = self._layout.limits_file(key)
-        generation = read_generation(self._files.read(limits) or b"") + 1
-        text = render_limits(owner=owner, shares=shares, order=order, generation=generation, oversubscribe=oversubscribe)
-        self._files.write(limits, text, mode=_LIMITS_MODE)
+        self._write_limits(key, limits, self._files.read(self._layout.limits_file(key)) or b"")
         self._files.make_dir(self._layout.cdi)
         self._files.write(self._layout.cdi_file(key), render_spec(key, edits), mode=_SPEC_MODE)
+
+    def update_limits(self, key: SliceKey, limits: Limits) -> bool:
+        """Replace the limits of a running container if they say something else; returns whether they did.
+
+        A file that is not this owner's, or not there, is left alone: the next start writes it.
+        """
+        before = self._files.read(self._layout.limits_file(key))
+        if before is None or read_owner(before) != limits.owner or says_the_same(before, limits):
+            return False
+        self._write_limits(key, limits, before)
+        return True
 
     def remove_slice(self, key: SliceKey) -> None:
         """Remove the CDI spec, then the directories."""
@@ -112,6 +110,11 @@ class SliceStore:
     def is_live(self, key: SliceKey) -> bool:
         """Whether a process inside the container still uses a GPU."""
         return self._liveness(self._layout.region_file(key))
+
+    def _write_limits(self, key: SliceKey, limits: Limits, before: bytes) -> None:
+        """By rename, so that the limiter reads all of it or what was there before."""
+        text = render_limits(limits, generation=read_generation(before) + 1)
+        self._files.write(self._layout.limits_file(key), text, mode=_LIMITS_MODE)
 
     def _owner(self, key: SliceKey) -> SliceOwner | None:
         text = self._files.read(self._layout.limits_file(key))

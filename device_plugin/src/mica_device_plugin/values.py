@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final, NewType
 
 from mica_api.allocation import GPUShare
+from mica_api.compute import DEFAULT_RULES, NO_CHOICE, ComputeChoice, ComputeRules
 from mica_api.models.vgpu_pool import GPUMode
-from mica_api.sharing import CardCapacity, Sharing
+from mica_api.sharing import NO_OVERCOMMIT, CardCapacity, Sharing
 
 SliceKey = NewType("SliceKey", str)
 
@@ -62,12 +63,19 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class PoolChoice:
-    """The pool that selects this node, as far as the agent needs it; ``modes`` are single GPUs' by UUID."""
+    """The pool that selects this node, as far as the agent needs it; ``modes`` are single GPUs' by UUID, ``compute`` what it says
+    about sharing a card's time."""
 
     name: str
     sharing: Sharing
     mode: GPUMode = "Shared"
     modes: Mapping[str, GPUMode] = field(default_factory=dict)
+    compute: ComputeRules = DEFAULT_RULES
+
+    @property
+    def oversubscribes(self) -> bool:
+        """Whether more memory is given out than the cards have."""
+        return self.sharing.memory_overcommit_percent > NO_OVERCOMMIT
 
     def mode_of(self, uuid: str) -> GPUMode:
         """Mode of the GPU with this UUID."""
@@ -125,12 +133,16 @@ class PinnedContainer:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """The decision of one pod as first verified; later edits of its annotations do not count."""
+    """The decision of one pod as first verified; later edits of its annotations do not count.
+
+    ``compute`` alone follows the annotations: what the pod was last seen to choose.
+    """
 
     pod_uid: str
     namespace: str
     pod: str
     containers: tuple[PinnedContainer, ...]
+    compute: ComputeChoice = NO_CHOICE
 
     def container(self, name: str) -> PinnedContainer | None:
         """Decision for the container called ``name``."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mica_api.allocation import ContainerAllocation, GPUShare, InvalidAllocation, decode_pod_allocation, mismatch
+from mica_api.compute import NO_CHOICE, ComputeChoice, read_compute
 from mica_api.request import MAX_CORES, InvalidRequest, PodRequest, read_request
 from mica_api.sharing import CardCapacity
 from mica_device_plugin.values import GPUDevice, Pin, PinnedContainer, PodView, PoolChoice
@@ -29,6 +30,7 @@ class Reason(StrEnum):
     NO_POOL = "NoPool"
     UNKNOWN_GPU = "UnknownGPU"
     UNHEALTHY_GPU = "UnhealthyGPU"
+    COMPUTE_NOT_ALLOWED = "ComputeNotAllowed"
     OUT_OF_MEMORY = "OutOfMemory"
     OUT_OF_CORES = "OutOfCores"
     OUT_OF_SLICES = "OutOfSlices"
@@ -48,9 +50,10 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The decision can be right; ``containers`` is what to pin, one per app container."""
+    """The decision can be right; ``containers`` is what to pin, one per app container, with the pod's choice of ``compute``."""
 
     containers: tuple[PinnedContainer, ...]
+    compute: ComputeChoice = NO_CHOICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +78,20 @@ def verify(*, pod: PodView, node: NodeFacts, held: Iterable[Pin]) -> Accept | Re
         return misplaced
     try:
         request = read_request(pod.containers, pod.annotations)
+        compute = read_compute(pod.annotations)
     except InvalidRequest as error:
         return Refuse(Reason.INVALID_REQUEST, str(error))
     shares = [share for allocation in decided for share in allocation.shares]
-    refusal = check_gpus(shares, node.gpus) or _as_requested(request, decided, node) or _fits(shares, pod.uid, node, held)
+    refusal = (
+        check_gpus(shares, node.gpus)
+        or _as_requested(request, decided, node)
+        or _fits(shares, pod.uid, node, held)
+        or _allowed(compute, node)
+    )
     if refusal is not None:
         return refusal
     containers = zip(pod.containers, decided, strict=True)
-    return Accept(tuple(PinnedContainer(name, allocation.shares) for (name, _), allocation in containers))
+    return Accept(tuple(PinnedContainer(name, allocation.shares) for (name, _), allocation in containers), compute)
 
 
 def check_gpus(shares: Iterable[GPUShare], gpus: Iterable[GPUDevice]) -> Refuse | None:
@@ -127,6 +136,14 @@ def _as_requested(request: PodRequest, decided: Sequence[ContainerAllocation], n
         if difference is not None:
             return Refuse(Reason.NOT_AS_REQUESTED, f"container {wanted.name}: {difference}")
     return None
+
+
+def _allowed(choice: ComputeChoice, node: NodeFacts) -> Refuse | None:
+    excess = node.pool.compute.excess(choice) if node.pool is not None else None
+    if node.pool is None or excess is None:
+        return None
+    words = f"the pod chooses more compute than pool {node.pool.name} of this node allows: {excess}"
+    return Refuse(Reason.COMPUTE_NOT_ALLOWED, words)
 
 
 def _fits(shares: Sequence[GPUShare], pod_uid: str, node: NodeFacts, held: Iterable[Pin]) -> Refuse | None:

@@ -132,7 +132,7 @@ def _rules(settings: ExtenderSettings, ledger: Ledger) -> Callable[[], Rules]:
     known = CatalogueCache(
         version=lambda: ledger.fleet.layout, nodes=lambda: ((node.name, node.cards) for node in ledger.records())
     )
-    return lambda: Rules(schedulers=schedulers, catalogue=known.get())
+    return lambda: Rules(schedulers=schedulers, catalogue=known.get(), compute=tuple(pool.compute for pool in ledger.pools()))
 
 
 async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp, listening: set[str]) -> None:

@@ -18,6 +18,9 @@ def named_templates() -> str:
         "mica.names.poke": names.POKE_OBJECT,
         "mica.names.label.slice": names.LABEL_SLICE,
         "mica.names.annotation.request": names.ANNOTATION_REQUEST,
+        "mica.names.annotation.computePolicy": names.ANNOTATION_COMPUTE_POLICY,
+        "mica.names.annotation.computePriority": names.ANNOTATION_COMPUTE_PRIORITY,
+        "mica.names.annotation.computeWeight": names.ANNOTATION_COMPUTE_WEIGHT,
         "mica.names.annotation.original": names.ANNOTATION_ORIGINAL,
         "mica.names.annotation.allocationPrefix": names.ALLOCATION_PREFIX,
         # A JSON list, for fromJsonArray.

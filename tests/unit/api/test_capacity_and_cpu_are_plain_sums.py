@@ -73,4 +73,5 @@ def test_a_pool_of_which_nothing_is_said_has_the_defaults() -> None:
         "coresOvercommitPercent": 100,
         "mode": "Shared",
         "placement": {"node": "Fragmentation", "gpu": ["Fragmentation"]},
+        "compute": {"policy": "Strict", "priority": "Normal", "highestPriority": "Normal", "weight": 100, "maxWeight": 100},
     }

@@ -31,7 +31,7 @@ def _request(number: int, cores: int, mib: int = 0, percent: int = 0) -> Contain
         ({"nvidia.com/gpu": "1", "nvidia.com/gpumem": "1500", "nvidia.com/gpumem-percentage": "50"}, _request(1, 0, 1500)),
         ({"nvidia.com/gpumem": "1500"}, _request(1, 0, 1500)),
         ({"nvidia.com/gpucores": "30"}, _request(1, 30)),
-        # The low priority is what HAMi gives a pod that names none.
+        # A priority is the pod's, not the slice's: it changes no amount.
         ({"nvidia.com/gpu": "1", "nvidia.com/gpumem": "1500", "nvidia.com/priority": "1"}, _request(1, 0, 1500)),
         # Volcano: a bare number is not capped, and the percentage wins.
         ({"volcano.sh/vgpu-number": "1"}, _request(1, 0)),
@@ -69,7 +69,6 @@ def test_limits_become_one_request(limits: dict[str, str], request_: ContainerRe
         ({"mica.dev/vgpu-number": "1", "nvidia.com/gpu": "1"}, "resources of Mica and HAMi are mixed"),
         ({"volcano.sh/vgpu-number": "1", "huawei.com/vgpu-number": "1"}, "resources of Volcano vGPU and Flex:ai are mixed"),
         ({"nvidia.com/gpu": "1", "nvidia.com/gpumem-percentage": "101"}, "at most 100"),
-        ({"nvidia.com/gpu": "1", "nvidia.com/priority": "0"}, "nvidia.com/priority is 0: task priorities are not enforced"),
         ({"nvidia.com/priority": "1"}, "without nvidia.com/gpu"),
         ({"nvidia.com/mig-1g.10gb": "1"}, "is not supported; ask for a slice with nvidia.com/gpu"),
         ({"huawei.com/vgpu-type.a100": "1"}, "without huawei.com/vgpu-number"),

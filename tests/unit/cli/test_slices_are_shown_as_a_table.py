@@ -34,12 +34,27 @@ def table(*nodes: dict[str, Any]) -> list[list[str]]:
 
 def test_cards_are_listed_with_what_is_taken() -> None:
     rows = table(node("n1", slices=[held("two", ("GPU-a", 1536, 0)), held("one", ("GPU-a", 3072, 20), ("GPU-b", 1024, 5))]))
-    assert rows[0] == ["NODE", "GPU", "MODEL", "POOL", "HEALTH", "CORES", "MEMORY", "HOLDER"]
+    assert rows[0] == ["NODE", "GPU", "MODEL", "POOL", "HEALTH", "CORES", "MEMORY", "COMPUTE", "HOLDER"]
     assert rows[1] == ["n1", "0", "H100", "default", "Healthy", "20/100", "4608Mi/80Gi", "2/10 slices"]
     assert rows[2] == ["20", "3Gi", "team/one (main)"]
     assert rows[3] == ["no cap", "1536Mi", "team/two (main)"]
     assert rows[4][:6] == ["n1", "1", "H100", "default", "Unhealthy", "5/100"]
     assert rows[5] == ["5", "1Gi", "team/one (main)"]
+
+
+def test_a_slice_shows_what_decides_about_its_time() -> None:
+    def choosing(pod: str, cores: int, **compute: object) -> dict[str, Any]:
+        usual = {"policy": "Strict", "priority": "Normal", "weight": 100}
+        return held(pod, ("GPU-a", 1024, cores)) | {"compute": usual | compute}
+
+    slices = [
+        choosing("a", 20),
+        choosing("b", 20, policy="Conserving", priority="Low"),
+        choosing("c", 0, weight=300, priority="High"),
+        choosing("d", 100),
+    ]
+    rows = table(node("n1", slices=slices))
+    assert [row[2] for row in rows[2:6]] == ["strict", "conserving, low", "weight 300, high", "alone"]
 
 
 def test_overcommit_and_exclusive_cards_show_what_may_be_given_out() -> None:

@@ -40,16 +40,18 @@ async def test_the_slice_is_written_before_prestart_answers(agent, kubelet):
     await kubelet.pre_start(given)
     key = slice_key(given.ids)
     lines = agent.layout.limits_file(key).read_text().splitlines()
-    assert lines[:7] == [
+    assert lines[:8] == [
         "version=1",
         "generation=1",
         "mode=enforce",
         "pod=uid-1",
         "container=c0",
         "driver=/usr/lib/mica/driver/libcuda.so.1",
+        "oversubscribe=false",
         "gpus=2",
     ]
     assert f"gpu.0.uuid={GPU_A}" in lines and "gpu.0.memory=3221225472" in lines and "gpu.1.cores=20" in lines
+    assert {"gpu.1.weight=100", "gpu.1.policy=strict", "gpu.1.priority=normal"} <= set(lines)
     region = agent.layout.region_file(key).stat()
     assert region.st_size == SIZE and stat.S_IMODE(region.st_mode) == 0o666
     spec = json.loads(agent.layout.cdi_file(key).read_text())

@@ -54,6 +54,12 @@ WRONG = {
     ),
     "unknown GPU": (slice_pod(GPUShare("GPU-x", 3072, 20)), FACTS, (), Reason.UNKNOWN_GPU),
     "unhealthy GPU": (GOOD, replace(FACTS, gpus=(card(GPU_A, healthy=False),)), (), Reason.UNHEALTHY_GPU),
+    "a class above the pool's": (
+        replace(GOOD, annotations={**GOOD.annotations, names.ANNOTATION_COMPUTE_PRIORITY: "high"}),
+        FACTS,
+        (),
+        Reason.COMPUTE_NOT_ALLOWED,
+    ),
     "no pool": (GOOD, replace(FACTS, pool=None), (), Reason.NO_POOL),
     "memory": (GOOD, FACTS, (pinned(GPUShare(GPU_A, CARD_MIB - 3071, 0)),), Reason.OUT_OF_MEMORY),
     "cores": (GOOD, FACTS, (pinned(GPUShare(GPU_A, 1024, 81)),), Reason.OUT_OF_CORES),

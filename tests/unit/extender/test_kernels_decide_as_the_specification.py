@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mica_api.compute import PRIORITIES, ComputeChoice, ComputeRules
 from mica_api.request import ContainerRequest, InitRequest, PodRequest
 from mica_api.selection import Selection
 from mica_extender.placement import Card, NodeState, Placement, Shape, choose
@@ -56,13 +57,14 @@ containers = st.builds(
 uuids = st.frozensets(st.builds(lambda n, i: f"GPU-n{n}-{i}", st.integers(0, 3), st.integers(0, 3)), max_size=3)
 policies = st.sampled_from([("binpack",), ("fragmentation",), ("mutex",), ("numa", "spread"), ("topology", "mutex")])
 selections = st.builds(
-    lambda use, avoid, use_uuids, avoid_uuids, policy, numa_bind: Selection(
+    lambda use, avoid, use_uuids, avoid_uuids, policy, numa_bind, compute: Selection(
         gpu_policy=policy,
         use_models=frozenset(use),
         avoid_models=frozenset(avoid),
         use_uuids=use_uuids,
         avoid_uuids=avoid_uuids,
         numa_bind=numa_bind,
+        compute=compute,
     ),
     st.sampled_from([(), (), ("a100",), ("t4",), ("h100",)]),
     st.sampled_from([(), (), ("a100",)]),
@@ -70,6 +72,16 @@ selections = st.builds(
     st.one_of(st.just(frozenset()), uuids),
     st.one_of(st.just(()), st.just(()), policies),
     st.sampled_from([False, False, True]),
+    st.builds(
+        lambda priority, weight: ComputeChoice(priority=priority, weight=weight),
+        st.sampled_from([None, None, *PRIORITIES]),
+        st.sampled_from([None, None, 1, 100, 101, 10_000]),
+    ),
+)
+pools = st.builds(
+    lambda highest, most: ComputeRules(highest_priority=highest, max_weight=most),
+    st.sampled_from(["normal", *PRIORITIES]),
+    st.sampled_from([100, 100, 1, 10_000]),
 )
 
 
@@ -80,7 +92,8 @@ def fleets(draw: st.DrawFn) -> list[NodeState]:
         drawn = draw(st.lists(cards(), max_size=4))
         named = tuple(replace(card, uuid=f"GPU-n{index}-{i}", index=i) for i, card in enumerate(drawn))
         ready = draw(st.sampled_from([True, True, True, False]))
-        nodes.append(NodeState(f"n{index}", draw(st.integers(1, 3)), named, gpu_policy=draw(policies), ready=ready))
+        slots, policy, compute = draw(st.integers(1, 3)), draw(policies), draw(pools)
+        nodes.append(NodeState(f"n{index}", slots, named, gpu_policy=policy, ready=ready, compute=compute))
     return nodes
 
 

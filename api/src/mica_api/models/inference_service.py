@@ -14,6 +14,7 @@ from mica_api.models.common import Condition, Model, ObjectMeta, map_list, rule
 from mica_api.models.engine import Duration, EngineSpec
 from mica_api.models.placement import PlacementSpec
 from mica_api.models.routing import CPUSpec, RoutingSpec
+from mica_api.models.vgpu_pool import ComputePolicy, ComputeWeight, Priority
 from mica_api.request import MAX_NUMBER
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,253}[A-Za-z0-9])?$"
@@ -75,8 +76,42 @@ class ModelSource(Model):
     ] = None
 
 
+class SliceCompute(Model):
+    """How replicas share the time of their GPUs; what is not said is the pool's default, which also bounds it."""
+
+    policy: Annotated[
+        ComputePolicy | None,
+        Field(description="With cores. Strict: never more than them. Conserving: also time that others leave."),
+    ] = None
+    priority: Annotated[
+        Priority | None, Field(description="While a slice of a higher class wants the GPU, lower ones get 2 % of its time.")
+    ] = None
+    weight: Annotated[
+        ComputeWeight | None, Field(description="Without cores: part of what capped slices leave, beside others without a cap.")
+    ] = None
+
+
 class SliceSpec(Model):
     """Slice of each replica. Without cores and memory: whole GPUs of its own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.compute) || (has(self.cores) ? self.cores < 100 : has(self.memory))",
+                    "slice.compute has no effect: replicas have their GPUs alone; remove it, or set cores below 100, or memory",
+                ),
+                rule(
+                    "!has(self.compute) || !has(self.compute.policy) || has(self.cores)",
+                    "slice.compute.policy is about a cap: set slice.cores, or remove it",
+                ),
+                rule(
+                    "!has(self.compute) || !has(self.compute.weight) || !has(self.cores)",
+                    "slice.compute.weight is for slices without a cap: remove slice.cores, or the weight",
+                ),
+            ]
+        }
+    )
 
     number: Annotated[int, Field(ge=1, le=MAX_NUMBER, description="Distinct physical GPUs of one replica.")] = 1
     cores: Annotated[int | None, Field(ge=1, le=100, description="Percent of the compute of each GPU; unset: not capped.")] = None
@@ -87,6 +122,7 @@ class SliceSpec(Model):
             description="Memory of each GPU, as 12Gi or 1536Mi; unset: the whole card.",
         ),
     ] = None
+    compute: SliceCompute | None = None
 
     @property
     def memory_mib(self) -> int | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from mica_api.models.common import Condition, Model, ObjectMeta, map_list
-from mica_api.models.vgpu_pool import MAX_GPUS_OF_NODE, MAX_SLICES, GPUMode, Overcommit
+from mica_api.models.vgpu_pool import MAX_GPUS_OF_NODE, MAX_SLICES, ComputePolicy, ComputeWeight, GPUMode, Overcommit, Priority
 from mica_api.sharing import NO_OVERCOMMIT
 
 GPUHealth = Literal["Healthy", "Unhealthy"]
@@ -64,6 +64,14 @@ class HeldGPU(Model):
     cores: int
 
 
+class HeldCompute(Model):
+    """How a slice shares the time of its GPUs: the pod's choice within what the pool allows."""
+
+    policy: ComputePolicy
+    priority: Priority
+    weight: ComputeWeight
+
+
 class HeldSlice(Model):
     """What one container holds on this node."""
 
@@ -72,6 +80,7 @@ class HeldSlice(Model):
     pod: Annotated[str, Field(max_length=253)]
     container: Annotated[str, Field(max_length=63)]
     gpus: Annotated[list[HeldGPU], Field(max_length=64)]
+    compute: HeldCompute | None = None
 
 
 class Refusal(Model):

@@ -7,12 +7,16 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonValue
 
+from mica_api.compute import DEFAULT_WEIGHT, Compute, ComputeRules, parse_policy, parse_priority
+from mica_api.compute import MAX_WEIGHT as MAX_COMPUTE_WEIGHT
 from mica_api.models.common import Condition, Model, ObjectMeta, map_list, rule
 from mica_api.sharing import NO_OVERCOMMIT
 
 NodePolicy = Literal["Fragmentation", "Binpack", "Spread"]
 GPUPolicy = Literal["Fragmentation", "Binpack", "Spread", "Numa", "Mutex", "Topology"]
 GPUMode = Literal["Shared", "Exclusive"]
+ComputePolicy = Literal["Strict", "Conserving"]
+Priority = Literal["Low", "Normal", "High"]
 DEFAULT_MAX_SLICES = 10
 MAX_SLICES = 64
 MAX_OVERCOMMIT_PERCENT = 400
@@ -88,6 +92,51 @@ class PoolPlacement(Model):
     ] = None
 
 
+_RANK = "{'Low': 0, 'Normal': 1, 'High': 2}"
+ComputeWeight = Annotated[int, Field(ge=1, le=MAX_COMPUTE_WEIGHT)]
+
+
+class PoolCompute(Model):
+    """How slices share the time of a GPU: what holds for pods that do not choose, and how far a pod may go."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    f"{_RANK}[self.priority] <= {_RANK}[self.highestPriority]",
+                    "compute.priority, which pods have without a choice, is above compute.highestPriority; raise the latter",
+                ),
+                rule(
+                    "self.weight <= self.maxWeight",
+                    "compute.weight, which pods have without a choice, is above compute.maxWeight; raise the latter",
+                ),
+            ]
+        }
+    )
+
+    policy: Annotated[
+        ComputePolicy,
+        Field(description="Of slices with a cap. Strict: never more than their cores. Conserving: also time that others leave."),
+    ] = "Strict"
+    priority: Annotated[
+        Priority,
+        Field(description="While a slice of a higher class wants the GPU, lower ones get 2 % of its time."),
+    ] = "Normal"
+    highest_priority: Annotated[Priority, Field(description="The highest class that a pod may choose.")] = "Normal"
+    weight: Annotated[
+        ComputeWeight, Field(description="Slices without a cap divide what the capped ones leave by their weights.")
+    ] = DEFAULT_WEIGHT
+    max_weight: Annotated[ComputeWeight, Field(description="The greatest weight that a pod may choose.")] = DEFAULT_WEIGHT
+
+    def rules(self) -> ComputeRules:
+        """The same for decisions. Raises InvalidRequest for a word that this version does not know."""
+        return ComputeRules(
+            Compute(parse_policy("compute.policy", self.policy), parse_priority("compute.priority", self.priority), self.weight),
+            highest_priority=parse_priority("compute.highestPriority", self.highest_priority),
+            max_weight=self.max_weight,
+        )
+
+
 class GPUModeOverride(Model):
     """One GPU whose mode differs from the pool's."""
 
@@ -121,12 +170,24 @@ def _needs_sharing(field: str) -> JsonValue:
     )
 
 
+_NEEDS_NEIGHBOURS = rule(
+    "(self.compute.priority == 'Normal' && self.compute.highestPriority == 'Normal' && self.compute.weight == "
+    f"{DEFAULT_WEIGHT} && self.compute.maxWeight == {DEFAULT_WEIGHT}) || ({_SHARED_BY_SEVERAL})",
+    "compute.priority, compute.highestPriority, compute.weight and compute.maxWeight decide between slices of one GPU: set "
+    "maxSlicesPerGPU above 1 and mode Shared (for the pool or for GPUs under gpus), or remove them",
+)
+
+
 class VGPUPoolSpec(Model):
     """Wanted state."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "x-kubernetes-validations": [_needs_sharing("memoryOvercommitPercent"), _needs_sharing("coresOvercommitPercent")]
+            "x-kubernetes-validations": [
+                _needs_sharing("memoryOvercommitPercent"),
+                _needs_sharing("coresOvercommitPercent"),
+                _NEEDS_NEIGHBOURS,
+            ]
         }
     )
 
@@ -158,6 +219,7 @@ class VGPUPoolSpec(Model):
         ),
     ] = None
     placement: PoolPlacement = PoolPlacement()
+    compute: PoolCompute = PoolCompute()
     template: Annotated[
         NodeTemplate | None,
         Field(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mica_api import names
-from mica_api.dialects import MICA, card_types, dialect_of, translate
+from mica_api.compute import check_allowed, check_effect, has_gpus_alone, read_compute
+from mica_api.dialects import MICA, card_types, dialect_of, priority_class, translate
 from mica_api.request import (
     ContainerRequest,
     InvalidRequest,
@@ -33,6 +34,12 @@ from mica_extender.admission.pod import (
     spec_of,
 )
 from mica_extender.admission.rules import Rules, check_pod, is_stripped
+
+_KNOBS: Final = {
+    "CUDA_TASK_PRIORITY": names.ANNOTATION_COMPUTE_PRIORITY,
+    "GPU_CORE_UTILIZATION_POLICY": names.ANNOTATION_COMPUTE_POLICY,
+}
+"""Variables of another limiter that a pod can say in our words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +69,21 @@ def mutate(pod: Body, rules: Rules) -> Admitted:
         request = _request(containers, annotations)
         if not request.asks:
             return Admitted(tuple(c for container in containers for c in _without_slices(container)))
+        compute, unneeded = _compute_class(containers, annotations, request)
         canonical = canonical_selection({**annotations, **_card_type(containers, annotations)})
-        selection = read_selection({**annotations, **canonical})
+        selection = read_selection({**annotations, **canonical, **compute})
+        check_effect(request, selection.compute)
+        check_allowed(selection.compute, rules.compute)
         doubts = rules.catalogue.doubts(request, selection)
     except InvalidRequest as error:
         raise Refused(str(error)) from error
     env, warnings = _strip_env((*containers, *init_containers(pod)))
-    metadata = _metadata(pod, request, {**canonical, **_original(containers, annotations)})
+    metadata = _metadata(pod, request, {**canonical, **compute, **_original(containers, annotations)})
     resources = [
         c for container, wanted in zip(containers, request.containers, strict=True) for c in _resources(container, wanted)
     ]
     changes = (*metadata, *_scheduler(pod), *resources, *env)
-    return Admitted(changes, (*doubts, *warnings))
+    return Admitted(changes, (*doubts, *unneeded, *warnings))
 
 
 def validate(pod: Body, rules: Rules) -> None:
@@ -84,8 +94,10 @@ def validate(pod: Body, rules: Rules) -> None:
             return
         check_pod(pod, rules)
         annotations = annotations_of(pod)
-        read_request([(c.name, c.limits) for c in containers], annotations)
-        read_selection(annotations)
+        request = read_request([(c.name, c.limits) for c in containers], annotations)
+        choice = read_selection(annotations).compute
+        check_effect(request, choice)
+        check_allowed(choice, rules.compute)
     except InvalidRequest as error:
         raise Refused(str(error)) from error
     _check_untouched(pod, (*containers, *init_containers(pod)))
@@ -144,6 +156,27 @@ def _card_type(containers: Sequence[Container], annotations: Mapping[str, str]) 
     if written != wanted:
         raise Refused(f"resources choose cards of type {wanted[1:]}, annotation {names.ANNOTATION_USE_MODEL} {written}; keep one")
     return {names.ANNOTATION_USE_MODEL: wanted}
+
+
+def _compute_class(
+    containers: Sequence[Container], annotations: Mapping[str, str], request: PodRequest
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The class of priority that resources choose, as our annotation, and what to warn of. Raises InvalidRequest, Refused."""
+    chosen = {c.name: found for c in containers if (found := priority_class(c.name, c.limits)) is not None}
+    classes = sorted(set(chosen.values()))
+    if not classes:
+        return {}, ()
+    if len(classes) > 1:
+        words = ", ".join(f"{name} {found}" for name, found in chosen.items())
+        raise Refused(f"the containers choose different classes of priority ({words}); a pod has one")
+    written = read_compute(annotations).priority
+    if written not in (None, classes[0]):
+        raise Refused(
+            f"resources choose priority {classes[0]}, annotation {names.ANNOTATION_COMPUTE_PRIORITY} {written}; keep one"
+        )
+    if has_gpus_alone(request):
+        return {}, (f"priority {classes[0]} is not needed: the pod has its GPUs alone",)
+    return {names.ANNOTATION_COMPUTE_PRIORITY: classes[0]}, ()
 
 
 def _metadata(pod: Body, request: PodRequest, extra: Mapping[str, str]) -> list[Change]:
@@ -216,5 +249,7 @@ def _strip_env(containers: Sequence[Container]) -> tuple[list[Change], tuple[str
             continue
         gone = sorted({str(v.get("name")) for v in container.env} - {str(v.get("name")) for v in kept})
         changes.append(Change(f"{container.path}/env", kept))
-        warnings.append(f"container {container.name}: removed {', '.join(gone)}: the slice alone decides about GPUs and limits")
+        instead = "".join(f"; {name} is annotation {key} here" for name, key in _KNOBS.items() if name in gone)
+        words = f"removed {', '.join(gone)}: the slice alone decides about GPUs and limits{instead}"
+        warnings.append(f"container {container.name}: {words}")
     return changes, tuple(warnings)

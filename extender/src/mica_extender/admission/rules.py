@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mica_api import names
+from mica_api.compute import ComputeRules
 from mica_extender.admission.catalogue import Catalogue
 from mica_extender.admission.pod import (
     Body,
@@ -44,11 +45,12 @@ class Rules:
     """What an installation accepts.
 
     ``schedulers``: schedulerNames that are taken over beside our own; a pod that names another one means that one.
-    ``catalogue``: the GPUs of the cluster, for warnings.
+    ``catalogue``: the GPUs of the cluster, for warnings. ``compute``: what each pool lets its pods choose.
     """
 
     schedulers: frozenset[str] = field(default_factory=lambda: frozenset(DEFAULT_SCHEDULERS))
     catalogue: Catalogue = field(default_factory=Catalogue)
+    compute: tuple[ComputeRules, ...] = ()
 
 
 def check_pod(pod: Body, rules: Rules) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from typing import Final, Literal
 
+from mica_api.compute import ComputeChoice
 from mica_api.request import ContainerRequest
 from mica_api.selection import Selection
 from mica_extender.explain.oracle import (
@@ -27,7 +28,7 @@ from mica_extender.explain.oracle import (
 )
 from mica_extender.placement import Card, NodeState, Rejection, Shape
 
-Kind = Literal["memory", "memoryPercent", "cores", "number", "freeCards", "model", "uuid", "policy", "numaBind"]
+Kind = Literal["memory", "memoryPercent", "cores", "number", "freeCards", "model", "uuid", "policy", "numaBind", "compute"]
 AMOUNTS: Final[tuple[Kind, ...]] = ("memory", "memoryPercent", "cores", "number")
 MAX_TRIES: Final = 200
 """Sets of cards tried out for one node."""
@@ -72,6 +73,7 @@ _TEXT: Final[dict[Kind, str]] = {
     "uuid": "no restriction to or from GPU UUIDs",
     "policy": "no card policy mutex, which wants cards without any slice",
     "numaBind": "no demand that all GPUs are of one NUMA node",
+    "compute": "no higher class and no greater weight of compute than the pool allows ({names})",
 }
 
 _INSTEAD_OF_ALL: Final = "at most {to} MiB of memory per GPU instead of all of it{of}"
@@ -90,6 +92,8 @@ def applied(change: Change, shape: Shape, node: NodeState) -> tuple[Shape, NodeS
             return _without_mutex(shape, node), node
         case "numaBind":
             return with_selection(shape, replace(shape.selection, numa_bind=False)), node
+        case "compute":
+            return with_selection(shape, replace(shape.selection, compute=ComputeChoice())), node
         case _:
             index = next(i for i, c in enumerate(shape.request.containers) if c.name == change.container)
             return with_container(shape, index, _reduced(shape.request.containers[index], change.kind, change.to)), node
@@ -151,6 +155,9 @@ def demands(shape: Shape, node: NodeState) -> list[Change]:
         found.append(Change("policy"))
     if selection.numa_bind:
         found.append(Change("numaBind"))
+    excess = node.compute.excess(selection.compute)
+    if excess is not None:
+        found.append(Change("compute", names=(excess,)))
     return found
 
 

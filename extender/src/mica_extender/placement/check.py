@@ -14,6 +14,7 @@ from mica_extender.placement.model import Card, Code, Rejection, Shape
 
 PRECEDENCE: Final = (
     Code.UNREGISTERED,
+    Code.COMPUTE_NOT_ALLOWED,
     Code.INSUFFICIENT_DEVICE,
     Code.NUMA_NOT_FIT,
     Code.INSUFFICIENT_MEMORY,

@@ -57,6 +57,8 @@ def search(shape: Shape, node: NodeState, *, budget: int = SEARCH_BUDGET, cost: 
     """
     if not node.ready:
         return Found(Rejection(Code.UNREGISTERED))
+    if node.compute.excess(shape.selection.compute) is not None:
+        return Found(Rejection(Code.COMPUTE_NOT_ALLOWED, permanent=True))
     wanted = _order(shape)
     # What cannot fit is tried once all the same: the first dead end is what names the shortage.
     possible = len(wanted) < 2 or sums_allow(shape, node, wanted)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mica_api.compute import rank
 from mica_api.policies import NODE_POLICIES
 from mica_extender.placement.model import Card, NodeState
 
@@ -38,6 +39,8 @@ _NODE_COLUMNS: Final[dict[str, type[np.generic]]] = {
     "weight_slot": np.int32,
     "weight_core": np.int32,
     "weight_memory": np.int32,
+    "highest_class": np.int32,
+    "max_weight": np.int32,
     "cpu_total": np.int64,
     "cpu_left": np.int64,
     "version": np.int64,
@@ -61,8 +64,8 @@ class Fleet:
 
     Node columns: ``first_card``, ``card_count``, ``ready``, ``node_policy`` (position in NODE_POLICIES),
     ``card_policy`` (id in ``card_policies``), ``mutex`` (whether that policy holds it), ``weight_slot``, ``weight_core``,
-    ``weight_memory`` (of the pool; all 0: the fullest counts), ``cpu_total`` and ``cpu_left`` (milli-CPU, UNKNOWN when nobody
-    reports it), ``version``.
+    ``weight_memory`` (of the pool; all 0: the fullest counts), ``highest_class`` (rank) and ``max_weight`` (of the compute,
+    what a pod may choose), ``cpu_total`` and ``cpu_left`` (milli-CPU, UNKNOWN when nobody reports it), ``version``.
     Card columns: ``memory_mib`` (physical), ``capacity_mib`` (with overcommit), ``used_mib``, ``core_capacity`` (percent, with
     overcommit), ``used_cores``, ``slices``, ``card_max_slices``, ``flags``, ``model`` (id in ``models``), ``numa``.
     Columns are replaced when they grow: read them from the fleet each time, and write them through its methods only.
@@ -77,6 +80,8 @@ class Fleet:
     weight_slot: Int32
     weight_core: Int32
     weight_memory: Int32
+    highest_class: Int32
+    max_weight: Int32
     cpu_total: Int64
     cpu_left: Int64
     version: Int64
@@ -154,6 +159,7 @@ class Fleet:
         self.mutex[row] = "mutex" in node.gpu_policy
         weights = (node.weights.slot, node.weights.core, node.weights.memory) if node.weights else (0, 0, 0)
         self.weight_slot[row], self.weight_core[row], self.weight_memory[row] = weights
+        self.highest_class[row], self.max_weight[row] = rank(node.compute.highest_priority), node.compute.max_weight
         self.cpu_total[row], self.cpu_left[row] = node.cpu_total, node.cpu_left
         for at, card in enumerate(node.cards, start=first):
             self._write_card(at, card, node)

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from mica_api.compute import PRIORITIES, rank
 from mica_api.policies import NODE_POLICIES
 from mica_api.request import ContainerRequest
 from mica_extender.placement.check import PRECEDENCE
@@ -36,6 +37,7 @@ CODES: Final[tuple[Code | None, ...]] = (
     Code.INSUFFICIENT_CORE,
     Code.NUMA_NOT_FIT,
     Code.INSUFFICIENT_DEVICE,
+    Code.COMPUTE_NOT_ALLOWED,
 )
 """Meaning of a kernel's codes by number; 0 is "fits"."""
 FITS: Final = 0
@@ -93,6 +95,8 @@ class _Shape(ctypes.Structure):
         ("mutex", ctypes.c_int32),
         ("together", ctypes.c_int32),
         ("numa_bind", ctypes.c_int32),
+        ("compute_class", ctypes.c_int32),
+        ("compute_weight", ctypes.c_int32),
         ("model_ok", ctypes.c_void_p),
         ("card_ok", ctypes.c_void_p),
     )
@@ -100,7 +104,7 @@ class _Shape(ctypes.Structure):
 
 _FLEET_COLUMNS: Final = (
     *("first_card", "card_count", "ready", "node_policy", "card_policy", "mutex"),
-    *("weight_slot", "weight_core", "weight_memory", "cpu_left"),
+    *("weight_slot", "weight_core", "weight_memory", "highest_class", "max_weight", "cpu_left"),
     *("memory_mib", "capacity_mib", "used_mib", "core_capacity", "used_cores", "slices", "card_max_slices", "flags"),
     *("model", "numa"),
 )
@@ -120,6 +124,9 @@ class CompiledShape:
     def __init__(self, shape: Shape, fleet: Fleet) -> None:
         self.shape = shape
         self.containers: tuple[ContainerRequest, ...] = asking_order(shape)
+        choice = shape.selection.compute
+        self.compute_class = rank(choice.priority or PRIORITIES[0])
+        self.compute_weight = choice.weight or 0
         self._compile(fleet)
 
     def refresh(self, fleet: Fleet) -> CompiledShape:
@@ -153,6 +160,8 @@ class CompiledShape:
             mutex="mutex" in selection.gpu_policy if selection.gpu_policy else -1,
             together=not any(one.container.asks for one in self.shape.request.init),
             numa_bind=selection.numa_bind,
+            compute_class=self.compute_class,
+            compute_weight=self.compute_weight,
             card_policy=fleet.card_policy_id(selection.gpu_policy) if selection.gpu_policy else -1,
             model_ok=self.model_ok.ctypes.data,
             card_ok=None if self.card_ok is None else self.card_ok.ctypes.data,
@@ -197,6 +206,11 @@ class NumpyKernel:
         known = np.flatnonzero(rows >= 0)
         permanent[known] = 0
         ready = known[fleet.ready[rows[known]] != 0]
+        allowed = (fleet.highest_class[rows[ready]] >= shape.compute_class) & (
+            fleet.max_weight[rows[ready]] >= shape.compute_weight
+        )
+        codes[ready[~allowed]], permanent[ready[~allowed]] = _NUMBERS[Code.COMPUTE_NOT_ALLOWED], 1
+        ready = ready[allowed]
         small = fleet.card_count[rows[ready]] <= MAX_NODE_CARDS
         codes[ready[~small]] = UNDECIDED
         ready = ready[small]

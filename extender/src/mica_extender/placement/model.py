@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mica_api.allocation import GPUShare
+from mica_api.compute import DEFAULT_RULES, ComputeRules
 from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY, CardPolicy, NodePolicy, Weights
 from mica_api.request import MAX_CORES, PodRequest
 from mica_api.selection import Selection
@@ -15,6 +16,7 @@ class Code(StrEnum):
     """Why a card or a node is no answer, spelt as HAMi's users know it. The order is the order of the checks on a card."""
 
     UNREGISTERED = "node unregistered"
+    COMPUTE_NOT_ALLOWED = "NodeComputeNotAllowed"
     NOT_HEALTHY = "CardNotHealth"
     CORDONED = "CardCordoned"
     TYPE_MISMATCH = "CardTypeMismatch"
@@ -96,7 +98,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """One node at one moment. Policies and weights are its pool's defaults; ``ready`` is what its agent says of itself.
+    """One node at one moment. Policies, weights and ``compute`` are its pool's; ``ready`` is what its agent says of itself.
 
     CPU is in milli, -1 when nobody reports it; it decides scores only.
     """
@@ -110,6 +112,7 @@ class NodeState:
     weights: Weights | None = None
     cpu_total: int = -1
     cpu_left: int = -1
+    compute: ComputeRules = DEFAULT_RULES
 
 
 @dataclass(frozen=True, slots=True)

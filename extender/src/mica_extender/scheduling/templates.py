@@ -109,6 +109,7 @@ def template_state(node: NodeObject, pools: Mapping[str, VGPUPool]) -> NodeState
         cards=cards,
         node_policy=parse_node_policy("placement.node", placement.node),
         gpu_policy=check_card_policy("placement.gpu", placement.gpu),
+        compute=spec.compute.rules(),
     )
 
 

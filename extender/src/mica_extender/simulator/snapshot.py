@@ -193,7 +193,9 @@ def _machine(node: NodeRecord, pool: PoolRecord | None) -> Machine:
     left = max(0, total - others) if total >= 0 else -1
     state = NodeState(node.name, node.max_slices, node.cards, ready=node.ready, cpu_total=total, cpu_left=left)
     if pool is not None:
-        state = replace(state, node_policy=pool.node_policy, gpu_policy=pool.gpu_policy, weights=pool.weights)
+        state = replace(
+            state, node_policy=pool.node_policy, gpu_policy=pool.gpu_policy, weights=pool.weights, compute=pool.compute
+        )
     else:
         state = replace(state, node_policy="fragmentation", gpu_policy=("fragmentation",))
     return Machine(state, total)

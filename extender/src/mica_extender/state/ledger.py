@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from mica_api.allocation import GPUShare
+from mica_api.compute import DEFAULT_RULES, rank
 from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY
 from mica_extender.placement import Card, NodeState
 from mica_extender.placement.charge import Amounts, add_shares, most
@@ -98,6 +99,10 @@ class Ledger:
         """Inventory of all nodes, with what their agents report."""
         return self._nodes.values()
 
+    def pools(self) -> Iterable[PoolRecord]:
+        """All pools."""
+        return self._pools.values()
+
     def without(self, name: str, pod_uids: Iterable[str]) -> NodeState | None:
         """State that a node would have without these pods."""
         record = self._nodes.get(name)
@@ -145,7 +150,8 @@ class Ledger:
     def apply_pool(self, change: Change[PoolRecord]) -> None:
         """A VGPUPool appeared, changed or went away.
 
-        Most events are writes of its status. Its policies decide which cards are better, and ``mutex`` also whether a pod fits.
+        Most events are writes of its status. Its policies decide which cards are better, ``mutex`` and the bounds of compute also
+        whether a pod fits.
         """
         if change.new == self._pools.get(change.key):
             return
@@ -300,6 +306,7 @@ class Ledger:
             weights=pool.weights if pool else None,
             cpu_total=record.cpu[0] if record.cpu else UNKNOWN,
             cpu_left=self._cpu_left(record, leave_out),
+            compute=pool.compute if pool else DEFAULT_RULES,
         )
 
 
@@ -308,6 +315,10 @@ def gained(before: NodeState | None, after: NodeState) -> bool:
     if before is None or after.max_slices > before.max_slices or (after.ready and not before.ready):
         return True
     if "mutex" in before.gpu_policy and "mutex" not in after.gpu_policy:
+        return True
+    if rank(after.compute.highest_priority) > rank(before.compute.highest_priority):
+        return True
+    if after.compute.max_weight > before.compute.max_weight:
         return True
     old = {card.uuid: card for card in before.cards}
     return any(card.uuid not in old or _better(old[card.uuid], card) for card in after.cards)

@@ -11,6 +11,16 @@ from typing import Final
 
 import msgspec
 
+from mica_api.compute import (
+    DEFAULT_POLICY,
+    DEFAULT_PRIORITY,
+    DEFAULT_RULES,
+    DEFAULT_WEIGHT,
+    Compute,
+    ComputeRules,
+    parse_policy,
+    parse_priority,
+)
 from mica_api.policies import (
     DEFAULT_CARD_POLICY,
     DEFAULT_NODE_POLICY,
@@ -55,8 +65,17 @@ class _PoolPlacement(msgspec.Struct):
     weights: _Weights | None = None
 
 
+class _PoolCompute(msgspec.Struct):
+    policy: str = DEFAULT_POLICY
+    priority: str = DEFAULT_PRIORITY
+    highestPriority: str = DEFAULT_PRIORITY
+    weight: int = DEFAULT_WEIGHT
+    maxWeight: int = DEFAULT_WEIGHT
+
+
 class _PoolSpec(msgspec.Struct):
     placement: _PoolPlacement = msgspec.field(default_factory=_PoolPlacement)
+    compute: _PoolCompute = msgspec.field(default_factory=_PoolCompute)
 
 
 class _VGPUPool(msgspec.Struct):
@@ -66,12 +85,13 @@ class _VGPUPool(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class PoolRecord:
-    """Default policies and weights of a pool."""
+    """Default policies and weights of a pool, and what its pods may choose of the compute."""
 
     name: str
     node_policy: NodePolicy = DEFAULT_NODE_POLICY
     gpu_policy: tuple[CardPolicy, ...] = DEFAULT_CARD_POLICY
     weights: Weights | None = None
+    compute: ComputeRules = DEFAULT_RULES
 
 
 class _LeaseSpec(msgspec.Struct):
@@ -115,9 +135,15 @@ def decode_pool(raw: bytes) -> PoolRecord:
             node_policy=parse_node_policy("placement.node", placement.node),
             gpu_policy=check_card_policy("placement.gpu", placement.gpu),
             weights=Weights(weights.slots, weights.cores, weights.memory) if weights else None,
+            compute=_compute(pool.spec.compute),
         )
     except InvalidRequest as error:
         raise msgspec.ValidationError(f"VGPUPool {pool.metadata.name}: {error}") from error
+
+
+def _compute(spec: _PoolCompute) -> ComputeRules:
+    default = Compute(parse_policy("compute.policy", spec.policy), parse_priority("compute.priority", spec.priority), spec.weight)
+    return ComputeRules(default, parse_priority("compute.highestPriority", spec.highestPriority), spec.maxWeight)
 
 
 def decode_lease(raw: bytes) -> LeaseRecord:

@@ -42,9 +42,14 @@ def deployment_body(service: InferenceService, role: Role, image: str) -> dict[s
         "replicas": role.replicas,
         "selector": {"matchLabels": selector(service, role.tier)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": _rollout(role)},
-        "template": {"metadata": {"labels": labels}, "spec": _pod(service, role, image)},
+        "template": {"metadata": _template_meta(labels, role), "spec": _pod(service, role, image)},
     }
     return _stamped(_object(service, "apps/v1", "Deployment", tier=role.tier, spec=spec))
+
+
+def _template_meta(labels: Mapping[str, str], role: Role) -> dict[str, Any]:
+    annotations = {"annotations": dict(role.annotations)} if role.annotations else {}
+    return {"labels": dict(labels), **annotations}
 
 
 def service_body(service: InferenceService, tier: Tier = "gpu") -> dict[str, Any]:

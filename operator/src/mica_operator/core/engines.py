@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mica_api import dialects
+from mica_api.compute import ComputeChoice, compute_annotations, parse_policy, parse_priority
 from mica_api.models import InferenceService
 from mica_api.models.engine import EngineSpec
 from mica_api.models.inference_service import SliceSpec
@@ -40,6 +41,7 @@ class Role:
     env: Mapping[str, str]
     placement: PlacementSpec | None
     whole_cards: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     def image(self, images: Mapping[str, str]) -> str | None:
         """Image of the engine: the one asked for, else the installation's for the type, else None."""
@@ -61,6 +63,7 @@ def gpu_role(service: InferenceService, replicas: int) -> Role:
         env=_revision(service),
         placement=spec.placement,
         whole_cards=takes_whole_cards(spec.slice),
+        annotations=slice_annotations(spec.slice),
     )
 
 
@@ -114,6 +117,19 @@ def slice_limits(wanted: SliceSpec) -> dict[str, str]:
         ((resource, unit),) = dialect.memory.items()
         limits[resource] = str(mib // unit)
     return limits
+
+
+def slice_annotations(wanted: SliceSpec) -> dict[str, str]:
+    """Annotations that say how the slice shares the time of its cards."""
+    compute = wanted.compute
+    if compute is None:
+        return {}
+    choice = ComputeChoice(
+        policy=None if compute.policy is None else parse_policy("slice.compute.policy", compute.policy),
+        priority=None if compute.priority is None else parse_priority("slice.compute.priority", compute.priority),
+        weight=compute.weight,
+    )
+    return compute_annotations(choice)
 
 
 def takes_whole_cards(wanted: SliceSpec) -> bool:

@@ -140,6 +140,10 @@ static uint8_t verdict(const mica_fleet *fleet, const mica_shape *shape, int32_t
     *permanent = 0;
     if (!fleet->ready[node])
         return MICA_UNREGISTERED;
+    if (shape->compute_class > fleet->highest_class[node] || shape->compute_weight > fleet->max_weight[node]) {
+        *permanent = 1;
+        return MICA_COMPUTE_NOT_ALLOWED;
+    }
     if (!shape->containers)
         return MICA_FITS;
     if (q.cards > MICA_MAX_NODE_CARDS)

@@ -23,6 +23,7 @@ enum {
     MICA_INSUFFICIENT_CORE,
     MICA_NUMA_NOT_FIT,
     MICA_INSUFFICIENT_DEVICE,
+    MICA_COMPUTE_NOT_ALLOWED,
     MICA_CODES,
     MICA_UNDECIDED = 255 /* ask fit.py */
 };
@@ -42,6 +43,7 @@ typedef struct {
     const int32_t *card_policy; /* id of the fleet's table of card policies */
     const uint8_t *mutex;       /* whether that policy holds mutex */
     const int32_t *weight_slot, *weight_core, *weight_memory; /* of the pool; all 0: the fullest counts */
+    const int32_t *highest_class, *max_weight; /* of the pool: what a pod may choose of the compute */
     const int64_t *cpu_left; /* milli-CPU; -1 when nobody reports it */
     /* by card row */
     const int64_t *memory_mib;   /* physical */
@@ -74,6 +76,7 @@ typedef struct {
     int32_t mutex;     /* 1 and 0: the pod's own card policy holds it or not; -1: the node's counts */
     int32_t together;  /* whether all asking containers run at the same time: no init containers */
     int32_t numa_bind; /* all GPUs of a container must be of one NUMA node */
+    int32_t compute_class, compute_weight; /* what the pod chooses of the compute; 0: nothing */
     const uint8_t *model_ok; /* by model id */
     const uint8_t *card_ok;  /* by card row, or NULL: every UUID is accepted */
 } mica_shape;
