@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mica_api import names
+from mica_box.errors import BoxError
 
 from .mica_under_test import Platform, eventually, slice_limits
 
@@ -75,6 +76,57 @@ def test_a_pod_written_for_hami_runs_as_it_is(mica: Platform) -> None:
     mica.phase("hami", "Succeeded")
     assert reports(mica.logs("hami"))[0]["total"] == 3000 << 20
     mica.delete("pod", "hami")
+
+
+def test_pods_share_a_card_by_weight_and_a_running_one_changes_its_class(mica: Platform) -> None:
+    """Two uncapped pods of weights 300 and 100 on one card; then the limits of the running one follow pool and annotation."""
+    mica.box.kubectl("patch", "vgpupool", "default", "--type=merge", "-p", json.dumps(_bounds("High", 300)))
+    spin = ["sh", "-c", "gpu-probe --spin 12 --kernel-us 1000 && gpu-probe --hold 3600"]
+    try:
+        eventually("the heavy pod to be admitted", lambda: _heavy(mica, spin))
+        light = {names.ANNOTATION_USE_UUID: _card_of(mica, "heavy")}
+        mica.box.apply(mica.pod("light", spin, limits=slice_limits(memory_gib=1), annotations=light))
+        heavy, light_one = (_spun(mica, name) for name in ("heavy", "light"))
+        assert heavy > 1.8 * light_one
+        assert _said(mica, "heavy") == ("normal", "300")
+
+        mica.box.kubectl("annotate", "pod", "heavy", f"{names.ANNOTATION_COMPUTE_PRIORITY}=high")
+        eventually("the class of the annotation", lambda: _said(mica, "heavy") == ("high", "300"))
+    finally:
+        mica.box.kubectl("patch", "vgpupool", "default", "--type=merge", "-p", json.dumps(_bounds("Normal", 100)))
+    eventually("the bounds of the pool", lambda: _said(mica, "heavy") == ("normal", "100"))
+    mica.delete("pod", "heavy", "light")
+
+
+def _spun(mica: Platform, pod: str) -> float:
+    return float(eventually(f"a report of {pod}", lambda: reports(mica.logs(pod))[:1])[0]["busy_share"])
+
+
+def _bounds(highest: str, weight: int) -> dict[str, Any]:
+    return {"spec": {"compute": {"highestPriority": highest, "maxWeight": weight}}}
+
+
+def _heavy(mica: Platform, command: list[str]) -> bool:
+    """The extender may not have seen the pool's new bounds yet, and says so."""
+    pod = mica.pod("heavy", command, limits=slice_limits(memory_gib=1), annotations={names.ANNOTATION_COMPUTE_WEIGHT: "300"})
+    try:
+        mica.box.apply(pod)
+    except BoxError as error:
+        assert "no VGPUPool allows" in str(error)
+        return False
+    return True
+
+
+def _card_of(mica: Platform, pod: str) -> str:
+    held = eventually("the slice to be held", lambda: [s for s in mica.held() if s["pod"] == pod])
+    return str(held[0]["gpus"][0]["uuid"])
+
+
+def _said(mica: Platform, pod: str) -> tuple[str, str]:
+    """Class and weight as the running container reads them."""
+    lines = mica.box.kubectl("exec", pod, "--", "cat", "/run/mica/limits/limits").splitlines()
+    values = dict(line.split("=", 1) for line in lines)
+    return values["gpu.0.priority"], values["gpu.0.weight"]
 
 
 def test_nothing_is_left_on_the_node_when_pods_are_gone(mica: Platform) -> None:

@@ -124,6 +124,24 @@ def test_what_admission_wrote_stays(policies: RunningBox, admitted: str, metadat
         policies.kubectl(*_patch(admitted, **metadata))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("policy", "elastic", "must be strict or conserving"),
+        ("priority", "1", "must be low, normal or high"),
+        ("weight", "0", "must be a whole number from 1 to 10000"),
+        ("weight", "10001", "must be a whole number from 1 to 10000"),
+    ],
+)
+@pytest.mark.parametrize("subresource", [(), ("--subresource=status",)], ids=["pod", "status"])
+def test_a_choice_of_compute_is_changed_to_what_means_something(
+    policies: RunningBox, admitted: str, key: str, value: str, words: str, subresource: tuple[str, ...]
+) -> None:
+    with pytest.raises(BoxError, match=words):
+        policies.kubectl(*_patch(admitted, *_as("someone"), *subresource, annotations={f"mica.dev/compute-{key}": value}))
+    policies.kubectl(*_patch(admitted, *subresource, annotations={"mica.dev/compute-weight": "10000", "own/note": "1"}))
+
+
 def test_a_thousand_annotations_are_enough(policies: RunningBox, bodies: Make, refused: Refused, unique: str) -> None:
     many = {f"a/{i}": "" for i in range(1001)}
     assert "at most 1000 annotations" in refused(policies, bodies["pod"](unique, annotations=many), "--dry-run=server")

@@ -107,6 +107,45 @@ def test_a_hami_pod_is_accepted_as_it_is(pods: Pods) -> None:
     assert len({g["uuid"] for g in shares}) == 2
 
 
+def _pool(name: str, **compute: Any) -> dict[str, Any]:
+    """A pool of these rules that selects no node by itself: the fake nodes say which pool they are in."""
+    selector = {"matchLabels": {"pool": name}}
+    spec = {"nodeSelector": selector, "compute": compute}
+    return {"apiVersion": names.API_VERSION, "kind": "VGPUPool", "metadata": {"name": name}, "spec": spec}
+
+
+def test_a_high_class_is_given_only_where_a_pool_allows_it(mica: Installation, pods: Pods) -> None:
+    """Refused while no pool allows it, not placed in a pool that does not, placed as soon as it does."""
+    high = {names.ANNOTATION_COMPUTE_PRIORITY: "high"}
+
+    def refused() -> bool:
+        try:
+            pods.create(pods.body("high", SLICE, annotations=high))
+        except BoxError as error:
+            assert "the highest is normal" in str(error)
+            return True
+        pods.delete("high")
+        return False
+
+    def admitted() -> bool:
+        try:
+            pods.create(pods.body("high", SLICE, annotations=high))
+        except BoxError:
+            return False
+        return True
+
+    mica.cluster.apply(_pool("default"))
+    try:
+        eventually(refused, what="the extender knows the pool")
+        mica.cluster.apply(_pool("elsewhere", highestPriority="High"))
+        eventually(admitted, what="the extender knows the other pool")
+        pods.pending_because("high", "NodeComputeNotAllowed")
+        mica.cluster.apply(_pool("default", highestPriority="High"))
+        pods.bound("high", within=10)
+    finally:
+        mica.cluster.kubectl("delete", "vgpupools", "default", "elsewhere", "--ignore-not-found")
+
+
 def test_every_app_container_gets_an_annotation(pods: Pods) -> None:
     body = pods.body("two", SLICE)
     body["spec"]["containers"].insert(0, {"name": "web", "image": "unused"})
@@ -131,6 +170,8 @@ def test_every_app_container_gets_an_annotation(pods: Pods) -> None:
             "init container",
         ),
         ({"nvidia.com/mig-1g.5gb": 1}, {}, {}, "not supported"),
+        (SLICE, {}, {names.ANNOTATION_COMPUTE_PRIORITY: "urgent"}, "must be one of low, normal, high"),
+        (SLICE, {}, {names.ANNOTATION_COMPUTE_WEIGHT: "10"}, "has no effect"),
     ],
 )
 def test_impossible_pods_are_refused_in_words(

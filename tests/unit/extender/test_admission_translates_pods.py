@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mica_api import names
+from mica_api.compute import ComputeRules
 from mica_api.request import read_request
 from mica_extender.admission.catalogue import Catalogue, CatalogueCache
 from mica_extender.admission.mutate import Admitted, mutate, validate
@@ -281,3 +282,76 @@ def test_harmless_capabilities_are_left_alone() -> None:
 def test_our_own_scheduler_is_accepted_whatever_the_list_says() -> None:
     pod = admit(plain(MICA_LIMITS), Rules(schedulers=frozenset({"default-scheduler"})))
     assert pod["spec"]["schedulerName"] == names.SCHEDULER_NAME
+
+
+GENEROUS = Rules(compute=(ComputeRules(), ComputeRules(highest_priority="high", max_weight=1000)))
+UNCAPPED = {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000}
+
+
+def test_hamis_priority_becomes_our_class_and_is_not_asked_for_again() -> None:
+    pod = admit(plain({**UNCAPPED, "nvidia.com/priority": 0}), GENEROUS)
+    assert pod["metadata"]["annotations"][names.ANNOTATION_COMPUTE_PRIORITY] == "high"
+    assert mutate(pod, GENEROUS).changes == ()
+
+
+def test_a_priority_on_cards_of_ones_own_is_said_to_be_needless() -> None:
+    pod = plain({"nvidia.com/gpu": 1, "nvidia.com/priority": 0})
+    admitted = mutate(pod, GENEROUS)
+    assert admitted.warnings == ("priority high is not needed: the pod has its GPUs alone",)
+    assert names.ANNOTATION_COMPUTE_PRIORITY not in applied(pod, admitted)["metadata"]["annotations"]
+
+
+def test_the_knobs_of_another_limiter_are_named_in_our_words() -> None:
+    pod = plain(MICA_LIMITS)
+    pod["spec"]["containers"][0]["env"] = [{"name": "CUDA_TASK_PRIORITY", "value": "0"}]
+    (warning,) = mutate(pod, RULES).warnings
+    assert "CUDA_TASK_PRIORITY is annotation mica.dev/compute-priority here" in warning
+
+
+def _two(first: int, second: int) -> dict[str, Any]:
+    pod = plain({**UNCAPPED, "nvidia.com/priority": first})
+    limits = {**UNCAPPED, "nvidia.com/priority": second}
+    pod["spec"]["containers"].append({"name": "other", "image": "x", "resources": {"limits": limits}})
+    return pod
+
+
+def test_containers_of_one_class_are_a_pod_of_that_class() -> None:
+    assert admit(_two(1, 1))["metadata"]["annotations"][names.ANNOTATION_COMPUTE_PRIORITY] == "low"
+
+
+def _chosen(limits: dict[str, Any], **choice: str) -> dict[str, Any]:
+    return plain(limits, annotations={f"mica.dev/compute-{key}": value for key, value in choice.items()})
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (_two(0, 1), "the containers choose different classes of priority"),
+        (plain({**UNCAPPED, "nvidia.com/priority": 2}), "write 0"),
+        (
+            plain({**UNCAPPED, "nvidia.com/priority": 1}, annotations={names.ANNOTATION_COMPUTE_PRIORITY: "high"}),
+            "resources choose priority low, annotation mica.dev/compute-priority high; keep one",
+        ),
+        (_chosen(MICA_LIMITS, priority="urgent"), "must be one of low, normal, high"),
+        (_chosen(MICA_LIMITS, weight="50"), "compute-weight has no effect"),
+        (_chosen({"mica.dev/vgpu-memory-1Gi": 3}, policy="strict"), "compute-policy has no effect"),
+        (_chosen({"mica.dev/vgpu-number": 1}, priority="low"), "the pod has its GPUs alone"),
+        (
+            _chosen({"mica.dev/vgpu-memory-1Gi": 3}, priority="high", weight="2000"),
+            "compute-weight is 2000, the greatest is 1000",
+        ),
+    ],
+)
+def test_a_choice_of_compute_that_cannot_hold_is_refused_with_what_to_change(pod: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        mutate(pod, GENEROUS)
+
+
+def test_a_tenant_does_not_take_the_high_class_where_no_pool_gives_it() -> None:
+    modest = Rules(compute=(ComputeRules(),))
+    pod = _chosen(MICA_LIMITS, priority="high")
+    with pytest.raises(Refused, match=r"no VGPUPool allows this choice .* the highest is normal; write less, or have"):
+        mutate(pod, modest)
+    admitted = admit(pod, GENEROUS)
+    with pytest.raises(Refused, match="no VGPUPool allows"):
+        validate(admitted, modest)
