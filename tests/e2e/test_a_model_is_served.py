@@ -105,3 +105,27 @@ def test_deleting_the_service_leaves_nothing(mica: Platform, url: str) -> None:
 def test_an_invalid_service_is_refused_with_what_to_change(mica: Platform, change: dict[str, Any], words: str) -> None:
     body = {**SERVICE, "metadata": {"name": "wrong", "namespace": "default"}, "spec": {**SERVICE["spec"], **change}}
     assert words in mica.refused(body)
+
+
+def test_an_answer_under_way_ends_although_its_replica_is_taken_away(mica: Platform) -> None:
+    body = inference_service("leaver")
+    body["spec"]["engine"] = {"drain": "1m"}
+    mica.box.apply(body)
+    replicas = ("-l", "mica.dev/inference-service=leaver")
+
+    def pods() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = mica.box.get("pods", *replicas)["items"]
+        return found
+
+    with OpenAI(base_url=serving_url(mica, "leaver"), api_key="none", max_retries=0) as client:
+        stream = client.completions.create(
+            model="leaver", prompt="Hello", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(iter(stream))
+        mica.box.kubectl("scale", "minf/leaver", "--replicas=0")
+        eventually("the replica to leave", lambda: [p for p in pods() if p["metadata"].get("deletionTimestamp")])
+        finish = [event.choices[0].finish_reason for event in stream if event.choices]
+    assert (finish[-1], len(finish) > 100) == ("length", True)
+    mica.delete("minf", "leaver")
+    mica.delete("pods", *replicas)
+    eventually("the slice to be free", lambda: not [held for held in mica.held() if held["pod"].startswith("leaver-")])
