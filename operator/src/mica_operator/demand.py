@@ -1,10 +1,14 @@
-"""The demand as the routers tell it: `GET /demand` at the admin port of every ready router pod, summed."""
+"""The demand as the routers tell it: `GET /demand` at the admin port of every router pod, summed.
+
+Routers that are ready have to tell, or the sum is a lower bound. One that leaves may still be working on streams, which belong to
+the sum as long as it tells of them; when it no longer does, it has nothing left.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import aiohttp
 import msgspec
@@ -34,11 +38,18 @@ class Answer(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(Answer).decode
 
 
-class RouterPods(Protocol):
-    """Admin addresses of the routers that serve."""
+class Routers(NamedTuple):
+    """Admin addresses, as host:port: routers that get requests, and routers that end what they have."""
 
-    async def addresses(self) -> Sequence[str]:
-        """As host:port. Raises KubeError."""
+    ready: Sequence[str]
+    leaving: Sequence[str] = ()
+
+
+class RouterPods(Protocol):
+    """The routers that there are."""
+
+    async def addresses(self, *, fresh: bool = False) -> Routers:
+        """`fresh`: what was found before may be wrong. Raises KubeError."""
 
 
 class Fetch(Protocol):
@@ -56,25 +67,29 @@ class RouterDemand:
         self._pods = pods
         self._fetch = fetch
         self._owner = owner
+        self._doubtful = False
 
     async def read(self) -> DemandReport | None:
         """See DemandPort."""
         try:
-            addresses = await self._pods.addresses()
+            routers = await self._pods.addresses(fresh=self._doubtful)
         except KubeError as error:
             _log.warning("router pods cannot be listed", error=str(error))
             return None
-        answers = await asyncio.gather(*map(self._ask, addresses))
+        answers = await asyncio.gather(*map(self._ask, (*routers.ready, *routers.leaving)))
         heard = [answer for answer in answers if answer is not None]
+        silent = None in answers[: len(routers.ready)]
+        # A router that has ended is ready no longer: then the sum is whole again at the next look.
+        self._doubtful = None in answers
         if not heard:
             return None
-        return DemandReport(self._summed(heard), complete=len(heard) == len(answers))
+        return DemandReport(self._summed(heard), complete=not silent and bool(routers.ready))
 
     async def _ask(self, address: str) -> Answer | None:
         try:
             return _decode(await self._fetch(f"http://{address}/demand"))
         except (OSError, TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
-            _log.warning("a router does not tell its demand", router=address, error=repr(error))
+            _log.info("a router does not tell its demand", router=address, error=repr(error))
             return None
 
     def _summed(self, answers: Sequence[Answer]) -> dict[Key, tuple[int, int]]:
@@ -95,15 +110,16 @@ class KubeRouterPods:
         self._path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         self._selector = f"kubernetes.io/service-name={service}"
         self._port = port
-        self._found: list[str] = []
+        self._found = Routers(())
         self._read_at = -_PODS_FOR_S
 
-    async def addresses(self) -> Sequence[str]:
+    async def addresses(self, *, fresh: bool = False) -> Routers:
         """See RouterPods."""
         now = asyncio.get_running_loop().time()
-        if now - self._read_at >= _PODS_FOR_S or not self._found:
+        if fresh or now - self._read_at >= _PODS_FOR_S or not self._found.ready:
             slices = await self._client.get(self._path, params={"labelSelector": self._selector})
-            self._found = [self._address(host) for host in _ready_hosts(slices)]
+            ready, leaving = hosts_of(slices)
+            self._found = Routers([*map(self._address, ready)], [*map(self._address, leaving)])
             self._read_at = now
         return self._found
 
@@ -111,15 +127,20 @@ class KubeRouterPods:
         return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
 
-def _ready_hosts(slices: dict[str, list[dict[str, list[dict[str, object]]]]]) -> list[str]:
-    found: set[str] = set()
+def hosts_of(slices: dict[str, list[dict[str, list[dict[str, object]]]]]) -> tuple[list[str], list[str]]:
+    """Hosts of an EndpointSliceList that are ready, and those that are not but are ending. A pod is in one of them at most."""
+    ready: set[str] = set()
+    leaving: set[str] = set()
     for slice_ in slices.get("items", []):
         for endpoint in slice_.get("endpoints") or []:
             conditions, addresses = endpoint.get("conditions"), endpoint.get("addresses")
-            ready = not isinstance(conditions, dict) or conditions.get("ready") is not False
-            if ready and isinstance(addresses, list) and addresses:
-                found.add(str(addresses[0]))
-    return sorted(found)
+            if not isinstance(addresses, list) or not addresses:
+                continue
+            if not isinstance(conditions, dict) or conditions.get("ready") is not False:
+                ready.add(str(addresses[0]))
+            elif conditions.get("terminating") is True:
+                leaving.add(str(addresses[0]))
+    return sorted(ready), sorted(leaving - ready)
 
 
 class HttpFetch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import time
 from typing import Any
 
@@ -50,8 +51,14 @@ class SingleProcess:
             except OSError as error:
                 raise SettingsError(f"MICA_TLS_CERT_FILE and MICA_TLS_KEY_FILE cannot be used: {error}") from error
 
-    async def serve_data(self) -> None:
-        """Relay until cancelled, then drain. Raises SettingsError when the address cannot be had."""
+    async def serve_data(self, drained: asyncio.Event) -> None:
+        """Relay until cancelled, then drain, and say so. Raises SettingsError when the address cannot be had."""
+        try:
+            await self._listen_and_drain()
+        finally:
+            drained.set()
+
+    async def _listen_and_drain(self) -> None:
         settings, server = self._settings, self.relay.server
         try:
             await server.start(host=settings.host, port=settings.port, tls=self._tls.context if self._tls else None)
@@ -73,7 +80,7 @@ class SingleProcess:
 
 async def run_single(settings: RouterSettings, source: RouteSource) -> None:
     """One process, until SIGTERM."""
-    single = SingleProcess(settings)
+    single, drained = SingleProcess(settings), asyncio.Event()
     relay = single.relay
     context = relay.context
 
@@ -81,7 +88,7 @@ async def run_single(settings: RouterSettings, source: RouteSource) -> None:
         return take_snapshot(context)
 
     await run_parts(
-        single.serve_data(),
+        single.serve_data(drained),
         source.run(relay.publish),
         relay.scrape(),
         single.follow_certificate(),
@@ -104,6 +111,7 @@ async def run_single(settings: RouterSettings, source: RouteSource) -> None:
                 path, body, headers, table=context.table, chooser=relay.chooser, load=context.load
             ),
             view=lambda: metrics_view(context.table, gauges=context.load.gauges, now=time(), ratio=settings.performance_ratio),
+            drained=drained,
         ),
         grace=settings.drain_timeout + 1.5,
     )
@@ -111,7 +119,7 @@ async def run_single(settings: RouterSettings, source: RouteSource) -> None:
 
 async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
     """Several workers, until SIGTERM."""
-    supervisor = Supervisor(settings)
+    supervisor, drained = Supervisor(settings), asyncio.Event()
     clock = asyncio.get_running_loop().time
     pool = Pool(clock=clock, tls=engine_tls(settings))
     calls = SideCalls(pool)
@@ -129,7 +137,7 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
         engine_metrics.follow(metric_groups(table))
 
     await run_parts(
-        supervisor.run(),
+        _supervise(supervisor, drained),
         source.run(publish),
         engine_metrics.run(),
         _probe(settings, calls, table=lambda: supervisor.table, found=supervisor.probed),
@@ -149,9 +157,18 @@ async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
             view=lambda: metrics_view(
                 supervisor.table, gauges=engine_metrics.gauges, now=time(), ratio=settings.performance_ratio
             ),
+            drained=drained,
         ),
         grace=settings.drain_timeout + 1.5,
     )
+
+
+async def _supervise(supervisor: Supervisor, drained: asyncio.Event) -> None:
+    try:
+        await supervisor.run()
+    finally:
+        _log.info("drained")
+        drained.set()
 
 
 async def _probe(
@@ -181,8 +198,9 @@ async def _serve_admin(
     demand: Callable[[], Mapping[str, ModelDemand]],
     explain: Explain,
     view: Callable[[], dict[str, Any]],
+    drained: asyncio.Event,
 ) -> None:
-    """Health, metrics, demand, explain."""
+    """Health, metrics, demand, explain. Cancelled, it goes on until it has `drained`: streams still count as demand."""
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -191,7 +209,15 @@ async def _serve_admin(
         told = "How many times the GPU tier was ahead of the CPU tier, in a request to each before the start."
         Gauge("mica_router_performance_ratio", told, registry=registry).set(settings.performance_ratio)
     app = build_admin(registry=registry, ready=ready, demand=demand, explain=explain, view=view)
-    await serve(app, host=settings.host, port=settings.admin_port)
+    serving = asyncio.create_task(serve(app, host=settings.host, port=settings.admin_port))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        if not serving.done():
+            await drained.wait()
+            serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await serving
 
 
 async def start() -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Set
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mica_router.metrics import GAP_BUCKETS, TTFB_BUCKETS, ModelDemand
+from mica_router.metrics import GAP_BUCKETS, NO_MODEL, TTFB_BUCKETS, ModelDemand
 from mica_router.relay.context import RelayContext
 
 Labels = tuple[str, ...]
+_Value = TypeVar("_Value")
 
 
 class HistogramValue(msgspec.Struct, frozen=True):
@@ -107,6 +108,23 @@ def add(snapshots: Iterable[Snapshot]) -> Snapshot:
             known = total.demand.get(model)
             total.demand[model] = demand if known is None else known.plus(demand)
     return total
+
+
+def keep_models(snapshot: Snapshot, models: Set[str]) -> Snapshot:
+    """The numbers of these models, and those of none."""
+    kept = models | {NO_MODEL}
+    families = {family.name for family in (*_COUNTERS, *_HISTOGRAMS) if family.labels[0] == "model"}
+    return Snapshot(
+        counters={name: _of_models(values, kept, name in families) for name, values in snapshot.counters.items()},
+        histograms={name: _of_models(values, kept, name in families) for name, values in snapshot.histograms.items()},
+        demand=snapshot.demand,
+        connections=snapshot.connections,
+        buffered=snapshot.buffered,
+    )
+
+
+def _of_models(values: dict[Labels, _Value], models: Set[str], by_model: bool) -> dict[Labels, _Value]:
+    return {labels: value for labels, value in values.items() if labels[0] in models} if by_model else values
 
 
 def _sum(one: HistogramValue | None, other: HistogramValue) -> HistogramValue:

@@ -66,11 +66,12 @@ def test_numbers_of_all_workers_add_up_and_a_killed_one_comes_back(start_router:
     assert router.process.returncode == 0
 
 
-def test_a_drain_waits_for_what_is_under_way_in_every_worker(start_router: StartRouter) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_drain_waits_for_what_is_under_way_and_tells_its_demand(start_router: StartRouter, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as engine:
         engine.settimeout(30)
         url = f"http://127.0.0.1:{engine.getsockname()[1]}"
-        router = start_router(routes_to(url), MICA_WORKERS="2", MICA_PROBE_INTERVAL="0", MICA_MAX_BODY_BYTES="1048576")
+        router = start_router(routes_to(url), MICA_WORKERS=workers, MICA_PROBE_INTERVAL="0", MICA_MAX_BODY_BYTES="1048576")
         clients = [socket.create_connection(("127.0.0.1", router.port)) for _ in range(6)]
         body = b'{"model":"chat"}'
         engines = []
@@ -86,12 +87,14 @@ def test_a_drain_waits_for_what_is_under_way_in_every_worker(start_router: Start
             while True:
                 socket.create_connection(("127.0.0.1", router.port), timeout=5).close()
                 time.sleep(0.05)
-        for accepted, client in zip(engines, clients, strict=True):
+        for left, (accepted, client) in zip(range(6, 0, -1), zip(engines, clients, strict=True), strict=True):
+            eventually(lambda left=left: json.loads(router.admin("/demand"))["models"]["chat"]["in_flight"] == left)
             accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             assert client.recv(65536).endswith(b"ok")
             accepted.close()
             client.close()
         assert router.process.wait(30) == 0
+        assert router.log.read_text().count('"drained"') == 1
 
 
 def test_keys_of_requests_are_never_logged(start_router: StartRouter, openai_engine: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,7 +20,8 @@ from mica_operator.autoscaler import Autoscaler, DemandReport, Key
 from mica_operator.core.autoscale import Bounds, Demand, Memory, after, step
 from mica_operator.core.decide import Plan
 from mica_operator.core.views import Observed, Scaling
-from mica_operator.demand import RouterDemand
+from mica_operator.demand import RouterDemand, hosts_of
+from mica_operator.demand import Routers as RouterPods
 from mica_router.admin import build_admin
 from mica_router.metrics import ModelDemand
 from mica_runtime.kube import Unreachable
@@ -156,13 +158,16 @@ def test_the_bounds_hold_and_nothing_falls_by_more_than_one(asked: list[int | No
 class Routers:
     """Scripted router pods."""
 
-    def __init__(self, answers: Mapping[str, bytes | Exception] | Unreachable) -> None:
+    def __init__(self, answers: Mapping[str, bytes | Exception] | Unreachable, *, leaving: Sequence[str] = ()) -> None:
         self.answers = answers
+        self.leaving = leaving
+        self.fresh: list[bool] = []
 
-    async def addresses(self) -> list[str]:
+    async def addresses(self, *, fresh: bool = False) -> RouterPods:
+        self.fresh.append(fresh)
         if isinstance(self.answers, Unreachable):
             raise self.answers
-        return list(self.answers)
+        return RouterPods([each for each in self.answers if each not in self.leaving], self.leaving)
 
     async def fetch(self, url: str) -> bytes:
         assert not isinstance(self.answers, Unreachable)
@@ -197,6 +202,49 @@ async def test_a_router_that_does_not_tell_makes_the_sum_a_lower_bound(failure: 
     report = await Routers({"10.0.0.1:8080": ONE, "10.0.0.2:8080": failure}).read()
     assert report == DemandReport({("ml", "tiny"): (3, 1)}, complete=False)
     assert await Routers({"10.0.0.2:8080": failure}).read() is None
+
+
+LEAVING = "10.0.0.9:8080"
+
+
+async def test_what_a_leaving_router_still_works_on_belongs_to_the_sum() -> None:
+    report = await Routers({"10.0.0.1:8080": ONE, LEAVING: TWO}, leaving=[LEAVING]).read()
+    assert report == DemandReport({("ml", "tiny"): (6, 2)}, complete=True)
+
+
+async def test_a_leaving_router_that_has_ended_lacks_nothing() -> None:
+    report = await Routers({"10.0.0.1:8080": ONE, LEAVING: OSError("refused")}, leaving=[LEAVING]).read()
+    assert report == DemandReport({("ml", "tiny"): (3, 1)}, complete=True)
+
+
+async def test_leaving_routers_alone_do_not_tell_all() -> None:
+    report = await Routers({LEAVING: ONE}, leaving=[LEAVING]).read()
+    assert report == DemandReport({("ml", "tiny"): (3, 1)}, complete=False)
+
+
+async def test_after_a_silence_the_routers_are_looked_up_anew() -> None:
+    routers = Routers({"10.0.0.1:8080": ONE, "10.0.0.2:8080": OSError("refused")})
+    demand = RouterDemand(routers, routers.fetch, owner={"chat": "ml/tiny"}.get)
+    await demand.read()
+    routers.answers = {"10.0.0.1:8080": ONE}
+    assert await demand.read() == DemandReport({("ml", "tiny"): (3, 1)}, complete=True)
+    await demand.read()
+    assert routers.fresh == [False, True, False]
+
+
+def test_routers_are_told_apart_by_their_conditions() -> None:
+    def endpoint(host: str, **conditions: bool) -> dict[str, Any]:
+        return {"addresses": [host], "conditions": conditions}
+
+    first = [
+        endpoint("1", ready=True, serving=True, terminating=False),
+        endpoint("2", ready=False, serving=False, terminating=True),
+        endpoint("3", ready=False, serving=True, terminating=True),
+        endpoint("4", ready=False, serving=False, terminating=False),
+        {"addresses": ["5"]},
+    ]
+    second = [endpoint("1", ready=False, terminating=True), {"addresses": [], "conditions": {"ready": True}}]
+    assert hosts_of({"items": [{"endpoints": first}, {"endpoints": second}, {"endpoints": None}]}) == (["1", "5"], ["2", "3"])
 
 
 @pytest.mark.parametrize("answers", [{}, Unreachable("away")])

@@ -1,5 +1,6 @@
 """A port that is taken or a certificate that is not there is a bad setting, named in one line, no traceback."""
 
+import asyncio
 import socket
 
 import pytest
@@ -21,4 +22,4 @@ async def test_a_port_that_is_taken_names_the_address():
         port = other.getsockname()[1]
         router = SingleProcess(RouterSettings(host="127.0.0.1", port=port))
         with pytest.raises(SettingsError, match=f"127.0.0.1:{port}"):
-            await router.serve_data()
+            await router.serve_data(asyncio.Event())

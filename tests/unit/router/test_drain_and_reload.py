@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
-from mica_router.core.routes import EMPTY_TABLE
+from mica_router.core.engines import Engine
+from mica_router.core.routes import EMPTY_TABLE, Service, ServiceKey, build_table
+from mica_router.exposition import HistogramValue, Snapshot, keep_models
 from mica_router.relay.connection import ClientConnection
 
 from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, Script, eventually, post, settle, within
@@ -123,6 +126,39 @@ async def test_idle_connections_to_engines_that_are_gone_are_closed(bench: Bench
     await settle()
     assert (await bench.ask(post(CHAT))).status == 200
     assert len(other.requests) == 1
+
+
+async def test_every_name_that_is_served_keeps_its_numbers_and_no_other(bench: Bench) -> None:
+    engine = await bench.engine()
+    bounds = Engine(endpoint=engine.endpoint)
+
+    def serve(*adapters: str) -> None:
+        older = Service(
+            key=ServiceKey("a", "chat"), model="chat", aliases=("gpt",), adapters=adapters, created=1, engines=(bounds,)
+        )
+        younger = replace(older, key=ServiceKey("b", "chat"), created=2)
+        bench.server.publish(build_table([older, younger]))
+
+    serve("sql", "legal")
+    names = ["chat", "gpt", "a/chat", "b/chat", "sql", "a/chat/sql", "b/chat/sql", "legal", "b/chat/legal"]
+    for name in names:
+        assert (await bench.ask(post(b'{"model": "%b"}' % name.encode()))).status == 200
+    counted = {("chat", 200): 3, ("b/chat", 200): 1, ("sql", 200): 1, ("a/chat/sql", 200): 1, ("b/chat/sql", 200): 1}
+    serve("sql", "legal")
+    assert bench.context.metrics.requests == counted | {("legal", 200): 1, ("b/chat/legal", 200): 1}
+    serve("sql")
+    assert bench.context.metrics.requests == counted
+
+
+def test_the_dead_are_not_counted_for_models_that_are_gone() -> None:
+    histogram = HistogramValue([1], 0.5)
+    snapshot = Snapshot(
+        counters={"requests": {("chat", "200"): 1, ("old", "200"): 1, ("", "404"): 1}, "ejections": {("connect",): 1}},
+        histograms={"inter_token_seconds": {("chat", "gpu"): histogram, ("old", "gpu"): histogram}},
+    )
+    kept = keep_models(snapshot, {"chat"})
+    assert kept.counters == {"requests": {("chat", "200"): 1, ("", "404"): 1}, "ejections": {("connect",): 1}}
+    assert kept.histograms == {"inter_token_seconds": {("chat", "gpu"): histogram}}
 
 
 async def test_a_model_that_is_gone_leaves_no_numbers_behind(bench: Bench) -> None:

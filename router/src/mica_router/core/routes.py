@@ -89,6 +89,10 @@ class RouteTable:
         """The same service as this table knows it, or None if it is gone."""
         return self.by_key.get(route.service.key)
 
+    def public_names(self) -> frozenset[str]:
+        """Every name that a request may be counted under: also those that are reached by qualified names only."""
+        return frozenset(route.public_name for route in (*self.by_model.values(), *self.by_key.values()))
+
     def endpoints(self) -> frozenset[Endpoint]:
         """Every engine of every service."""
         return frozenset(endpoint for route in self.by_key.values() for endpoint in route.service.endpoints)

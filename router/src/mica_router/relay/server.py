@@ -46,7 +46,7 @@ class RelayServer:
         context.table = table
         context.pool.keep_only(table.endpoints())
         context.load.keep_only(table)
-        context.metrics.keep_only({route.public_name for route in table.listed})
+        context.metrics.keep_only(table.public_names())
         if context.load.waiting:
             context.load.waiting.release_step()
 

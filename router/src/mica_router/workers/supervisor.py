@@ -13,7 +13,7 @@ from time import monotonic
 
 from mica_router.core.engines import Endpoint
 from mica_router.core.routes import EMPTY_TABLE, RouteTable
-from mica_router.exposition import Snapshot, add
+from mica_router.exposition import Snapshot, add, keep_models
 from mica_router.ports import Counted
 from mica_router.relay.board import Board, Rows
 from mica_router.settings import RouterSettings
@@ -61,6 +61,8 @@ class Supervisor:
         """A new table, to all."""
         self.table = table
         self.synced = True
+        # What workers that died had counted; those that live forget for themselves.
+        self._past = [keep_models(past, table.public_names()) for past in self._past]
         message = self._table()
         self._tell(message)
 

@@ -56,7 +56,7 @@ class Worker:
         self._channel.send(Listening())
 
     async def tell_numbers(self) -> None:
-        """Until cancelled, then once more after the drain."""
+        """Until cancelled."""
         while True:
             self.send_numbers()
             await asyncio.sleep(NUMBERS_SECONDS)
@@ -72,7 +72,9 @@ class Worker:
         try:
             await asyncio.Event().wait()
         finally:
+            telling = asyncio.create_task(self.tell_numbers())  # streams that still run count as demand
             await self.relay.server.drain(seconds=self._settings.drain_timeout)
+            telling.cancel()
             self.send_numbers()
             with suppress(OSError):
                 self._channel.close()
