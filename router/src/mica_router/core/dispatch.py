@@ -14,12 +14,15 @@ from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
 from mica_router.core.keys import may_use
 from mica_router.core.multipart import model_of_form
+from mica_router.core.plans import HeadNotes, Plan
 from mica_router.core.request import Request
 from mica_router.core.routes import Route, RouteTable
 from mica_router.core.target import (
+    UNREADABLE,
     BodyFields,
     Target,
     allowed_method,
+    decode_fields,
     is_forwarded,
     parse_target,
     read_body,
@@ -30,6 +33,8 @@ from mica_router.core.target import (
 _READS = frozenset({b"GET", b"HEAD"})
 _NO_FIELDS = BodyFields()
 _LONGEST_KEPT = 1024
+# What a named tuple's own constructor comes to, at half of its cost.
+_new = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,11 @@ class Answer:
 
 def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiError:
     """Decide one request. Path beats body; `/v1/models` is answered from the table, engines or not."""
+    notes = request.notes
+    if notes is not None and notes.table is table:
+        features = _as_planned(request, notes)
+        if features is not None:
+            return features
     # What is long hardly repeats, and would fill the memory of those that do.
     understand = _understand if len(request.target) <= _LONGEST_KEPT else _understand.__wrapped__
     target = understand(request.method, request.target)
@@ -55,6 +65,24 @@ def dispatch(request: Request, table: RouteTable) -> Features | Answer | ApiErro
             or errors.path_not_found(target.path)
         )
     return _by_body(request, target, table)
+
+
+def _as_planned(request: Request, notes: HeadNotes) -> Features | None:
+    """What became of a request with this head and this model before, if its body passes unchanged as well."""
+    body = request.body
+    try:
+        fields = decode_fields(body)
+    except UNREADABLE:
+        return None  # for the long way to say why
+    plan = notes.plans.get(fields.model)
+    if plan is None or fields.private:
+        return None
+    limit = fields.max_completion_tokens
+    limit = fields.max_tokens if limit is None else limit
+    limit = limit if type(limit) is int else None
+    streams = fields.stream is True
+    made = (plan.route, request.method, plan.path, plan.target, request.headers, body, streams, limit, request.lookup, plan)
+    return _new(Features, made)
 
 
 @lru_cache(maxsize=1024)
@@ -91,15 +119,19 @@ def _by_path(request: Request, target: Target, table: RouteTable) -> Features | 
             return answer
     json = takes_json(request.method, target.path)
     if not json and not request.body.startswith(b"{"):
-        return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+        return _forward(request, target, route, table=table, fields=_NO_FIELDS, used_name=None)
     fields = read_body(request.body)
     if isinstance(fields, ApiError):
         # What the router cannot read, an engine with a more forgiving parser might: private fields would get through.
-        return _unreadable(request, fields) if json else _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+        return (
+            _unreadable(request, fields)
+            if json
+            else _forward(request, target, route, table=table, fields=_NO_FIELDS, used_name=None)
+        )
     named = table.for_model(fields.model) if isinstance(fields.model, str) else None
     if named is None or named.service.key != route.service.key:
-        return _forward(request, target, route, fields=fields, used_name=None)
-    return _forward(request, target, named, fields=fields, used_name=fields.model or None)
+        return _forward(request, target, route, table=table, fields=fields, used_name=None)
+    return _forward(request, target, named, table=table, fields=fields, used_name=fields.model or None)
 
 
 def _by_body(request: Request, target: Target, table: RouteTable) -> Features | ApiError:
@@ -115,11 +147,11 @@ def _by_body(request: Request, target: Target, table: RouteTable) -> Features | 
     if not fields.model:
         if table.default is None:
             return errors.model_missing()
-        return _forward(request, target, table.default, fields=fields, used_name=fields.model)
+        return _forward(request, target, table.default, table=table, fields=fields, used_name=fields.model)
     route = table.for_model(fields.model)
     if route is None:
         return errors.model_not_found(fields.model)
-    return _forward(request, target, route, fields=fields, used_name=fields.model)
+    return _forward(request, target, route, table=table, fields=fields, used_name=fields.model)
 
 
 def _unreadable(request: Request, error: ApiError) -> ApiError:
@@ -134,18 +166,24 @@ def _by_form(request: Request, target: Target, table: RouteTable, *, model: str)
         return errors.model_not_found(model) if model else errors.model_missing()
     if model and model != route.engine_model:
         return errors.form_model_alias(model, route.engine_model)
-    return _forward(request, target, route, fields=_NO_FIELDS, used_name=None)
+    return _forward(request, target, route, table=table, fields=_NO_FIELDS, used_name=None)
 
 
 def _by_default(request: Request, target: Target, table: RouteTable) -> Features | ApiError | None:
     """A read that says nothing of a model; None where there is no default one or engines do not get such requests."""
     if table.default is None or not is_forwarded(target.path):
         return None
-    return _forward(request, target, table.default, fields=_NO_FIELDS, used_name=None)
+    return _forward(request, target, table.default, table=table, fields=_NO_FIELDS, used_name=None)
 
 
 def _forward(
-    request: Request, target: Target, route: Route, *, fields: BodyFields, used_name: str | msgspec.UnsetType | None
+    request: Request,
+    target: Target,
+    route: Route,
+    *,
+    table: RouteTable,
+    fields: BodyFields,
+    used_name: str | msgspec.UnsetType | None,
 ) -> Features | ApiError:
     """`used_name`: the name in the body that led here, UNSET where there is none; one that engines do not know is replaced."""
     keys = route.service.routing.api_keys
@@ -161,6 +199,11 @@ def _forward(
     if defaults is not None and fields is not _NO_FIELDS:
         body, filled = with_defaults(body, target.path, defaults)
         limit = limit if filled is None else filled
+    notes, plan = request.notes, None
+    # Nothing but the name of the model was asked of the body, if the body is JSON in any case and stays as it is.
+    if notes is not None and body is request.body and defaults is None and takes_json(request.method, target.path):
+        plan = Plan(route, target.path, target.forward)
+        notes.note(table, fields.model, plan)
     return Features(
         route,
         request.method,
@@ -171,6 +214,7 @@ def _forward(
         fields.streams,
         limit,
         request.lookup,
+        plan,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mica_router.core.headers import Header
+from mica_router.core.plans import Plan
 from mica_router.core.routes import Route
 
 
@@ -28,6 +29,12 @@ class Features(NamedTuple):
     streams: bool = False
     max_tokens: int | None = None
     lookup: Mapping[bytes, bytes] | None = None
+    plan: Plan | None = None
+
+    def without_body(self) -> Features:
+        """The same for those who have no use for the body any more."""
+        route, method, path, target, headers, _, *rest = self
+        return tuple.__new__(Features, (route, method, path, target, headers, b"", *rest))
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name (lower case), if there is one."""

@@ -38,23 +38,23 @@ def render_forwarded(headers: list[Header]) -> bytes:
     return b"".join(_render(headers, dropped=_OWN_REQUEST | connection_tokens(headers)))
 
 
-def render_request_head(
-    *,
-    method: bytes,
-    target: bytes,
-    authority: str,
-    forwarded: bytes,
-    body_length: int,
-    http10: bool = False,
-) -> bytes:
-    """The head that an engine gets: same method and end-to-end headers (`forwarded`), own Host and Content-Length.
+def carries_length(method: bytes) -> bool:
+    """Whether a request of this method states the length of a body that it does not have."""
+    return method not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
+
+
+def render_request_opening(*, method: bytes, target: bytes, authority: str, forwarded: bytes, http10: bool = False) -> bytes:
+    """The head that an engine gets, without its end: same method and end-to-end headers (`forwarded`), own Host.
 
     `http10`: the client speaks HTTP/1.0 and cannot read chunks, so the engine must not send any.
     """
     start = b"%s %s HTTP/1.%d\r\nHost: %s\r\n" % (method, target, 0 if http10 else 1, authority.encode("ascii"))
-    framed = body_length or method not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS")
-    length = b"Content-Length: %d\r\n" % body_length if framed else b""
-    return b"%s%s%s%s\r\n" % (start, forwarded, length, b"Connection: close\r\n" if http10 else b"")
+    return b"%s%s%s" % (start, b"Connection: close\r\n" if http10 else b"", forwarded)
+
+
+def with_length(opening: bytes, length: int, *, always: bool) -> bytes:
+    """The whole head of a request, of its opening and the length of its body. `always`: a length of 0 is told as well."""
+    return b"%bContent-Length: %d\r\n\r\n" % (opening, length) if length or always else opening + b"\r\n"
 
 
 def render_response_head(*, status_line: bytes, headers: list[Header], close: bool, chunked: bool = False) -> bytes:

@@ -7,10 +7,10 @@ accepted in one lookup. Bounded by number and by size; when full it starts anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mica_router.core.headers import Header
+if TYPE_CHECKING:
+    from mica_router.core.request import Request
 
 _MAX_HEADS: Final = 2048
 _MAX_BYTES: Final = 4096
@@ -18,26 +18,24 @@ _MAX_BYTES: Final = 4096
 
 
 class KnownHead(NamedTuple):
-    """What a head means. `size` is what it counts for against the limits; `length` is that of the body."""
+    """What a head means: a request without its body. `size` is what it counts for against the limits; `length` is the body's."""
 
-    method: bytes
-    target: bytes
-    headers: list[Header]
-    lookup: Mapping[bytes, bytes]
-    forwarded: bytes
+    request: Request
     size: int
     length: int
 
 
 class KnownHeads:
-    """Heads by their bytes, the empty line included. One event loop owns it."""
+    """Heads by their bytes, the empty line included. One event loop owns it. `find` says what a head means that was seen before.
+
+    Heads hold API keys. That a key is right is remembered with its head, and a head is found by a keyed hash (SipHash) of all its
+    bytes before any are compared, so a lookup tells nothing about a key to who does not have it.
+    """
 
     def __init__(self) -> None:
         self._heads: dict[bytes, KnownHead] = {}
-
-    def find(self, head: bytes) -> KnownHead | None:
-        """What these bytes mean, if they were seen before."""
-        return self._heads.get(head)
+        # The dictionary's own method: every request is looked up.
+        self.find = self._heads.get
 
     def keep(self, head: bytes, known: KnownHead) -> None:
         """Remember what a head means."""

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from binascii import hexlify
 from random import getrandbits
+from typing import Final
 
 from mica_router.core.headers import render_forwarded
 from mica_router.core.keys import without_keys
 from mica_router.core.request import Request
 
+# A bit of either id: none of them may be zero.
+_NOT_ZERO: Final = 1 << 7 | 1 << 191
+
 
 def forwarded_of(request: Request, *, hides_keys: bool) -> bytes:
-    """Header lines. The trace ids of W3C Trace Context are random and no secret."""
-    lines = render_forwarded(without_keys(request.headers)) if hides_keys else request.forwarded
-    if b"traceparent" in request.lookup:
-        return lines
-    return b"%btraceparent: 00-%032x-%016x-01\r\n" % (lines, getrandbits(128) or 1, getrandbits(64) or 1)
+    """Header lines."""
+    return render_forwarded(without_keys(request.headers)) if hides_keys else request.forwarded
+
+
+def is_traced(request: Request) -> bool:
+    """Whether the client sends a trace context."""
+    return b"traceparent" in request.lookup
+
+
+def trace_line() -> bytes:
+    """A new trace context (W3C): ids of 128 and 64 random bits, which are no secret."""
+    ids = (getrandbits(192) | _NOT_ZERO).to_bytes(24, "big")
+    # A negative width counts from the left: 16 bytes, a dash, 8 bytes.
+    return b"traceparent: 00-%b-01\r\n" % hexlify(ids, b"-", -16)

@@ -18,6 +18,7 @@ from mica_router.core import errors
 from mica_router.core.errors import ApiError
 from mica_router.core.headers import Header, connection_tokens, first_of_each, render_forwarded
 from mica_router.core.known_heads import KnownHead, KnownHeads
+from mica_router.core.plans import HeadNotes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Request(NamedTuple):
     """One request, whole. `body` is free of transfer coding; `size` counts head and body.
 
     `forwarded` is what engines get of the headers, as lines. `lookup` has the first header of each name (lower case). Both and
-    `headers` may be shared between requests: they are never changed.
+    `headers` may be shared between requests: they are never changed. `notes` is shared by all requests of a head that is known.
     """
 
     method: bytes
@@ -44,22 +45,14 @@ class Request(NamedTuple):
     keep_alive: bool
     http10: bool
     size: int
+    notes: HeadNotes | None = None
 
     def without_body(self) -> Request:
         """The same request for those who need only its head, so that the body lives no longer than it is needed."""
         if not self.body:
             return self
-        return Request(
-            self.method,
-            self.target,
-            self.headers,
-            self.lookup,
-            b"",
-            self.forwarded,
-            self.keep_alive,
-            self.http10,
-            self.size,
-        )
+        notes = self.notes
+        return notes.bare if notes is not None and notes.bare is not None else self._replace(body=b"")
 
 
 class Phase(Enum):
@@ -72,6 +65,10 @@ class Phase(Enum):
 
 _BODY_TOKENS: Final = (b"content-length", b"transfer-encoding")
 _KNOWN: Final = KnownHeads()
+_find_known: Final = _KNOWN.find
+_IDLE: Final = Phase.IDLE
+# What a named tuple's own constructor comes to, at half of its cost.
+_new: Final = tuple.__new__
 
 
 class RequestReader:
@@ -110,15 +107,15 @@ class RequestReader:
         """Requests completed by these bytes, in order. Sets `failure` when what follows cannot be used."""
         if self.failure is not None:
             return []
-        between_messages = self.phase is Phase.IDLE
+        between_messages = self.phase is _IDLE
         end = 0
         if between_messages:
             end = data.find(b"\r\n\r\n") + 4
-            known = _KNOWN.find(data[:end])
+            known = _find_known(data[:end])
             if known is not None and len(data) == end + known.length and self._allows(known):
-                size = known.size + known.length
-                method, target, headers, lookup, forwarded, _, _ = known
-                return [Request(method, target, headers, lookup, data[end:], forwarded, True, False, size)]
+                method, target, headers, lookup, _, forwarded, keep_alive, http10, size, notes = known.request
+                fields = (method, target, headers, lookup, data[end:], forwarded, keep_alive, http10, size, notes)
+                return [_new(Request, fields)]
         self._parse(data)
         if self.phase is Phase.HEAD:
             self._head_fed += 0 if self._began and not between_messages else len(data)
@@ -140,9 +137,9 @@ class RequestReader:
         framed = b"content-length" in names and not names & {b"transfer-encoding", b"upgrade", b"expect"}
         if whole and framed and request.keep_alive and not request.http10 and self.failure is None:
             length = len(request.body)
-            method, target, headers, lookup, _, forwarded, *_ = request
-            meaning = KnownHead(method, target, headers, lookup, forwarded, request.size - length, length)
-            _KNOWN.keep(head, meaning)
+            notes = request.notes or HeadNotes()
+            notes.bare = request._replace(body=b"", notes=notes)
+            _KNOWN.keep(head, KnownHead(notes.bare, request.size - length, length))
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -260,6 +257,7 @@ class RequestReader:
                 keep_alive=self._keep_alive,
                 http10=self._http10,
                 size=self._head_size + len(self._body),
+                notes=HeadNotes(),
             )
         )
         self._body = bytearray()

@@ -127,6 +127,11 @@ _FIELDS_DECODER: Final = msgspec.json.Decoder(BodyFields)
 _OBJECT_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+decode_fields: Final = _FIELDS_DECODER.decode
+"""What a JSON object says to the router, or one of `UNREADABLE` is raised. See `read_body`."""
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def parse_target(raw: bytes) -> Target | ApiError:
     """Split a request target (origin or absolute form)."""
     if raw.startswith(b"/"):

@@ -49,6 +49,9 @@ class AttemptOwner(Protocol):
     def attempt_said(self, attempt: Attempt, data: bytes) -> None:
         """Body bytes as they came; right after the head, perhaps none."""
 
+    def attempt_whole(self, attempt: Attempt, head: ResponseHead, body: bytes) -> bool:
+        """A complete answer came at once. False: tell it by the three calls for its parts."""
+
     def attempt_ended(self, attempt: Attempt) -> None:
         """The answer is complete."""
 
@@ -72,6 +75,7 @@ class Attempt:
         "deadline",
         "engine",
         "reader",
+        "sent",
         "started",
     )
 
@@ -89,7 +93,7 @@ class Attempt:
         self.engine = engine
         self.reader = ResponseReader(head_request=parcel.head_request)
         self.answered = False
-        self.started = context.clock()
+        self.started = self.sent = context.clock()
         self.deadline = math.inf
         context.load.occupy(engine.endpoint)
 
@@ -126,7 +130,9 @@ class Attempt:
         connection.user = self
         self._connection = connection
         self._reused = reused
-        self.deadline = self._context.clock() + self._deadlines.first_byte
+        # On a connection that was there this is the moment in which the attempt was made.
+        self.sent = self.started if reused else self._context.clock()
+        self.deadline = self.sent + self._deadlines.first_byte
         connection.send(self._parcel.head, self._parcel.body)
         if self._owner is not None:
             self._owner.attempt_sent(self)
@@ -142,6 +148,8 @@ class Attempt:
         out = reader.feed(data)
         if reader.broken:
             self._fail("protocol" if reader.coded is None else "transfer_coding")
+            return
+        if not self.answered and reader.complete and reader.head is not None and owner.attempt_whole(self, reader.head, out):
             return
         self.deadline = self._context.clock() + self._deadlines.idle
         if not self.answered:
@@ -193,6 +201,11 @@ class Attempt:
             self._fail("idle_timeout" if self.answered else "first_byte_timeout")
 
     def _complete(self, owner: AttemptOwner) -> None:
+        self.finish()
+        owner.attempt_ended(self)
+
+    def finish(self) -> None:
+        """The answer is complete: the connection may be used again."""
         connection, self._connection = self._connection, None
         head = self.reader.head
         if connection is not None:
@@ -201,7 +214,6 @@ class Attempt:
             else:
                 connection.abort()
         self.end()
-        owner.attempt_ended(self)
 
     def _fail(self, reason: str) -> None:
         owner = self._owner

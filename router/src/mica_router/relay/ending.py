@@ -5,13 +5,11 @@ Not here: how it goes from one state to the next (`relay.exchange`).
 
 from __future__ import annotations
 
-import math
-
 from mica_router.core import errors
 from mica_router.core.continuation import PLAIN, Handling
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
-from mica_router.core.outgoing import forwarded_of
+from mica_router.core.outgoing import trace_line
 from mica_router.core.request import Request
 from mica_router.metrics import Series
 from mica_router.relay.access_log import log_access
@@ -19,6 +17,7 @@ from mica_router.relay.attempt import Attempt
 from mica_router.relay.context import RelayContext
 from mica_router.relay.delivery import Delivery, ResponseSink
 from mica_router.relay.holding import Place
+from mica_router.relay.lane import lane_of
 from mica_router.relay.mending import Mending
 from mica_router.relay.search import Search
 from mica_runtime.logging import get_logger
@@ -38,12 +37,12 @@ class Ending:
         "_deadlines",
         "_delivery",
         "_features",
-        "_forwarded",
         "_handling",
         "_heard_at",
         "_hedge",
         "_in_engine",
         "_key",
+        "_lane",
         "_mending",
         "_model",
         "_over",
@@ -56,21 +55,22 @@ class Ending:
         "_status",
         "_tally",
         "_total",
+        "_trace",
     )
 
     def __init__(self, context: RelayContext, client: ResponseSink, *, request: Request, features: Features) -> None:
-        service = features.route.service
-        own = service.routing.deadlines
+        lane = lane_of(context, request, features)
         self._context = context
         self._client = client
         self._request = request
         self._features = features
-        self._key = service.key
-        self._tally = context.load.tally(service.key)
-        self._model = features.route.public_name
-        self._search = Search(context, features)
-        self._forwarded = forwarded_of(request, hides_keys=bool(service.routing.api_keys))
-        self._deadlines = context.deadlines(own)
+        self._lane = lane
+        self._key = lane.key
+        self._tally = context.load.tally(lane.key)
+        self._model = lane.model
+        self._search = Search(context, features, repeatable=lane.repeatable)
+        self._trace = trace_line() if lane.untraced else b""
+        self._deadlines = lane.deadlines
         self._delivery = Delivery(client, request, keep_alive=not context.draining)
         self._handling: Handling = PLAIN
         self._mending: Mending | None = None
@@ -84,8 +84,7 @@ class Ending:
         self._place: Place | None = None
         self._started = context.clock()
         self._over = False
-        total = own.total
-        self._total = self._started + total if total else math.inf
+        self._total = self._started + lane.total
 
     def stop(self) -> bool:
         """The router ends: tell the client, if it has no answer yet or a stream that can be told. False: it cannot."""
@@ -152,7 +151,7 @@ class Ending:
         else:
             self._tally.queued -= 1
         log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
-        if context.load.waiting:
+        if context.load.waiting.lines:
             context.load.waiting.release_one(self._key)
 
     def _stop_waiting(self) -> None:

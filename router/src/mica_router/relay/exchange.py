@@ -7,6 +7,7 @@ ends with an error event, and an answer that cannot say so is cut, so that half 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from mica_router.core import errors
 from mica_router.core.choice import Hold, Pick, Refusal, Relay
@@ -21,7 +22,7 @@ from mica_router.core.continuation import (
 )
 from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
-from mica_router.core.headers import render_request_head
+from mica_router.core.headers import render_request_opening, with_length
 from mica_router.core.response import ResponseHead
 from mica_router.relay.attempt import Attempt, Parcel
 from mica_router.relay.ending import CLIENT_GONE
@@ -32,6 +33,8 @@ from mica_router.relay.steady import Steady
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
+# What a named tuple's own constructor comes to, at half of its cost.
+_new: Final = tuple.__new__
 
 
 class Exchange(Steady):
@@ -47,7 +50,7 @@ class Exchange(Steady):
     # Finding an engine.
 
     def _seek(self) -> None:
-        if self._context.load.waiting.length(self._key):
+        if self._key in self._context.load.waiting.lines:
             self._hold(Hold("queue"))
             return
         self._follow(self._search.choose())
@@ -109,16 +112,15 @@ class Exchange(Steady):
         attempt.start()
 
     def _make(self, engine: Engine, *, target: bytes, body: bytes) -> Attempt:
-        request = self._request
-        head = render_request_head(
-            method=request.method,
-            target=target,
-            authority=engine.endpoint.authority,
-            forwarded=self._forwarded,
-            body_length=len(body),
-            http10=request.http10,
-        )
-        parcel = Parcel(head, body, request.method == b"HEAD")
+        lane, endpoint, http10 = self._lane, engine.endpoint, self._request.http10
+        if target is lane.target and not http10:
+            opening = lane.opening(endpoint)
+        else:
+            opening = render_request_opening(
+                method=lane.method, target=target, authority=endpoint.authority, forwarded=lane.lines, http10=http10
+            )
+        head = with_length(opening + self._trace, len(body), always=lane.framed)
+        parcel = _new(Parcel, (head, body, lane.method == b"HEAD"))
         return Attempt(self._context, self, engine, parcel=parcel, deadlines=self._deadlines)
 
     def attempt_sent(self, attempt: Attempt) -> None:
@@ -131,7 +133,7 @@ class Exchange(Steady):
         self._tally.queued -= 1
         self._tally.in_flight += 1
         if self._series is not None:
-            self._series.queue.observe(self._context.clock() - self._started)
+            self._series.queue.observe(attempt.sent - self._started)
 
     def attempt_reconnects(self, attempt: Attempt) -> None:
         """Engines close idle connections at any time."""
@@ -190,8 +192,8 @@ class Exchange(Steady):
 
     def _forget_body(self) -> None:
         """It will not be sent again."""
-        self._features = self._features._replace(body=b"")
-        self._search.forget_body()
+        self._features = self._features.without_body()
+        self._search.forget_body(self._features)
         self._client.exchange_answered()
 
     def _keep_only(self, attempt: Attempt) -> None:

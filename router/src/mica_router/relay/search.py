@@ -10,7 +10,6 @@ from mica_router.core.choice import Hold, Pick, Refusal, Relay
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.features import Features
 from mica_router.core.routes import Service
-from mica_router.core.target import is_repeatable
 from mica_router.relay.context import RelayContext
 
 # The engine says that it did not take the request.
@@ -23,24 +22,28 @@ SERVER_ERRORS: Final = _SERVER_ERRORS | {503}
 class Search:
     """`retries` bounds how often a request is sent again; a connection that is refused costs nothing and counts for nothing."""
 
-    def __init__(self, context: RelayContext, features: Features) -> None:
+    def __init__(self, context: RelayContext, features: Features, *, repeatable: bool) -> None:
         self._context = context
         self._features = features
         self.tried: frozenset[Endpoint] = frozenset()
         self._failures = 0
         self._retries = features.route.service.routing.retries
-        self.repeatable = is_repeatable(features.method, features.path)
+        self.repeatable = repeatable
 
     def choose(self) -> Pick | Relay | Hold | Refusal:
         """Ask the chooser for one of those that were not tried."""
         context, features = self._context, self._features
-        model = features.route.public_name
-        service = self._service()
-        candidates = self._candidates(service)
-        if service is None:
-            return Refusal("gone", errors.no_ready_engine(model, retry_after=context.retry_after))
-        if self.tried and not candidates:
-            return Refusal("unreachable", errors.engine_unreachable(model, retry_after=context.retry_after))
+        # `_service` and `_candidates` in place: every request comes by.
+        route = context.table.by_key.get(features.route.service.key)
+        if route is None:
+            return Refusal("gone", errors.no_ready_engine(features.route.public_name, retry_after=context.retry_after))
+        candidates: Sequence[Engine] = route.service.engines
+        if self.tried:
+            candidates = self._candidates(route.service)
+            if not candidates:
+                return Refusal(
+                    "unreachable", errors.engine_unreachable(features.route.public_name, retry_after=context.retry_after)
+                )
         return context.chooser.choose(features, candidates=candidates, load=context.load)
 
     def choose_for(self, accepts: Callable[[Engine], bool]) -> Pick | Hold | Refusal | None:
@@ -57,9 +60,9 @@ class Search:
             return None
         return self._context.chooser.choose_to_relay(self._features, candidates=candidates, load=self._context.load)
 
-    def forget_body(self) -> None:
-        """The request will not be sent again, and its body may be long. What it asked for has been decided."""
-        self._features = self._features._replace(body=b"")
+    def forget_body(self, features: Features) -> None:
+        """The request will not be sent again, and its body may be long: here it is without. What it asked for is decided."""
+        self._features = features
 
     def _service(self) -> Service | None:
         route = self._context.table.current(self._features.route)

@@ -7,7 +7,7 @@ import asyncio
 from mica_router.core.continuation import Reply
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.events import Dechunker
-from mica_router.core.headers import render_request_head
+from mica_router.core.headers import carries_length, render_request_opening, with_length
 from mica_router.core.response import ResponseReader
 from mica_router.relay.pool import Pool
 from mica_router.relay.upstream import UpstreamConnection
@@ -75,9 +75,8 @@ class SideCalls:
 
     async def _request(self, endpoint: Endpoint, method: bytes, path: str, body: bytes, *, seconds: float) -> Reply:
         forwarded = b"Content-Type: application/json\r\n" if body else b""
-        head = render_request_head(
-            method=method, target=path.encode(), authority=endpoint.authority, forwarded=forwarded, body_length=len(body)
-        )
+        opening = render_request_opening(method=method, target=path.encode(), authority=endpoint.authority, forwarded=forwarded)
+        head = with_length(opening, len(body), always=carries_length(method))
         async with asyncio.timeout(seconds):
             connection = self._pool.take(endpoint)
             if connection is not None:

@@ -1,27 +1,32 @@
-"""The steady state of a stream: reads that are one chunk of whole events go from the engine to the client in one step.
+"""Short ways for what happens nearly always: a whole answer in one read, and a read of a stream that is one chunk of events.
 
-That is nearly every read of nearly every stream, so `pass_on` does nothing but what such a read needs: it is recorded, timed and
-written. Everything else is left to the long way (`Attempt.upstream_data`), which also says when this one may be taken again.
+They do in one step what the long way (`relay.exchange`) does in many, and nothing else: `pass_on` records, times and writes. As
+soon as anything is unusual they leave it to the long way, which also says when the short one may be taken again.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mica_router.core.chunks import LONGEST, OPENINGS
 from mica_router.core.events import EVENT_END
 from mica_router.metrics import GAP_BUCKETS, Histogram
+from mica_router.relay.access_log import log_access
 from mica_router.relay.ending import Ending
 
 if TYPE_CHECKING:
+    from mica_router.core.response import ResponseHead
     from mica_router.ports import Clock
     from mica_router.relay.attempt import Attempt
 
 
+_OK: Final = 200
+
+
 class Steady(Ending):
-    """An exchange as long as its stream goes its way."""
+    """An exchange as long as all goes its way."""
 
     __slots__ = ("_clock", "_gaps", "_hear", "_write")
 
@@ -29,6 +34,39 @@ class Steady(Ending):
     _gaps: Histogram
     _hear: Callable[[bytes], bool] | None
     _write: Callable[[bytes], None]
+
+    def attempt_whole(self, attempt: Attempt, head: ResponseHead, body: bytes) -> bool:
+        """Deliver an answer that came whole in one read, and be done with it. False: something about it or around it is not as
+        nearly always, and nothing was done.
+        """
+        context, delivery, handling = self._context, self._delivery, self._handling
+        load, metrics = context.load, context.metrics
+        if (
+            head.status != _OK
+            or head.events
+            or head.until_eof
+            or delivery.opened
+            or not delivery.keep_alive
+            or context.draining
+            or handling.recording is not None
+            or handling.translator is not None
+            or self._mending is not None
+            or self._hedge is not None
+            or load.health.watched
+        ):
+            return False
+        self._over = True
+        self._client.write(head.passed_on + body)
+        metrics.first_byte(self._model, context.clock() - self._started)
+        metrics.request_done(self._model, _OK)
+        self._tally.in_flight -= 1
+        attempt.finish()
+        if context.access_log_sample:
+            log_access(context, self._features, status=_OK, engine=attempt.engine, started=self._started)
+        if load.waiting.lines:
+            load.waiting.release_one(self._key)
+        self._client.exchange_done(keep_alive=True)
+        return True
 
     def _settle(self, attempt: Attempt) -> None:
         """Called when a read of a stream was delivered in full: let the next ones take the short way if they can."""

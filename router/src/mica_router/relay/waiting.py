@@ -28,27 +28,27 @@ class Waiter(Protocol):
 
 
 class WaitingRoom:
-    """Lines of one process. `counts` adds up those of all workers."""
+    """Lines of one process; `lines`, by service, has no empty ones. `counts` adds up those of all workers."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._lines: dict[ServiceKey, OrderedDict[Waiter, None]] = {}
+        self.lines: dict[ServiceKey, OrderedDict[Waiter, None]] = {}
         self._steps: dict[ServiceKey, int] = {}
         self._releasing = False
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._lines.values())
+        return sum(len(line) for line in self.lines.values())
 
     def __bool__(self) -> bool:
-        return bool(self._lines)
+        return bool(self.lines)
 
     def length(self, key: ServiceKey) -> int:
         """How many wait for this service."""
-        return len(self._lines.get(key, ()))
+        return len(self.lines.get(key, ()))
 
     def oldest(self, key: ServiceKey) -> float | None:
         """Since when the first in line waits."""
-        line = self._lines.get(key)
+        line = self.lines.get(key)
         return next(iter(line)).waiting_since if line else None
 
     def join(self, key: ServiceKey, waiter: Waiter, *, room: int) -> bool:
@@ -58,29 +58,29 @@ class WaitingRoom:
         if self._counts.get(key) > room:
             self._counts.add(key, -1)
             return False
-        self._lines.setdefault(key, OrderedDict())[waiter] = None
+        self.lines.setdefault(key, OrderedDict())[waiter] = None
         return True
 
     def leave(self, key: ServiceKey, waiter: Waiter) -> None:
         """Out of the line, wherever it stands."""
-        line = self._lines.get(key)
+        line = self.lines.get(key)
         if line is None:
             return
         if waiter in line:
             del line[waiter]
             self._counts.add(key, -1)
         if not line:
-            del self._lines[key]
+            del self.lines[key]
             self._steps.pop(key, None)
 
     def release_one(self, key: ServiceKey) -> None:
         """Room for one has appeared."""
-        if key in self._lines:
+        if key in self.lines:
             self._release(key, 1)
 
     def release_step(self) -> None:
         """Called by the sweep: let the next step of every line try."""
-        for key in list(self._lines):
+        for key in list(self.lines):
             step = self._steps.get(key, _FIRST_STEP)
             if self._release(key, step) == step:
                 self._steps[key] = step * 2
@@ -100,7 +100,7 @@ class WaitingRoom:
 
     def _let_go(self, key: ServiceKey, most: int) -> int:
         gone = failed = 0
-        for waiter in list(islice(self._lines[key], most + _LOOKED_AT)):
+        for waiter in list(islice(self.lines[key], most + _LOOKED_AT)):
             if gone == most or failed == _LOOKED_AT:
                 break
             if waiter.try_again():
