@@ -49,7 +49,7 @@ def counts(bench: Bench) -> dict[Endpoint, int]:
     """What is counted at engines."""
     kept = bench.context.load._counts
     assert isinstance(kept, LocalCounts)
-    return kept._counts
+    return {endpoint: count for endpoint, count in kept._counts.items() if count}
 
 
 async def test_a_reused_connection_that_died_is_replaced_by_a_fresh_one(bench: Bench) -> None:

@@ -19,29 +19,38 @@ LONGEST: Final = 4096
 """Reads from this size on have no entry in `OPENINGS`."""
 
 
-def _opening(size: int) -> bytes:
+def _opening(size: int) -> tuple[int, bytes]:
     for digits in (1, 2, 3):
         payload = size - digits - 4
         opening = b"%x\r\n" % max(payload, 0)
         if payload > 1 and len(opening) == digits + 2:
-            return opening
-    return b"-"
+            return len(opening), opening
+    return 1, b"-"
 
 
 # A chunk of one byte has none: its LF could be taken for the end of an event.
 OPENINGS: Final = tuple(_opening(size) for size in range(LONGEST))
-"""By the size of a read: how it begins if it is one chunk of two bytes or more, or what no chunk begins with."""
+"""By the size of a read: with how many and which bytes it begins if it is one chunk of two bytes or more. Where it cannot be one,
+what no chunk begins with. To compare a slice is cheaper than `startswith`."""
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
 _END: Final = b"\r\n"
+# How nearly every stream ends, behind its last event.
+_DONE: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 def whole_chunks(data: bytes) -> int:
     """Whether these bytes, which begin where a chunk may begin, are whole chunks and nothing else."""
-    size = len(data)
-    if size < LONGEST and data.startswith(OPENINGS[size]) and data.endswith(_END):
-        return WHOLE
-    at = 0
+    size, kind = len(data), WHOLE
+    if data.endswith(_DONE):
+        size, kind = size - len(_DONE), LAST
+        if not size:
+            return LAST
+    if size < LONGEST:
+        count, opening = OPENINGS[size]
+        if data[:count] == opening and data[size - 2 : size] == _END:
+            return kind
+    at, size = 0, len(data)
     while at < size:
         found = _SIZE.match(data, at)
         if found is None:

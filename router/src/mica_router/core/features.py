@@ -33,8 +33,8 @@ class Features(NamedTuple):
 
     def without_body(self) -> Features:
         """The same for those who have no use for the body any more."""
-        route, method, path, target, headers, _, *rest = self
-        return tuple.__new__(Features, (route, method, path, target, headers, b"", *rest))
+        route, method, path, target, headers, _, streams, max_tokens, lookup, plan = self
+        return tuple.__new__(Features, (route, method, path, target, headers, b"", streams, max_tokens, lookup, plan))
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name (lower case), if there is one."""

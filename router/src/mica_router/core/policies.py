@@ -68,15 +68,16 @@ def _round_robin(candidates: Sequence[Engine], features: Features, load: LoadVie
 
 
 def _least_in_flight(candidates: Sequence[Engine], features: Features, load: LoadView) -> Engine:
-    if load.fitness:
-        pressures = [_pressure(engine, load) for engine in candidates]
-    else:
-        pressures = [(load.in_flight(engine.endpoint) + 1) / engine.weight for engine in candidates]
-    least = min(pressures)
-    if pressures.count(least) == 1:
-        return candidates[pressures.index(least)]
-    equals = [engine for engine, pressure in zip(candidates, pressures, strict=True) if pressure == least]
-    return equals[load.turn() % len(equals)]
+    # One pass without helpers: nearly every request comes by.
+    fitness, in_flight, least = load.fitness, load.in_flight, math.inf
+    equals: list[Engine] = []
+    for engine in candidates:
+        pressure = _pressure(engine, load) if fitness else (in_flight(engine.endpoint) + 1) / engine.weight
+        if pressure < least:
+            least, equals = pressure, [engine]
+        elif pressure == least:
+            equals.append(engine)
+    return equals[0] if len(equals) == 1 else equals[load.turn() % len(equals)]
 
 
 def _two_choices(candidates: Sequence[Engine], features: Features, load: LoadView) -> Engine:
@@ -92,7 +93,8 @@ def _header_name(name: str) -> bytes:
 
 
 def _session(candidates: Sequence[Engine], features: Features, load: LoadView) -> Engine:
-    session = features.header(_header_name(features.route.service.routing.session_header))
+    name, lookup = _header_name(features.route.service.routing.session_header), features.lookup
+    session = features.header(name) if lookup is None else lookup.get(name)
     if not session:
         return _least_in_flight(candidates, features, load)
     return max(candidates, key=lambda engine: rank(session, engine))

@@ -22,6 +22,7 @@ _NO_BODY = frozenset({204, 304})
 # What a parser is told that begins in the middle of a body, at the end of a chunk.
 _CHUNKS_FOLLOW: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _KNOWN: Final = KnownResponses()
+_find_known: Final = _KNOWN.find
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,23 +94,19 @@ class ResponseReader:
         """Body bytes to forward, unchanged. `head`, `complete` and `broken` say what happened on the way."""
         if self.head is not None:
             return self._follow(data)
-        rest = (self._recognize(data) if not self._buffer and not self._head_request else None) or self._read_head(data)
+        if self._parser is None and not self._head_request:
+            # A head that was seen before, with something behind it.
+            end = data.find(b"\r\n\r\n") + 4
+            known = _find_known(data[:end])
+            if known is not None and len(data) > end:
+                self.head, length = known
+                if length is None:
+                    self.between = True
+                else:
+                    self._left = length
+                return self._follow(data[end:])
+        rest = self._read_head(data)
         return self._follow(rest) if rest else b""
-
-    def _recognize(self, data: bytes) -> bytes | None:
-        """What comes behind a head that was seen before, if there is such a head and something behind it."""
-        if self._parser is not None:
-            return None
-        end = data.find(b"\r\n\r\n") + 4
-        known = _KNOWN.find(data[:end])
-        if known is None or len(data) == end:
-            return None
-        if known.length is None:
-            self.between = True
-        else:
-            self._left = known.length
-        self.head = known.head
-        return data[end:]
 
     def _follow(self, data: bytes) -> bytes:
         """Follow the framing of body bytes; they are forwarded unless something is wrong with them."""
@@ -120,9 +117,9 @@ class ResponseReader:
         elif self._parser is not None or self.between:
             self._parse_body(data)
         else:
-            self._left -= len(data)
-            self.complete = self._left == 0
-            self.broken = self._left < 0
+            self._left = left = self._left - len(data)
+            self.complete = left == 0
+            self.broken = left < 0
         return b"" if self.broken else data
 
     def _parse_body(self, data: bytes) -> None:

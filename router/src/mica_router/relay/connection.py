@@ -7,7 +7,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from mica_router.core import errors
 from mica_router.core.dispatch import Answer, dispatch
@@ -20,6 +20,7 @@ from mica_router.relay.context import RelayContext
 from mica_router.relay.exchange import Exchange
 from mica_runtime.logging import get_logger
 
+_IDLE: Final = Phase.IDLE
 _LINGER_SECONDS = 1.0
 _log = get_logger(__name__)
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -42,7 +43,7 @@ class ClientConnection(asyncio.Protocol):
         self._served_bytes = 0
         self._exchange: Exchange | None = None
         self._transport: asyncio.Transport | None = None
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._deadline = 0.0
         self._current: Request | None = None
         self._closing = False
@@ -62,11 +63,27 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of the client."""
         if self._closing:
             return
-        requests = self._reader.feed(data)
+        reader = self._reader
+        requests = reader.feed(data)
+        if (
+            len(requests) == 1
+            and reader.phase is _IDLE
+            and reader.failure is None
+            and self._exchange is None
+            and not self._waiting
+            and not self._write_paused
+            and not self._read_paused
+        ):
+            # Nearly always: one whole request, for a connection that has nothing else to do.
+            self._phase = _IDLE
+            self._take(requests[0])
+            if self._exchange is None:
+                self._advance()
+            return
         for request in requests:
             self._waiting.append(request)
             self._waiting_bytes += request.size
-        if self._reader.phase is not Phase.IDLE:
+        if self._reader.phase is not _IDLE:
             self._account()
             if self._context.budget.exceeded:
                 self._reader.give_up(self._overloaded(close=True))
@@ -111,36 +128,41 @@ class ClientConnection(asyncio.Protocol):
         while self._waiting and not self._busy():
             request = self._waiting.popleft()
             self._waiting_bytes -= request.size
-            self._served_bytes = request.size
-            self._account()
-            try:
-                self._serve(request)
-            except Exception:
-                _log.exception("a request could not be served")
-                self._crash(request)
+            self._take(request)
         self._limit_reading()
         if self._busy() or self._waiting:
             return
         failure = self._reader.failure
         if failure is not None:
             self._refuse(failure, model=NO_MODEL)
-        elif self._context.draining and self._reader.phase is Phase.IDLE:
+        elif self._context.draining and self._reader.phase is _IDLE:
             self._close()
         elif self._reader.wants_continue:
             self._reader.wants_continue = False
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def _take(self, request: Request) -> None:
+        self._served_bytes = request.size
+        self._account()
+        try:
+            self._serve(request)
+        except Exception:
+            _log.exception("a request could not be served")
+            self._crash(request)
+
     def _busy(self) -> bool:
         return self._exchange is not None or self._closing or self._write_paused
 
     def _serve(self, request: Request) -> None:
-        decision = dispatch(request, self._context.table)
+        context = self._context
+        decision = dispatch(request, context.table)
         request = self._current = request.without_body()
-        if isinstance(decision, Features) and self._context.budget.exceeded:
-            self._refuse(self._overloaded(close=False), model=decision.route.public_name)
-        elif isinstance(decision, Features):
-            self._exchange = Exchange(self._context, self, request=request, features=decision)
-            self._exchange.start()
+        if isinstance(decision, Features):
+            if context.budget.exceeded:
+                self._refuse(self._overloaded(close=False), model=decision.route.public_name)
+                return
+            self._exchange = exchange = Exchange(context, self, request=request, features=decision)
+            exchange.start()
         elif isinstance(decision, Answer):
             self._context.metrics.request_done(NO_MODEL, 200)
             keep_alive = self._may_keep_alive(request)
@@ -162,7 +184,11 @@ class ClientConnection(asyncio.Protocol):
         return request.keep_alive and not request.http10 and not self._context.draining
 
     def _account(self) -> None:
-        self._share.set(self._reader.buffered + self._waiting_bytes + self._served_bytes)
+        reader = self._reader
+        held = self._waiting_bytes + self._served_bytes
+        if reader.phase is not _IDLE:
+            held += reader.buffered
+        self._share.set(held)
 
     def _let_go(self) -> None:
         """The request that is served is held no longer."""
@@ -189,11 +215,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_response(self, *, keep_alive: bool) -> None:
         self._current = None
-        self._let_go()
+        if self._served_bytes:
+            self._let_go()
         if not keep_alive:
             self._close()
-        elif self._reader.phase is Phase.IDLE:
-            self._deadline = self._context.clock() + self._context.timeouts.keep_alive
+        elif self._reader.phase is _IDLE:
+            context = self._context
+            self._deadline = context.clock() + context.timeouts.keep_alive
 
     # What an exchange reports (`ResponseSink`).
 
@@ -243,7 +271,7 @@ class ClientConnection(asyncio.Protocol):
             return
         elif self._closing or self._write_paused:
             self.abort()
-        elif self._reader.phase is Phase.IDLE:
+        elif self._reader.phase is _IDLE:
             self._close()
         elif self._reader.phase is Phase.HEAD:
             self._refuse(errors.request_timeout("request head", self._context.timeouts.head), model=NO_MODEL)
@@ -258,7 +286,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase = phase
         timeouts = self._context.timeouts
         started = timeouts.head if phase is Phase.HEAD else timeouts.body
-        self._deadline = self._context.clock() + (timeouts.keep_alive if phase is Phase.IDLE else started)
+        self._deadline = self._context.clock() + (timeouts.keep_alive if phase is _IDLE else started)
 
     def _limit_reading(self) -> None:
         transport = self._transport
@@ -275,7 +303,7 @@ class ClientConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close now if nothing is under way; otherwise after the response that is."""
-        if self._exchange is None and not self._waiting and self._reader.phase is Phase.IDLE:
+        if self._exchange is None and not self._waiting and self._reader.phase is _IDLE:
             self._close()
 
     def stop(self) -> None:

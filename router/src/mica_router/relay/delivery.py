@@ -123,7 +123,8 @@ class Delivery:
     @property
     def passing(self) -> bool:
         """Whether whole chunks of whole events go to the client as they come."""
-        return isinstance(self._flow, WholeEvents) and self._flow.passing
+        flow = self._flow
+        return isinstance(flow, WholeEvents) and flow.passing
 
     def can_tell(self) -> bool:
         """Whether an error event may follow what the client has."""

@@ -48,7 +48,7 @@ class Ending:
         "_over",
         "_place",
         "_request",
-        "_search",
+        "_searching",
         "_series",
         "_stalled",
         "_started",
@@ -68,7 +68,7 @@ class Ending:
         self._key = lane.key
         self._tally = context.load.tally(lane.key)
         self._model = lane.model
-        self._search = Search(context, features, repeatable=lane.repeatable)
+        self._searching: Search | None = None
         self._trace = trace_line() if lane.untraced else b""
         self._deadlines = lane.deadlines
         self._delivery = Delivery(client, request, keep_alive=not context.draining)
@@ -85,6 +85,13 @@ class Ending:
         self._started = context.clock()
         self._over = False
         self._total = self._started + lane.total
+
+    @property
+    def _search(self) -> Search:
+        """Made when the first engine was not the last: most requests need none."""
+        if self._searching is None:
+            self._searching = Search(self._context, self._features, repeatable=self._lane.repeatable)
+        return self._searching
 
     def stop(self) -> bool:
         """The router ends: tell the client, if it has no answer yet or a stream that can be told. False: it cannot."""

@@ -12,6 +12,7 @@ from typing import Final
 from mica_router.core import errors
 from mica_router.core.choice import Hold, Pick, Refusal, Relay
 from mica_router.core.continuation import (
+    PLAIN,
     SWITCHED_OFF,
     Continuation,
     LegEnded,
@@ -28,13 +29,14 @@ from mica_router.relay.attempt import Attempt, Parcel
 from mica_router.relay.ending import CLIENT_GONE
 from mica_router.relay.holding import Place
 from mica_router.relay.mending import Mending
-from mica_router.relay.search import SERVER_ERRORS
+from mica_router.relay.search import SERVER_ERRORS, choose_first
 from mica_router.relay.steady import Steady
 from mica_runtime.logging import get_logger
 
 _log = get_logger(__name__)
 # What a named tuple's own constructor comes to, at half of its cost.
 _new: Final = tuple.__new__
+_TOO_MANY: Final = 429
 
 
 class Exchange(Steady):
@@ -53,7 +55,7 @@ class Exchange(Steady):
         if self._key in self._context.load.waiting.lines:
             self._hold(Hold("queue"))
             return
-        self._follow(self._search.choose())
+        self._follow(choose_first(self._context, self._features))
 
     def _follow(self, found: Pick | Relay | Hold | Refusal) -> None:
         if isinstance(found, Pick):
@@ -95,10 +97,11 @@ class Exchange(Steady):
         metrics = context.metrics
         metrics.decided(self._model, engine.tier, pick.reason)
         self._series = metrics.series(self._model, engine.tier)
-        self._handling.close()
+        if self._handling is not PLAIN:
+            self._handling.close()
         if leg:
             handling = context.book.open_leg(features, engine, tokens=leg)
-        elif features.route.service.routing.resume or not features.streams:
+        elif not features.streams or features.route.service.routing.resume:
             handling = context.book.open(features, engine)
         else:
             handling = SWITCHED_OFF
@@ -154,13 +157,13 @@ class Exchange(Steady):
             context.load.health.fault(endpoint, "status", mark=self._mark())
         elif context.load.health.watched:
             context.load.health.sound(endpoint)
-            if self._search.tried:
+            if self._searching is not None and self._search.tried:
                 context.load.health.answered_elsewhere(self._search.tried, mark=self._mark())
         if self._hedge is not None and head.status >= 500:
             attempt.end()
             self._drop(attempt)
             return
-        if self._search.prefers_another(head.status):
+        if head.status >= _TOO_MANY and self._search.prefers_another(head.status):
             attempt.end()
             context.metrics.upstream_error(self._model, f"status_{head.status}")
             self._search.failed(endpoint, refused=False)
@@ -169,7 +172,8 @@ class Exchange(Steady):
         self._accept(attempt, head)
 
     def _accept(self, attempt: Attempt, head: ResponseHead) -> None:
-        self._keep_only(attempt)
+        if self._hedge is not None:
+            self._keep_only(attempt)
         self._status = head.status
         if self._handling.translator is None:
             self._forget_body()
@@ -193,7 +197,8 @@ class Exchange(Steady):
     def _forget_body(self) -> None:
         """It will not be sent again."""
         self._features = self._features.without_body()
-        self._search.forget_body(self._features)
+        if self._searching is not None:
+            self._searching.forget_body(self._features)
         self._client.exchange_answered()
 
     def _keep_only(self, attempt: Attempt) -> None:
@@ -285,7 +290,7 @@ class Exchange(Steady):
 
     def _failed_unanswered(self, attempt: Attempt, reason: str) -> None:
         refused = reason in ("connect", "exhausted")
-        if refused or self._search.repeatable:
+        if refused or self._lane.repeatable:
             self._try_elsewhere(attempt, reason, refused=refused)
         else:
             self._fail(self._no_answer(reason))
@@ -303,7 +308,7 @@ class Exchange(Steady):
     def _broken(self, attempt: Attempt, reason: str) -> None:
         _log.warning("answer broken off", model=self._model, engine=attempt.engine.endpoint.authority, reason=reason)
         recording = self._handling.recording
-        if self._handling.translator is not None and not self._delivery.opened and self._search.repeatable:
+        if self._handling.translator is not None and not self._delivery.opened and self._lane.repeatable:
             self._try_elsewhere(attempt, reason, refused=False)
             return
         self._search.failed(attempt.engine.endpoint, refused=True)
@@ -396,7 +401,7 @@ class Exchange(Steady):
     def _check_engine(self, now: float) -> None:
         """While an engine is silent: leave one that was ejected meanwhile, or ask a second one."""
         attempt, hedge = self._attempt, self._hedge
-        if attempt is None or attempt.answered or self._mending is not None or not self._search.repeatable:
+        if attempt is None or attempt.answered or self._mending is not None or not self._lane.repeatable:
             return
         if hedge is not None:
             hedge.check(now)

@@ -5,9 +5,9 @@ Counts per engine are shared by all workers of this router through `Counts`; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from random import Random
-from typing import TypeVar
+from typing import Final
 
 from mica_router.core.choice import EngineGauges
 from mica_router.core.engines import Endpoint
@@ -17,22 +17,30 @@ from mica_router.ports import Clock, Counted, Counts
 from mica_router.relay.health import Health, HealthRules
 from mica_router.relay.waiting import WaitingRoom
 
-_Key = TypeVar("_Key", bound=Hashable)
+_KEPT_ZEROS: Final = 256
+
+
+class _Zeros(dict[Counted, int]):
+    """Counts that begin at zero. When there are many, a new one removes those that are zero again: engines come and go."""
+
+    def __missing__(self, counted: Counted) -> int:
+        for zero in [known for known, count in self.items() if not count and len(self) > _KEPT_ZEROS]:
+            del self[zero]
+        self[counted] = 0
+        return 0
 
 
 class LocalCounts:
     """Requests per engine and held ones per service, of this process alone."""
 
     def __init__(self) -> None:
-        self._counts: dict[Counted, int] = {}
+        self._counts = _Zeros()
+        # How many: the dictionary's own method, because every choice looks at every engine.
+        self.get: Callable[[Counted], int] = self._counts.__getitem__
 
     def add(self, counted: Counted, by: int, /) -> None:
         """One more or one less."""
-        _add(self._counts, counted, by)
-
-    def get(self, counted: Counted, /) -> int:
-        """How many."""
-        return self._counts.get(counted, 0)
+        self._counts[counted] += by
 
 
 class Tally:
@@ -61,6 +69,8 @@ class Load:
     ) -> None:
         self._clock = clock
         self._counts = counts or LocalCounts()
+        # Requests of all workers at an engine: without a method in between, because every choice looks at every engine.
+        self.in_flight: Callable[[Endpoint], int] = self._counts.get
         self.health = Health(clock, rules)
         self.waiting = WaitingRoom(self._counts)
         self.random = random or Random().random
@@ -74,10 +84,6 @@ class Load:
     def fitness(self) -> Mapping[Endpoint, float]:
         """Engines that are not wholly sound."""
         return self.health.fitness
-
-    def in_flight(self, endpoint: Endpoint) -> int:
-        """Requests of all workers at this engine."""
-        return self._counts.get(endpoint)
 
     def held(self, key: ServiceKey) -> int:
         """Requests of a service in this worker's line."""
@@ -132,12 +138,3 @@ class Load:
             queued=tally.queued,
             oldest_wait=0.0 if oldest is None else max(0.0, self._clock() - oldest),
         )
-
-
-def _add(counts: dict[_Key, int], key: _Key, by: int) -> None:
-    """Counts at zero are removed, so that engines which are gone leave nothing behind."""
-    count = counts.get(key, 0) + by
-    if count:
-        counts[key] = count
-    else:
-        del counts[key]

@@ -32,7 +32,8 @@ class Pool:
         idle = self._idle.get(endpoint)
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():
                 return connection
         return None
 
@@ -59,9 +60,13 @@ class Pool:
     def give(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
         connection.user = connection.short_way = None
-        connection.resume()
-        idle = self._idle.setdefault(connection.endpoint, [])
-        if not connection.usable or len(idle) >= self._max_idle:
+        if connection.paused:
+            connection.resume()
+        idle = self._idle.get(connection.endpoint)
+        if idle is None:
+            idle = self._idle[connection.endpoint] = []
+        transport = connection.transport
+        if transport is None or transport.is_closing() or len(idle) >= self._max_idle:
             connection.abort()
             return
         connection.idle_since = self._clock()

@@ -19,6 +19,14 @@ _SERVER_ERRORS: Final = frozenset({500, 502, 504})
 SERVER_ERRORS: Final = _SERVER_ERRORS | {503}
 
 
+def choose_first(context: RelayContext, features: Features) -> Pick | Relay | Hold | Refusal:
+    """Ask the chooser for any engine of the service as the table knows it now."""
+    route = context.table.by_key.get(features.route.service.key)
+    if route is None:
+        return Refusal("gone", errors.no_ready_engine(features.route.public_name, retry_after=context.retry_after))
+    return context.chooser.choose(features, candidates=route.service.engines, load=context.load)
+
+
 class Search:
     """`retries` bounds how often a request is sent again; a connection that is refused costs nothing and counts for nothing."""
 
@@ -33,17 +41,15 @@ class Search:
     def choose(self) -> Pick | Relay | Hold | Refusal:
         """Ask the chooser for one of those that were not tried."""
         context, features = self._context, self._features
-        # `_service` and `_candidates` in place: every request comes by.
-        route = context.table.by_key.get(features.route.service.key)
-        if route is None:
-            return Refusal("gone", errors.no_ready_engine(features.route.public_name, retry_after=context.retry_after))
-        candidates: Sequence[Engine] = route.service.engines
-        if self.tried:
-            candidates = self._candidates(route.service)
-            if not candidates:
-                return Refusal(
-                    "unreachable", errors.engine_unreachable(features.route.public_name, retry_after=context.retry_after)
-                )
+        if not self.tried:
+            return choose_first(context, features)
+        service = self._service()
+        candidates = self._candidates(service)
+        model = features.route.public_name
+        if service is None:
+            return Refusal("gone", errors.no_ready_engine(model, retry_after=context.retry_after))
+        if not candidates:
+            return Refusal("unreachable", errors.engine_unreachable(model, retry_after=context.retry_after))
         return context.chooser.choose(features, candidates=candidates, load=context.load)
 
     def choose_for(self, accepts: Callable[[Engine], bool]) -> Pick | Hold | Refusal | None:

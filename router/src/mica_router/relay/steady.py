@@ -70,10 +70,10 @@ class Steady(Ending):
 
     def _settle(self, attempt: Attempt) -> None:
         """Called when a read of a stream was delivered in full: let the next ones take the short way if they can."""
-        series = self._series
-        if series is None or self._mending is not None or not self._heard_at or not self._delivery.passing:
+        reader, series = attempt.reader, self._series
+        if reader.complete or not reader.between or series is None or self._mending is not None:
             return
-        if not attempt.reader.between or attempt.reader.complete:
+        if not self._heard_at or not self._delivery.passing:
             return
         recording = self._handling.recording
         self._clock = self._context.clock
@@ -88,7 +88,10 @@ class Steady(Ending):
         The engine's deadline needs nothing here: it is checked against `_heard_at`.
         """
         size = len(data)
-        if size >= LONGEST or not data.startswith(OPENINGS[size]) or not data.endswith(EVENT_END):
+        if size >= LONGEST or data[-4:] != EVENT_END:
+            return False
+        count, opening = OPENINGS[size]
+        if data[:count] != opening:
             return False
         hear = self._hear
         if hear is not None and hear(data):

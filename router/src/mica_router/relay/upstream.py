@@ -25,28 +25,28 @@ class UpstreamConnection(asyncio.Protocol):
     `short_way` is tried first with what arrives; when it says False, it is given up and the user gets that read.
     """
 
-    __slots__ = ("_paused", "_transport", "_unwanted", "endpoint", "idle_since", "short_way", "user")
+    __slots__ = ("_unwanted", "endpoint", "idle_since", "paused", "short_way", "transport", "user")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.user: UpstreamUser | None = None
         self.short_way: Callable[[bytes], bool] | None = None
         self.idle_since = 0.0
-        self._transport: asyncio.Transport | None = None
-        self._paused = False
+        self.transport: asyncio.Transport | None = None
+        self.paused = False
         self._unwanted = False
 
     @property
     def usable(self) -> bool:
         """Whether a request can be written to it."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self.transport is not None and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The engine accepted."""
         # A cast, because uvloop's transports implement the interface without inheriting from it.
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         if self._unwanted:
-            self._transport.abort()
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the engine."""
@@ -66,7 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer."""
-        self._transport = None
+        self.transport = None
         self.short_way = None
         user, self.user = self.user, None
         if user is not None:
@@ -74,27 +74,27 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes) -> None:
         """Write one request."""
-        if self._transport is not None:
-            self._transport.write(head + body if len(body) < 65536 else head)
+        if self.transport is not None:
+            self.transport.write(head + body if len(body) < 65536 else head)
             if len(body) >= 65536:
-                self._transport.write(body)
+                self.transport.write(body)
 
     def pause(self) -> None:
         """Stop reading: the client does not keep up."""
-        if self._transport is not None and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        if self.transport is not None and not self.paused:
+            self.paused = True
+            self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._paused:
-            self._paused = False
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
+        if self.paused:
+            self.paused = False
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def abort(self) -> None:
         """Drop the connection at once; the engine sees that its work is not wanted."""
         self.user = self.short_way = None
         self._unwanted = True
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()

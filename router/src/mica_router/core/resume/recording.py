@@ -94,13 +94,16 @@ class Tape:
         if self.full:
             return False
         shelf = self._shelf
-        room = min(shelf.each - self._held, shelf.limit - shelf.held)
-        needed = size - self._left
-        if needed > room:
+        room = shelf.each - self._held
+        if room > shelf.limit - shelf.held:
+            room = shelf.limit - shelf.held
+        more = size - self._left
+        if more > room:
             self.full = True
             self._drop()
             return False
-        more = min(max(needed, _STEP), room) if needed > 0 else 0
+        if more < _STEP:
+            more = 0 if more <= 0 else _STEP if room > _STEP else room
         shelf.held += more
         self._held += more
         self._left += more - size
