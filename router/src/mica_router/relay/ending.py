@@ -90,7 +90,7 @@ class Ending:
     def _search(self) -> Search:
         """Made when the first engine was not the last: most requests need none."""
         if self._searching is None:
-            self._searching = Search(self._context, self._features, repeatable=self._lane.repeatable)
+            self._searching = Search(self._context, self._features)
         return self._searching
 
     def stop(self) -> bool:

@@ -10,6 +10,7 @@ from mica_router.core.choice import Hold, Pick, Refusal, Relay
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.features import Features
 from mica_router.core.routes import Service
+from mica_router.core.target import is_repeatable
 from mica_router.relay.context import RelayContext
 
 # The engine says that it did not take the request.
@@ -30,13 +31,13 @@ def choose_first(context: RelayContext, features: Features) -> Pick | Relay | Ho
 class Search:
     """`retries` bounds how often a request is sent again; a connection that is refused costs nothing and counts for nothing."""
 
-    def __init__(self, context: RelayContext, features: Features, *, repeatable: bool) -> None:
+    def __init__(self, context: RelayContext, features: Features) -> None:
         self._context = context
         self._features = features
         self.tried: frozenset[Endpoint] = frozenset()
         self._failures = 0
         self._retries = features.route.service.routing.retries
-        self.repeatable = repeatable
+        self.repeatable = is_repeatable(features.method, features.path)
 
     def choose(self) -> Pick | Relay | Hold | Refusal:
         """Ask the chooser for one of those that were not tried."""
