@@ -6,30 +6,26 @@ skipped in words, 2 when there is no GPU or something failed, 130 when interrupt
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from benchmarks import _command
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure, report
-from benchmarks.gpu.options import CannotMeasure, Options, Skipped, dry
+from benchmarks.gpu.options import Options, Skipped, dry
 
 PARTS: Final = ("facts", "memory", "share", "tenants", "overhead", "resize", "residual")
 
 
 def read_arguments(words: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """Parts to run, and whether on the simulated card. Exits with status 2 and words for what cannot be meant."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Measure the limiter on a real GPU.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; without any: all")
+    parser = _command.parser("gpu", "Measure the limiter on a real GPU.", PARTS)
     parser.add_argument("--simulated", action="store_true", help="a dry run on the simulated card; its figures mean nothing")
     given = parser.parse_args(words)
-    unknown = [part for part in given.parts if part not in PARTS]
-    if unknown:
-        parser.error(f"no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
-    return tuple(given.parts) or PARTS, given.simulated
+    return _command.known(parser, "part", given.parts, PARTS) or PARTS, given.simulated
 
 
 def why_no_gpu() -> str:
@@ -59,7 +55,7 @@ def measure(part: str, simulated: bool) -> Sequence[Figure] | None:
     """Figures of one part; None when it was skipped, which is said."""
     begin = time.monotonic()
     try:
-        found: Sequence[Figure] = importlib.import_module(f"benchmarks.gpu.{part}").figures(options_for(simulated))
+        found = _command.figures("gpu", part, options_for(simulated))
     except Skipped as why:
         print(f"mica: {part} skipped: {why}", file=sys.stderr)
         return None
@@ -74,18 +70,16 @@ def main() -> None:
     try:
         options_for(simulated)
     except CannotMeasure as error:
-        print(f"mica: {error}", file=sys.stderr)
-        sys.exit(2)
+        _command.stop(error)
     for part in parts:
         try:
             found = measure(part, simulated)
         except CannotMeasure as error:
             print(f"mica: {part}: {error}", file=sys.stderr)
-            status = 2  # the other parts can still be measured
+            status = _command.CANNOT_MEASURE  # the other parts can still be measured
             continue
         except KeyboardInterrupt:
-            print("mica: interrupted; figures of finished parts are kept", file=sys.stderr)
-            sys.exit(130)
+            _command.interrupted()
         if found is not None:
             report("gpu-simulated" if simulated else "gpu", part, found)
     sys.exit(status)

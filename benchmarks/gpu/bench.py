@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import pynvml
 
-from benchmarks.gpu.options import CannotMeasure, Options
+from benchmarks._command import CannotMeasure
+from benchmarks.gpu.options import Options
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 REGION_BYTES: Final = 1_069_056

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure, at_most
 from benchmarks.gpu.bench import Bench, Cap, bench, card_used
-from benchmarks.gpu.options import CannotMeasure, Options
+from benchmarks.gpu.options import Options
 from benchmarks.limiter.families import FAMILIES
 
 CAP: Final = 8 << 30

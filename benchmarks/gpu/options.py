@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
+
 ROOT: Final = Path(__file__).parents[2]
 PART_LIMIT_S: Final = 570.0
-
-
-class CannotMeasure(Exception):
-    """Nothing can be measured as asked; the message says what to do."""
 
 
 class Skipped(Exception):

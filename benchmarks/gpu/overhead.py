@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure, at_most
 from benchmarks.gpu.bench import Bench, Cap, bench, spread
-from benchmarks.gpu.options import CannotMeasure, Options
+from benchmarks.gpu.options import Options
 
 PAIRS: Final = 10
 TORCH: Final = Path(__file__).with_name("torch_step.py")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from benchmarks.limiter.options import ROOT, CannotMeasure
+from benchmarks._command import CannotMeasure
+from benchmarks.limiter.options import ROOT
 
 HERE: Final = Path(__file__).parent
 FOLDER: Final = ROOT / "build" / "bench" / "limiter"

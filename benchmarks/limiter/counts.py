@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks.limiter.build import calls, fake_driver
-from benchmarks.limiter.options import CannotMeasure, Options
+from benchmarks.limiter.options import Options
 
 _TIMEOUT_S: Final = 60
 STARTING_NS: Final = 100_000_000  # a shape's first launches wait until they are measured; the same in a short and a long run

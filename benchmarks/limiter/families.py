@@ -21,32 +21,20 @@ RUNNING: Final = 8
 u64 = ctypes.c_uint64
 
 
+PLACE: Final = (("type", c_int), ("handles", c_int), ("where", c_int), ("id", c_int), ("security", c_void_p))
+"""What the properties of pools and of virtual memory begin with."""
+
+
 class Props(ctypes.Structure):
     """Of a pool."""
 
-    _fields_ = (
-        ("type", c_int),
-        ("handles", c_int),
-        ("where", c_int),
-        ("id", c_int),
-        ("security", c_void_p),
-        ("max_size", c_size_t),
-        ("usage", c_ushort),
-        ("reserved", c_ubyte * 54),
-    )
+    _fields_ = (*PLACE, ("max_size", c_size_t), ("usage", c_ushort), ("reserved", c_ubyte * 54))
 
 
 class Memory(ctypes.Structure):
     """Of virtual memory."""
 
-    _fields_ = (
-        ("type", c_int),
-        ("handles", c_int),
-        ("where", c_int),
-        ("id", c_int),
-        ("security", c_void_p),
-        ("flags", c_ubyte * 8),
-    )
+    _fields_ = (*PLACE, ("flags", c_ubyte * 8))
 
 
 class Array(ctypes.Structure):

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure, at_most
 from benchmarks.limiter.families import FAMILIES
-from benchmarks.limiter.options import CannotMeasure, Options
+from benchmarks.limiter.options import Options
 
 UUID: Final = "GPU-5a1e0000-0000-4000-8000-000000000000"
 CAP: Final = 4 << 30

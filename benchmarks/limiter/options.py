@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
+
 ROOT: Final = Path(__file__).parents[2]
-
-
-class CannotMeasure(Exception):
-    """The part cannot run; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure
 from benchmarks.limiter import counts
-from benchmarks.limiter.options import CannotMeasure, Options
+from benchmarks.limiter.options import Options
 
 PROGRAM: Final = "/bin/true"
 PAIRS: Final = 200

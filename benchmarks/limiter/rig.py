@@ -16,10 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.limiter.options import CannotMeasure, Options
+from benchmarks._command import CannotMeasure
+from benchmarks.limiter.options import Options
+from mica_api.allocation import GPUShare
+from mica_api.compute import Compute, parse_policy, parse_priority
+from mica_device_plugin import region
+from mica_device_plugin.limits import Limits, render_limits
+from mica_device_plugin.values import SliceOwner
 
 UUID: Final = "GPU-5a1e0000-0000-4000-8000-000000000000"
-_REGION_BYTES: Final = 1_069_056
+_MEMORY_MIB: Final = 4096
 _BUSY_OFFSET: Final = 4096 + 192
 _TIMEOUT_S: Final = 600
 _ADDR_NO_RANDOMIZE: Final = 0x0040000
@@ -166,7 +172,7 @@ class _Stage:
             slice_dir = self._folder / "slices" / tenant.name
             (slice_dir / "limits").mkdir(parents=True)
             (slice_dir / "usage").mkdir()
-            (slice_dir / "usage" / "region").write_bytes(bytes(_REGION_BYTES))
+            (slice_dir / "usage" / "region").write_bytes(bytes(region.SIZE))
             write_limits(slice_dir / "limits" / "limits", tenant, generation=1, driver=self._options.file("sim/libcuda.so.1"))
 
     def _command(self, tenant: Tenant) -> list[str]:
@@ -240,10 +246,11 @@ class _Stage:
 
 
 def write_limits(path: Path, tenant: Tenant, *, generation: int, driver: Path) -> None:
-    """Write a limits file as the node agent does."""
-    lines = ["version=1", f"generation={generation}", "mode=enforce", f"driver={driver}", "gpus=1", f"gpu.0.uuid={UUID}"]
-    lines += [f"gpu.0.memory={4 << 30}", f"gpu.0.cores={tenant.cores}", f"gpu.0.policy={tenant.policy}"]
-    lines += [f"gpu.0.priority={tenant.priority}", f"gpu.0.weight={tenant.weight}"]
+    """Write a limits file as the node agent does, with its own words."""
+    compute = Compute(parse_policy("policy", tenant.policy), parse_priority("priority", tenant.priority), tenant.weight)
+    limits = Limits(
+        SliceOwner(tenant.name, tenant.name), (GPUShare(UUID, _MEMORY_MIB, tenant.cores),), compute, driver=str(driver)
+    )
     fresh = path.with_suffix(".new")
-    fresh.write_text("\n".join(lines) + "\n")
+    fresh.write_bytes(render_limits(limits, generation=generation))
     fresh.rename(path)

@@ -17,8 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks.router.engine import MODEL
-from benchmarks.router.options import CannotMeasure
 
 KEY: Final = "sk-bench-0123456789abcdef"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from benchmarks.router.options import CannotMeasure
+from benchmarks._command import CannotMeasure
 
 _PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
 _HARDWARE, _INSTRUCTIONS = 0, 1

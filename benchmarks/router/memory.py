@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure, at_most
 from benchmarks.router.contenders import KEY, MICA
-from benchmarks.router.options import CannotMeasure, Options
+from benchmarks.router.options import Options
 from benchmarks.router.processes import module, other_core
 from benchmarks.router.rig import load, rig
 

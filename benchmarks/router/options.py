@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class CannotMeasure(Exception):
-    """The part cannot run; the message says what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """Arguments of the command line. ``peers``: which other routers to measure. ``rounds``: interleaved repetitions."""

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from benchmarks.router.options import CannotMeasure
+from benchmarks._command import CannotMeasure
 
 ROUTER_CORE: Final = 0
 READY_WITHIN_S: Final = 90.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._command import CannotMeasure
 from benchmarks.router.contenders import KEY, Contender, Site
-from benchmarks.router.options import CannotMeasure
 from benchmarks.router.processes import ROUTER_CORE, Running, free_port, module, other_core, running, wait_for
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class CannotMeasure(Exception):
-    """The part cannot run; the message says what to do."""
+from benchmarks._command import CannotMeasure
 
 
 @dataclass(frozen=True, slots=True)

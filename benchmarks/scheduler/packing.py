@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Anchor, Figure, at_least, at_most
-from benchmarks.scheduler.options import CannotMeasure, Options
+from benchmarks.scheduler.options import Options
 from mica_extender.simulator.compare import Spread, Task, allocations, run_all
 from mica_extender.simulator.model import BadInput, Result, Scenario
 from mica_extender.simulator.openb import Trace, arrivals, read_trace

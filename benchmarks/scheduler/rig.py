@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
+from benchmarks._command import CannotMeasure
 from benchmarks.scheduler import load
 from benchmarks.scheduler.load import NAMESPACE, Scale
-from benchmarks.scheduler.options import CannotMeasure
 from mica_api import names
 from mica_box import processes
 from mica_box.child import cpu_seconds

@@ -24,8 +24,9 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Anchor, Figure, Goal, at_most
-from benchmarks.scheduler.options import CannotMeasure, Options
+from benchmarks.scheduler.options import Options
 from benchmarks.scheduler.speed_world import NODES, arguments, fresh_shape, large_shapes, node_name, small_shapes
 
 _ELSEWHERE: Final = "measured by us in another run on this kind of machine"

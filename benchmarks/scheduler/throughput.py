@@ -21,11 +21,12 @@ from typing import Any, Final
 
 import uvloop
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Anchor, Figure, at_least, at_most
 from benchmarks.scheduler import load, rig
 from benchmarks.scheduler.contenders import NO_SCORES, OURS, STOCK, Contender, Ours, stock, without_scores
 from benchmarks.scheduler.load import NAMESPACE, Scale
-from benchmarks.scheduler.options import CannotMeasure, Options
+from benchmarks.scheduler.options import Options
 from mica_api import names
 from mica_api.allocation import decode_pod_allocation
 from mica_box.child import Child

@@ -79,27 +79,37 @@ def test_a_pod_written_for_hami_runs_as_it_is(mica: Platform) -> None:
 
 
 def test_pods_share_a_card_by_weight_and_a_running_one_changes_its_class(mica: Platform) -> None:
-    """Two uncapped pods of weights 300 and 100 on one card; then the limits of the running one follow pool and annotation."""
+    """Two uncapped pods of weights 300 and 100 on one card; then the running one's limits follow its annotation and the pool."""
     mica.box.kubectl("patch", "vgpupool", "default", "--type=merge", "-p", json.dumps(_bounds("High", 300)))
-    spin = ["sh", "-c", "gpu-probe --spin 12 --kernel-us 1000 && gpu-probe --hold 3600"]
+    spin = ["gpu-probe", "--spin", "3600", "--kernel-us", "1000"]
     try:
         eventually("the heavy pod to be admitted", lambda: _heavy(mica, spin))
         light = {names.ANNOTATION_USE_UUID: _card_of(mica, "heavy")}
         mica.box.apply(mica.pod("light", spin, limits=slice_limits(memory_gib=1), annotations=light))
-        heavy, light_one = (_spun(mica, name) for name in ("heavy", "light"))
-        assert heavy > 1.8 * light_one
+        eventually("both to work", lambda: _busy(mica, "heavy") > 0 and _busy(mica, "light") > 0)
+        assert _used_meanwhile(mica, "heavy", "light", seconds=3) < 0.5
         assert _said(mica, "heavy") == ("normal", "300")
 
         mica.box.kubectl("annotate", "pod", "heavy", f"{names.ANNOTATION_COMPUTE_PRIORITY}=high")
         eventually("the class of the annotation", lambda: _said(mica, "heavy") == ("high", "300"))
+        eventually("the light pod to step back", lambda: _used_meanwhile(mica, "heavy", "light", seconds=2) < 0.1)
     finally:
         mica.box.kubectl("patch", "vgpupool", "default", "--type=merge", "-p", json.dumps(_bounds("Normal", 100)))
     eventually("the bounds of the pool", lambda: _said(mica, "heavy") == ("normal", "100"))
     mica.delete("pod", "heavy", "light")
 
 
-def _spun(mica: Platform, pod: str) -> float:
-    return float(eventually(f"a report of {pod}", lambda: reports(mica.logs(pod))[:1])[0]["busy_share"])
+def _busy(mica: Platform, pod: str) -> float:
+    """Seconds of GPU time that the pod has used, by the agent's metrics."""
+    samples = mica.agent_metrics()
+    return sum(v for k, v in samples.items() if k.startswith("mica_node_slice_compute_busy_seconds_total") and f'"{pod}"' in k)
+
+
+def _used_meanwhile(mica: Platform, pod: str, other: str, *, seconds: float) -> float:
+    """GPU time that the other pod uses while the first uses so many seconds of it, as a part of these."""
+    mine, others = _busy(mica, pod), _busy(mica, other)
+    now = eventually(f"{pod} to compute", lambda: b if (b := _busy(mica, pod)) > mine + seconds else None)
+    return (_busy(mica, other) - others) / (now - mine)
 
 
 def _bounds(highest: str, weight: int) -> dict[str, Any]:

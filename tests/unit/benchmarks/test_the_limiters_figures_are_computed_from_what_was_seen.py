@@ -4,10 +4,11 @@ import struct
 
 import pytest
 
+from benchmarks._command import CannotMeasure
 from benchmarks.limiter import __main__ as command
 from benchmarks.limiter import counts
 from benchmarks.limiter.memory import CAP, Reading
-from benchmarks.limiter.options import CannotMeasure, Options
+from benchmarks.limiter.options import Options
 
 
 @pytest.mark.parametrize(

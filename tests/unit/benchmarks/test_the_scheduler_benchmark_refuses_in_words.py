@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._command import CannotMeasure
 from benchmarks.scheduler.__main__ import PARTS, read_arguments
-from benchmarks.scheduler.options import CannotMeasure
 
 
 def test_without_a_part_all_parts_run() -> None:

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
+from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure
 from benchmarks.scheduler.contenders import NO_SCORES, OURS, STOCK
-from benchmarks.scheduler.options import CannotMeasure
 from benchmarks.scheduler.rig import Bound, CpuClock, count_requests
 from benchmarks.scheduler.throughput import Run, summary
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._command import CannotMeasure
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.facts import hooked_names
 from benchmarks.gpu.kernel import PTX
-from benchmarks.gpu.options import CannotMeasure, Options, dry
+from benchmarks.gpu.options import Options, dry
 from benchmarks.gpu.overhead import torch_missing
 
 ROOT = Path(__file__).parents[3]
