@@ -24,6 +24,7 @@ from mica_extender.placement.kernels import Kernel, KernelMissing, NumpyKernel, 
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import ALPN, SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.cards import CardChoice
 from mica_extender.scheduling.samples import Samples
 from mica_extender.scheduling.templates import Templates
 from mica_extender.scheduling.verbs import NodeVerbs
@@ -54,9 +55,8 @@ async def run(settings: ExtenderSettings) -> None:
         metrics.watch_ledger(ledger)
         cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
         pools_by_name = _whole_pools(client)
-        nodes = NodeVerbs(
-            ledger=ledger, kernel=choose_kernel(settings.placement_kernel), template=Templates(pools_by_name.objects)
-        )
+        kernel = choose_kernel(settings.placement_kernel)
+        nodes = NodeVerbs(ledger=ledger, kernel=kernel, template=Templates(pools_by_name.objects))
         announcer = Announcer(
             ledger=ledger,
             pods=cluster.pods,
@@ -66,7 +66,9 @@ async def run(settings: ExtenderSettings) -> None:
             fits=nodes.fits_somewhere,
         )
         drift = DriftWatch(api=client, ledger=ledger, leadership=leadership, metrics=metrics)
-        binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership)
+        binder = Binder(
+            ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, cards=CardChoice(ledger, kernel)
+        )
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
         scheduler = SchedulerApp(
             ledger=ledger,
@@ -141,7 +143,7 @@ async def _serve_scheduler(settings: ExtenderSettings, app: SchedulerApp, listen
         host=settings.scheduler_host,
         port=settings.scheduler_port,
         tls=TlsFiles(settings.scheduler_tls_dir, client_ca=True),
-        protocol=named_client_protocol(settings.scheduler_client_name, app.respond),
+        protocol=named_client_protocol(settings.scheduler_client_name, app.respond, app.at_once),
         alpn=ALPN,
         on_listening=lambda: listening.add("scheduler"),
     )

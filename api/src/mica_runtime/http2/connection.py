@@ -47,6 +47,14 @@ class Reply(NamedTuple):
 Respond = Callable[[str, str, bytes | None], Awaitable[Reply]]
 """Answers method, path and body; the body is None when it was larger than the limit. An exception is status 500."""
 
+AtOnce = Callable[[str, str, bytes], Reply | None]
+"""The same where nothing has to be waited for, without a task; None: ask ``Respond``."""
+
+
+def never_at_once(method: str, path: str, body: bytes) -> Reply | None:
+    """All requests are answered by a task."""
+    return None
+
 
 class Peers(Protocol):
     """Where open connections are kept: a set."""
@@ -78,8 +86,9 @@ class _Stream:
 class Http2Protocol(asyncio.Protocol):
     """Protocol of one connection. ``peers`` holds it while it is open; ``shutdown`` ends it once all is answered."""
 
-    def __init__(self, respond: Respond, *, body_limit: int, peers: Peers) -> None:
+    def __init__(self, respond: Respond, at_once: AtOnce = never_at_once, *, body_limit: int, peers: Peers) -> None:
         self._respond = respond
+        self._at_once = at_once
         self._limit = body_limit
         self._peers = peers
         self._decoder = Decoder()
@@ -244,6 +253,14 @@ class Http2Protocol(asyncio.Protocol):
     def _answer(self, stream: _Stream) -> None:
         parts, stream.parts = stream.parts, []
         body = None if parts is None else parts[0] if len(parts) == 1 else b"".join(parts)
+        if body is not None:
+            try:
+                reply = self._at_once(stream.method, stream.path, body)
+            except Exception:
+                reply = self._failed(stream)
+            if reply is not None:
+                self._reply(stream, reply)
+                return
         task = asyncio.get_running_loop().create_task(self._run(stream, body))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -256,8 +273,14 @@ class Http2Protocol(asyncio.Protocol):
         try:
             reply = await self._respond(stream.method, stream.path, body)
         except Exception:
-            _log.exception("request failed", path=stream.path)
-            reply = Reply(b"internal error\n", 500, b"text/plain")
+            reply = self._failed(stream)
+        self._reply(stream, reply)
+
+    def _failed(self, stream: _Stream) -> Reply:
+        _log.exception("request failed", path=stream.path)
+        return Reply(b"internal error\n", 500, b"text/plain")
+
+    def _reply(self, stream: _Stream, reply: Reply) -> None:
         if stream.id not in self._streams:
             return
         block = answer_block(reply.status, reply.content_type, len(reply.body))

@@ -132,7 +132,7 @@ class NativeAnswers:
 
     def read_names(self, fleet: Fleet, raw: bytes) -> NameList:
         """See Answers."""
-        self._refresh(fleet)
+        self.index_of(fleet)
         capacity = raw.count(b'"') // 2
         rows, starts, ends = (np.empty(capacity, np.int32) for _ in range(3))
         count = self._read_names(
@@ -163,10 +163,18 @@ class NativeAnswers:
         )
         return out[:written].tobytes()
 
-    def _refresh(self, fleet: Fleet) -> None:
-        """Index the fleet's names anew when they have changed."""
-        if self._naming == fleet.naming:
-            return
+    @property
+    def reasons(self) -> Any:
+        """REASONS as an argument for the kernel."""
+        return ctypes.byref(self._reasons.native)
+
+    def index_of(self, fleet: Fleet) -> int:
+        """Address of the index of the fleet's names, made anew when they have changed; valid until they change."""
+        if self._naming != fleet.naming:
+            self._index_anew(fleet)
+        return ctypes.addressof(self._index)
+
+    def _index_anew(self, fleet: Fleet) -> None:
         text, at = _joined(fleet.encoded)
         slots = np.empty(1 << max(4, (2 * len(fleet.encoded)).bit_length()), np.int32)
         self._columns = (at, slots)

@@ -114,6 +114,8 @@ class Fleet:
         """Rises when a name gets a row or loses it."""
         self.placing = 0
         """Rises when columns are replaced by larger ones."""
+        self.in_order: list[bool] = []
+        """By row: whether the node's cards stand in the order of their indices and UUIDs, which decides between equal ones."""
         self._model_ids: dict[str, int] = {}
         self._card_policy_ids: dict[tuple[str, ...], int] = {}
         self._blank: list[NodeState | None] = []
@@ -152,6 +154,8 @@ class Fleet:
         if before is None or before.cards != blank.cards or before.cpu_total != blank.cpu_total:
             self.layout += 1
             self.uuids[first : first + len(node.cards)] = [card.uuid for card in node.cards]
+            places = [(card.index, card.uuid) for card in node.cards]
+            self.in_order[row] = places == sorted(places)
         self._blank[row] = blank
         self.ready[row] = node.ready
         self.node_policy[row] = NODE_POLICIES.index(node.node_policy)
@@ -258,6 +262,7 @@ class Fleet:
             self.names.append("")
             self.encoded.append(b"")
             self._blank.append(None)
+            self.in_order.append(True)
             self._grow(_NODE_COLUMNS, row + 1)
         self.names[row], self.encoded[row] = name, json.dumps(name, ensure_ascii=False).encode()
         self.index[name] = row

@@ -104,7 +104,7 @@ class _Shape(ctypes.Structure):
 
 _FLEET_COLUMNS: Final = (
     *("first_card", "card_count", "ready", "node_policy", "card_policy", "mutex"),
-    *("weight_slot", "weight_core", "weight_memory", "highest_class", "max_weight", "cpu_left"),
+    *("weight_slot", "weight_core", "weight_memory", "highest_class", "max_weight", "cpu_left", "version"),
     *("memory_mib", "capacity_mib", "used_mib", "core_capacity", "used_cores", "slices", "card_max_slices", "flags"),
     *("model", "numa"),
 )

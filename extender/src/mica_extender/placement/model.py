@@ -125,6 +125,14 @@ class Shape:
     request: PodRequest
     selection: Selection = field(default_factory=Selection)
     cpu_milli: int = 0
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+    """A request looks its shape up several times, and what is in it is deep."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.request, self.selection, self.cpu_milli)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,18 @@ def native_scores(library: ctypes.CDLL, fleet: Fleet, shape: CompiledShape, tabl
     return scores if done == 0 else np.full(len(rows), UNSCORED, np.int64)
 
 
+def native_choice(library: ctypes.CDLL, fleet: Fleet, shape: CompiledShape, tables: CompiledTables, row: int) -> list[int] | None:
+    """Positions of the cards that ``fit.choose`` takes on a node, by the C kernel; None where only ``fit.choose`` can tell."""
+    if not fleet.in_order[row]:
+        return None
+    cards = (ctypes.c_int32 * MAX_NODE_CARDS)()
+    count = library.mica_choose(
+        *(ctypes.byref(native_fleet(fleet)), ctypes.byref(shape.refresh(fleet).native)),
+        *(ctypes.byref(tables.native), ctypes.c_int32(row), cards),
+    )
+    return None if count < 0 else cards[:count]
+
+
 def numpy_scores(fleet: Fleet, shape: CompiledShape, tables: CompiledTables, rows: Int32) -> Int64:
     """Scores of nodes on which the pod fits, by numpy."""
     shape.refresh(fleet)

@@ -17,8 +17,9 @@ from typing import Final
 from mica_api import names
 from mica_api.allocation import InvalidAllocation, encode_pod_allocation
 from mica_api.hami import Bound, dialects_of, read_back
-from mica_extender.placement import Rejection, choose
+from mica_extender.placement import Rejection
 from mica_extender.ports import WRITE_DEAD_AFTER_S, BindingApi, BindingLost, BindingRefused, PodGone
+from mica_extender.scheduling.cards import CardChoice
 from mica_extender.scheduling.wire import BindQuestion
 from mica_extender.state.leadership import Leadership
 from mica_extender.state.ledger import Ledger, Shares
@@ -66,7 +67,7 @@ class _Attempt:
 
 
 class Binder:
-    """Binds pods. ``pods`` is the watch's copy, keyed by namespace/name."""
+    """Binds pods. ``pods`` is the watch's copy, keyed by namespace/name; ``cards`` chooses cards (without it, on Python)."""
 
     def __init__(
         self,
@@ -75,10 +76,12 @@ class Binder:
         pods: Mapping[str, PodRecord],
         api: BindingApi,
         leadership: Leadership,
+        cards: CardChoice | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
+        self._cards = cards or CardChoice(ledger)
         self._pods = pods
         self._api = api
         self._leadership = leadership
@@ -176,12 +179,11 @@ class Binder:
 
     def _reserve(self, pod: PodRecord, node: str) -> Shares:
         """Choose and take the cards in one step."""
-        state = self._ledger.node(node)
         if pod.shape is None:
             raise Declined(pod.problem)
-        if state is None:
+        verdict = self._cards.choose(pod.shape, node)
+        if verdict is None:
             raise Declined(f"node {node} has no VGPUNode: node unregistered")
-        verdict = choose(pod.shape, state, cost=self._ledger.learned.cost())
         if isinstance(verdict, Rejection):
             raise Declined(f"node {node} has no room any more: {verdict.counted}")
         self._ledger.reserve(pod_uid=pod.uid, node=node, shares=verdict.shares)

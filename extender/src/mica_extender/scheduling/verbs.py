@@ -6,7 +6,7 @@ They wait for nothing; a request that is expensive lets others have the event lo
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from mica_extender.effort import Effort
 from mica_extender.placement import NodeState, Placement, Rejection, Shape
 from mica_extender.placement.answers import REASONS, KnownNames, NameList, answers_by, list_names
 from mica_extender.placement.kernels import CODES, FITS, Kernel
+from mica_extender.placement.onepass import one_pass
 from mica_extender.scheduling import wire
 from mica_extender.scheduling.samples import SMALLEST_SAMPLE
 from mica_extender.scheduling.verdicts import Judge
@@ -52,11 +53,26 @@ class NodeVerbs:
     def __init__(self, *, ledger: Ledger, kernel: Kernel, template: Template = lambda _: None) -> None:
         answers = answers_by(kernel)
         self._fleet = ledger.fleet
-        self._judge = Judge(ledger, kernel)
+        self._judge = Judge(ledger, kernel, one_pass(kernel, answers))
         self._answers = answers
         self._names = KnownNames(answers)
         self._replies = Replies()
         self._template = template
+
+    def filter_at_once(self, question: NodeQuestion) -> FilterReply | None:
+        """What ``filter`` answers, where the kernel can tell and some node fits; None: ask ``filter``."""
+        shape = question.pod.shape
+        if shape is None or question.objects is not None:
+            return None
+        found = self._judge.sorted(shape, question.names)
+        return FilterReply(found.body, _by_reason(found.tally)) if found is not None and found.tally[FITS] else None
+
+    def prioritize_at_once(self, question: NodeQuestion) -> bytes | None:
+        """What ``prioritize`` answers, where the kernel can tell; None: ask ``prioritize``."""
+        shape = question.pod.shape
+        if shape is None or question.objects is not None:
+            return None
+        return self._judge.priorities(shape, question.names)
 
     async def filter(self, question: NodeQuestion) -> FilterReply:
         """Sort the nodes into fitting, short of something now, and never fitting. Raises Malformed.
@@ -77,9 +93,8 @@ class NodeVerbs:
         effort = Effort()
         found, final = await self._judge.verdicts(shape, names.rows, effort)
         tally = np.bincount(found.codes, minlength=len(REASONS)).tolist()
-        refused = {reason: count for reason, count in zip(REASONS[1:], tally[1:], strict=True) if count}
         missed = 0 if tally[FITS] else await self._missed(shape, len(names), effort, final=final)
-        reply = FilterReply(self._answers.filter_answer(names, found.codes, found.permanent), refused, missed)
+        reply = FilterReply(self._answers.filter_answer(names, found.codes, found.permanent), _by_reason(tally), missed)
         if final and self._fleet.clock == clock:
             self._replies.put(shape, names, clock, reply)
         return reply
@@ -147,6 +162,11 @@ class NodeVerbs:
             return 1, True
         verdict = effort.search(shape, state)[0].verdict
         return (_NUMBERS[verdict.code], verdict.permanent) if isinstance(verdict, Rejection) else (FITS, False)
+
+
+def _by_reason(tally: Sequence[int]) -> dict[str, int]:
+    """Refused nodes by reason, from the number of nodes by code."""
+    return {reason: count for reason, count in zip(REASONS[1:], tally[1:], strict=True) if count}
 
 
 class Replies:

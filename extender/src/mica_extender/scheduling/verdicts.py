@@ -21,6 +21,7 @@ from mica_extender.placement.fleet import Bytes, Fleet, Int32, Int64
 from mica_extender.placement.fragmentation import card_key
 from mica_extender.placement.kernels import CODES, FITS, UNDECIDED, CompiledShape, Kernel, NativeKernel, Verdicts
 from mica_extender.placement.mix import Tables
+from mica_extender.placement.onepass import Known, OnePass, Sorted
 from mica_extender.placement.scoring import UNSCORED, CompiledTables, native_scores, numpy_scores
 from mica_extender.state.ledger import Ledger
 
@@ -45,6 +46,7 @@ class _Known:
         self.decided_at: Int64 = np.zeros(0, np.int64)
         self.scores: Int64 = np.zeros(0, np.int64)
         self.scored_at: Int64 = np.zeros(0, np.int64)
+        self.native = Known()
 
     def grow(self, rows: int) -> None:
         """Have room for this many rows."""
@@ -55,21 +57,37 @@ class _Known:
                 new = np.zeros(size, old.dtype)
                 new[: len(old)] = old
                 setattr(self, column, new)
+                setattr(self.native, column, new.ctypes.data)
 
 
 class Judge:
     """Verdicts and scores from the ledger's present state.
 
     New tables of the mix make all scores stale. While ``renew`` runs, a shape keeps its tables until all its scores are made anew
-    beside the requests; otherwise the next request has to do that.
+    beside the requests; otherwise the next request has to do that. ``one_pass`` answers what needs no waiting.
     """
 
-    def __init__(self, ledger: Ledger, kernel: Kernel) -> None:
+    def __init__(self, ledger: Ledger, kernel: Kernel, one_pass: OnePass | None = None) -> None:
+        self._one_pass = one_pass
         self._renewing = False
         self._ledger = ledger
         self._fleet = ledger.fleet
         self._kernel = kernel
         self._shapes: OrderedDict[Shape, _Known] = OrderedDict()
+
+    def sorted(self, shape: Shape, names: bytes) -> Sorted | None:
+        """The answer of filter for these names, if it can be had at once."""
+        if self._one_pass is None:
+            return None
+        known = self._known(shape)
+        return self._one_pass.filter(self._fleet, known.compiled, known.native, names)
+
+    def priorities(self, shape: Shape, names: bytes) -> bytes | None:
+        """The answer of prioritize for these names, if it can be had at once."""
+        if self._one_pass is None:
+            return None
+        known = self._known(shape)
+        return self._one_pass.prioritize(self._fleet, known.compiled, self._tables(known), known.native, names)
 
     async def verdicts(self, shape: Shape, rows: Int32, effort: Effort) -> tuple[Verdicts, bool]:
         """Codes of the nodes in these rows (-1: not known), and whether all are final.
@@ -93,10 +111,7 @@ class Judge:
         """Scores of the nodes in these rows; 0 where the pod does not fit."""
         found, _ = await self.verdicts(shape, rows, effort)
         known = self._known(shape)
-        if known.tables is None or (self._outdated(known) and not self._renewing):
-            known.tables = self._ledger.learned.compiled()
-            known.scored_at[:] = 0
-        known.tables = known.tables.refresh(self._fleet)
+        self._tables(known)
         fitting = rows[found.codes == FITS]
         stale = fitting[self._fleet.version[fitting] != known.scored_at[fitting]]
         for part in self._parts(stale):
@@ -138,6 +153,14 @@ class Judge:
         known.scores[renewed] = scores[renewed]
         known.scored_at[:size], known.scored_at[size:] = scored_at, 0
         known.tables = tables
+
+    def _tables(self, known: _Known) -> CompiledTables:
+        """The tables that a shape's scores are made from now."""
+        if known.tables is None or (self._outdated(known) and not self._renewing):
+            known.tables = self._ledger.learned.compiled()
+            known.scored_at[:] = 0
+        known.tables = known.tables.refresh(self._fleet)
+        return known.tables
 
     def _outdated(self, known: _Known) -> bool:
         return known.tables is not None and known.tables.tables is not self._ledger.learned.tables

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from mica_extender.state.records import Pod, PodRecord, pod_record
+from mica_extender.state.records import Pod, PodRecord, decode_pod, pod_record
 
 
 class Malformed(ValueError):
@@ -23,7 +24,7 @@ class _NodeList(msgspec.Struct):
 
 
 class _Args(msgspec.Struct):
-    Pod: Pod
+    Pod: msgspec.Raw
     Nodes: _NodeList | None = None
     NodeNames: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -124,13 +125,15 @@ _bind_args: Final = msgspec.json.Decoder(_BindArgs).decode
 _preempt_args: Final = msgspec.json.Decoder(_PreemptArgs).decode
 _object: Final = msgspec.json.Decoder(_Object).decode
 _encode: Final = msgspec.json.Encoder().encode
+_LARGEST_KEPT: Final = 2**16
+_recent_pod: Final = lru_cache(maxsize=8)(decode_pod)
 
 
 def read_nodes(body: bytes) -> NodeQuestion:
     """Decode the arguments of filter or prioritize."""
     try:
         args = _args(body)
-        pod, names = pod_record(args.Pod), bytes(args.NodeNames)
+        pod, names = _pod(bytes(args.Pod)), bytes(args.NodeNames)
         if names != b"null":
             return NodeQuestion(pod, names, None)
         items = (args.Nodes.items if args.Nodes else None) or []
@@ -138,6 +141,11 @@ def read_nodes(body: bytes) -> NodeQuestion:
     except UNREADABLE as error:
         raise Malformed(f"extender arguments: {error}") from error
     return NodeQuestion(pod, b"", objects)
+
+
+def _pod(raw: bytes) -> PodRecord:
+    """kube-scheduler sends the same pod to filter and to prioritize."""
+    return _recent_pod(raw) if len(raw) <= _LARGEST_KEPT else decode_pod(raw)
 
 
 def read_bind(body: bytes) -> BindQuestion:

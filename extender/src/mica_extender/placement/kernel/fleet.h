@@ -45,6 +45,7 @@ typedef struct {
     const int32_t *weight_slot, *weight_core, *weight_memory; /* of the pool; all 0: the fullest counts */
     const int32_t *highest_class, *max_weight; /* of the pool: what a pod may choose of the compute */
     const int64_t *cpu_left; /* milli-CPU; -1 when nobody reports it */
+    const int64_t *version;  /* higher with every change of the node; never 0 */
     /* by card row */
     const int64_t *memory_mib;   /* physical */
     const int64_t *capacity_mib; /* with overcommit */
@@ -126,6 +127,11 @@ __attribute__((weak)) int64_t mica_score_node(const mica_fleet *fleet, const mic
 MICA_EXPORT int mica_score(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, const int32_t *nodes, int64_t count,
                 const uint8_t *codes, int64_t *scores);
 
+/* Positions of the cards that fit.py chooses on a node for the one asking container of a pod, in its order, under card policy
+ * `fragmentation`; cards that only their place tells apart are taken in the order of their rows. How many, or -1 where fit.py has
+ * to choose or to say why there are none. `cards` has room for MICA_MAX_NODE_CARDS.
+ */
+MICA_EXPORT int32_t mica_choose(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, int32_t *cards);
 
 /* Names of the fleet's nodes as JSON strings, for looking them up: open addressing, -1 is an empty slot. */
 typedef struct {
@@ -159,5 +165,37 @@ MICA_EXPORT int64_t mica_write_filter(const char *raw, const int32_t *starts, co
 /* The answer of prioritize. The buffer has `length` of raw and 40 for each name, and 128. */
 MICA_EXPORT int64_t mica_write_scores(const char *raw, const int32_t *starts, const int32_t *ends, int64_t count,
                                       const int64_t *scores, char *out);
+
+/* What is remembered of one shape, by node row: scheduling/verdicts.py. It holds for the version of the node that stands beside it. */
+typedef struct {
+    uint8_t *codes, *permanent;
+    int64_t *decided_at, *scores, *scored_at;
+} mica_known;
+
+/* A list of names that was sent, and the fleet's names to find them in. */
+typedef struct {
+    const mica_names *names;
+    const char *raw;
+    int64_t length;
+} mica_question;
+
+/* Room for one answer: columns by name, `capacity` of them; the text; how many nodes had which code. */
+typedef struct {
+    int64_t capacity;
+    int32_t *rows, *starts, *ends;
+    uint8_t *codes, *permanent;
+    int64_t *scores, *tally;
+    char *out;
+} mica_work;
+
+/* The answer of filter, written to work->out, whose length is returned; -1 when the list has to be read by a real JSON parser, has
+ * more names than there is room for, or holds a node that only fit.py can tell. Writes what it has decided to `known`.
+ */
+MICA_EXPORT int64_t mica_filter(const mica_question *asked, const mica_fleet *fleet, const mica_shape *shape,
+                                const mica_known *known, const mica_work *work, const mica_reasons *reasons);
+
+/* The answer of prioritize likewise; -1 also for a node that only score.py can tell. */
+MICA_EXPORT int64_t mica_prioritize(const mica_question *asked, const mica_fleet *fleet, const mica_shape *shape,
+                                    const mica_mix *mix, const mica_known *known, const mica_work *work);
 
 #endif

@@ -39,7 +39,7 @@ static int64_t starved(int64_t free, int64_t cpu, int64_t fed)
 }
 
 typedef struct {
-    int64_t cost, before, after;
+    int64_t cost, before, after, card;
 } candidate;
 
 /* Whether a comes before b: fragmentation.card_key. Cards that it does not tell apart are alike to the score. */
@@ -71,7 +71,7 @@ static candidate weigh(const mica_fleet *fleet, const mica_mix *mix, int64_t car
 {
     int64_t cores = wanted->cores >= 100 ? fleet->core_capacity[card] : wanted->cores;
     int64_t memory = mica_memory_on(wanted, fleet->memory_mib[card]);
-    candidate found = {0, free_share(fleet, card, used_mib, used_cores), free_share(fleet, card, used_mib + memory, used_cores + cores)};
+    candidate found = {0, free_share(fleet, card, used_mib, used_cores), free_share(fleet, card, used_mib + memory, used_cores + cores), card};
     found.cost = waste(fleet, mix, card, found.after, slices + 1) - waste(fleet, mix, card, found.before, slices);
     found.cost += mix->scarcity[fleet->model[card]] * (found.before - found.after) / LEVELS;
     return found;
@@ -104,17 +104,24 @@ static int64_t total(const mica_fleet *fleet, const mica_shape *shape, const mic
     return cost;
 }
 
+/* The cards that fragmentation.card_key puts first, best first; of alike ones the first of the node. How many there are. */
+static int32_t best_cards(const mica_fleet *fleet, const mica_container *wanted, const mica_mix *mix, int32_t node,
+                          const uint8_t *card_codes, candidate *best)
+{
+    int32_t kept = 0;
+    for (int32_t i = 0; i < fleet->card_count[node]; i++)
+        if (card_codes[i] == MICA_FITS)
+            kept = keep(best, kept, wanted->number, weigh_now(fleet, mix, fleet->first_card[node] + i, wanted));
+    return kept;
+}
+
 /* Millionths of a GPU that the placement costs: score._fragmentation with the cards that fragmentation.card_key puts first. */
 static int64_t fragmentation(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node,
                              const uint8_t *card_codes)
 {
     candidate best[MICA_MAX_NODE_CARDS];
-    const mica_container *wanted = shape->containers ? shape->container : NULL;
-    int32_t kept = 0, cards = fleet->card_count[node];
-    int64_t first = fleet->first_card[node], free = free_of(fleet, node), left = free, cost = 0;
-    for (int32_t i = 0; wanted && i < cards; i++)
-        if (card_codes[i] == MICA_FITS)
-            kept = keep(best, kept, wanted->number, weigh_now(fleet, mix, first + i, wanted));
+    int64_t free = free_of(fleet, node), left = free, cost = 0;
+    int32_t kept = shape->containers ? best_cards(fleet, shape->container, mix, node, card_codes, best) : 0;
     for (int32_t i = 0; i < kept; i++) {
         left -= best[i].before - best[i].after;
         cost += best[i].cost;
@@ -265,4 +272,21 @@ int64_t mica_score_node(const mica_fleet *fleet, const mica_shape *shape, const 
     }
     gain += MIDDLE;
     return gain < 0 ? 0 : gain > MAX_SCORE ? MAX_SCORE : gain;
+}
+
+int32_t mica_choose(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, int32_t *cards)
+{
+    candidate best[MICA_MAX_NODE_CARDS];
+    uint8_t codes[MICA_MAX_NODE_CARDS];
+    int32_t policy = shape->card_policy >= 0 ? shape->card_policy : fleet->card_policy[node];
+    if (shape->containers != 1 || !shape->together || shape->numa_bind || policy != mix->card_policy)
+        return -1;
+    if (!fleet->ready[node] || fleet->card_count[node] > MICA_MAX_NODE_CARDS)
+        return -1;
+    for (int32_t i = 0; i < fleet->card_count[node]; i++)
+        codes[i] = (uint8_t)mica_check_card(fleet, shape, shape->container, fleet->first_card[node] + i, 0);
+    int32_t kept = best_cards(fleet, shape->container, mix, node, codes, best);
+    for (int32_t i = 0; i < kept; i++)
+        cards[i] = (int32_t)(best[i].card - fleet->first_card[node]);
+    return kept == shape->container->number ? kept : -1;
 }
