@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from mica_api import names
 from mica_api.request import MAX_CORES, MAX_NUMBER, ContainerRequest
@@ -17,6 +20,7 @@ from mica_api.request import MAX_CORES, MAX_NUMBER, ContainerRequest
 MAX_BYTES: Final = 4096
 _VERSION: Final = 1
 _MAX_MIB: Final = 2**31
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class InvalidAllocation(ValueError):
@@ -44,16 +48,14 @@ class ContainerAllocation:
 def encode_allocation(allocation: ContainerAllocation) -> str:
     """Annotation value. Raises InvalidAllocation when it would be larger than MAX_BYTES or break the value's own rules."""
     gpus = [{"uuid": s.uuid, "mem": s.memory_mib, "cores": s.cores} for s in allocation.shares]
-    value = json.dumps(
-        {"v": _VERSION, "uid": allocation.pod_uid, "node": allocation.node, "gpus": gpus},
-        separators=(",", ":"),
-    )
+    value = _encode({"v": _VERSION, "uid": allocation.pod_uid, "node": allocation.node, "gpus": gpus}).decode()
     decode_allocation(value)
     return value
 
 
+@lru_cache(maxsize=256)
 def decode_allocation(value: str) -> ContainerAllocation:
-    """Inverse of ``encode_allocation``. Raises InvalidAllocation."""
+    """Inverse of ``encode_allocation``. Raises InvalidAllocation. Remembers: what is written is soon read back from a watch."""
     if len(value.encode()) > MAX_BYTES:
         raise InvalidAllocation(f"allocation is larger than {MAX_BYTES} bytes")
     try:

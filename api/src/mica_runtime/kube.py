@@ -189,7 +189,10 @@ class KubeClient:
 
 
 def _object(payload: bytes) -> dict[str, Any]:
-    parsed = json.loads(payload)
+    try:
+        parsed = msgspec.json.decode(payload)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise ApiError(502, "", f"expected an object, got {type(parsed).__name__}")
     return parsed

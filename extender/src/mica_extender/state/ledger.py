@@ -8,8 +8,7 @@ and no method awaits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -125,18 +124,18 @@ class Ledger:
         """A pod appeared, changed or went away. A name that is used again is a new pod: uids decide."""
         old, new = change.old, change.new
         if old is not None and (new is None or new.uid != old.uid):
-            self._wait(old.uid, None)
-            self._bind(old.uid, "", None)
-            self._drop_settled(old.uid)
+            self._forget(old.uid)
         if new is None:
             return
         if new.shape is not None and (old is None or old.uid != new.uid):
             self.learned.observe(new.shape)
-        self._wait(new.uid, None if new.node else new.cpu_milli)
         counts = new.node != "" and not new.terminal
+        before = self._before(new.uid, new.node if counts else "")
+        self._wait(new.uid, None if new.node else new.cpu_milli)
         self._bind(new.uid, new.node, _Bound(new.shares or (), new.cpu_milli) if counts else None)
         if new.node:
-            self.release(new.uid)
+            self._reservations.pop(new.uid, None)
+        self._carry_over(new.uid, before)
 
     def apply_node(self, change: Change[NodeRecord]) -> None:
         """A VGPUNode appeared, changed or went away."""
@@ -178,42 +177,45 @@ class Ledger:
 
     def release(self, pod_uid: str) -> None:
         """Give a reservation back; nothing happens when there is none."""
-        reservation = self._reservations.get(pod_uid)
-        if reservation is not None:
-            with self._changing(pod_uid, reservation.node):
-                del self._reservations[pod_uid]
+        if pod_uid in self._reservations:
+            before = self._before(pod_uid)
+            del self._reservations[pod_uid]
+            self._carry_over(pod_uid, before)
 
     def _reserve(self, reservation: Reservation) -> None:
-        previous = self._reservations.get(reservation.pod_uid)
-        with self._changing(reservation.pod_uid, reservation.node, previous.node if previous else ""):
-            self._reservations[reservation.pod_uid] = reservation
+        uid, previous = reservation.pod_uid, self._reservations.get(reservation.pod_uid)
+        if previous is not None and (previous.node, previous.shares) == (reservation.node, reservation.shares):
+            self._reservations[uid] = reservation  # it takes what it took; only its being settled may be new
+            return
+        before = self._before(uid, reservation.node)
+        self._reservations[uid] = reservation
+        self._carry_over(uid, before)
 
-    def _drop_settled(self, pod_uid: str) -> None:
-        """The pod of a stored decision is gone. One that is still under way is its bind's to end."""
-        reservation = self._reservations.get(pod_uid)
+    def _forget(self, uid: str) -> None:
+        """The pod is gone. A decision that is still under way is its bind's to end; a stored one goes with the pod."""
+        before = self._before(uid)
+        self._wait(uid, None)
+        self._bind(uid, "", None)
+        reservation = self._reservations.get(uid)
         if reservation is not None and reservation.settled:
-            self.release(pod_uid)
+            del self._reservations[uid]
+        self._carry_over(uid, before)
 
     def _wait(self, uid: str, cpu_milli: int | None) -> None:
         """The pod is not bound and requests this CPU, or (None) does not wait."""
-        reservation = self._reservations.get(uid)
-        with self._changing(uid, reservation.node if reservation else ""):
-            if cpu_milli is None:
-                self._unbound.pop(uid, None)
-            else:
-                self._unbound[uid] = cpu_milli
+        if cpu_milli is None:
+            self._unbound.pop(uid, None)
+        else:
+            self._unbound[uid] = cpu_milli
 
     def _bind(self, uid: str, node: str, bound: _Bound | None) -> None:
         """The pod is bound to the node like this, or (None) to none."""
         before = self._bound_on.get(uid, "")
-        if bound is None and not before:
-            return
-        with self._changing(uid, before, node if bound else ""):
-            if before and (bound is None or before != node):
-                self._unbind(uid, before)
-            if bound is not None:
-                self._bound_on[uid] = node
-                self._bound.setdefault(node, {})[uid] = bound
+        if before and (bound is None or before != node):
+            self._unbind(uid, before)
+        if bound is not None:
+            self._bound_on[uid] = node
+            self._bound.setdefault(node, {})[uid] = bound
 
     def _unbind(self, uid: str, node: str) -> None:
         del self._bound_on[uid]
@@ -222,29 +224,32 @@ class Ledger:
         if not pods:
             del self._bound[node]
 
-    @contextmanager
-    def _changing(self, uid: str, *nodes: str) -> Iterator[None]:
-        """Carry over to the fleet what the block changes about one pod on these nodes."""
-        affected = [name for name in dict.fromkeys(nodes) if name in self._nodes]
-        before = [self._usage_of(uid, name) for name in affected]
-        yield
+    def _before(self, uid: str, node: str = "") -> list[tuple[NodeRecord, Usage]]:
+        """What a pod takes of the nodes that it is bound to or has reserved, and of one that it may come to: see ``_carry_over``."""
+        reservation = self._reservations.get(uid)
+        names = (node, self._bound_on.get(uid, ""), reservation.node if reservation is not None else "")
+        records = [self._nodes[name] for name in dict.fromkeys(names) if name in self._nodes]
+        return [(record, self._usage_of(uid, record.name)) for record in records]
+
+    def _carry_over(self, uid: str, before: list[tuple[NodeRecord, Usage]]) -> None:
+        """Carry over to the fleet what has changed about the pod since ``before``."""
         gained = False
-        for name, old in zip(affected, before, strict=True):
-            gained |= self._carry_over(self._nodes[name], old, self._usage_of(uid, name))
+        for record, old in before:
+            gained |= self._charge(record, old, self._usage_of(uid, record.name))
         if gained:
             self._on_gain()
 
-    def _carry_over(self, record: NodeRecord, old: Usage, new: Usage) -> bool:
+    def _charge(self, record: NodeRecord, old: Usage, new: Usage) -> bool:
         """Charge the difference; whether something became free."""
         row = self.fleet.index[record.name]
         gained = False
-        if old != new:
-            for position, card in enumerate(record.cards):
-                mib, cores, count = old.get(card.uuid, _NOTHING)
-                m, c, n = new.get(card.uuid, _NOTHING)
-                if (mib, cores, count) != (m, c, n):
-                    self.fleet.charge(row, position, memory_mib=m - mib, cores=c - cores, slices=n - count)
-                    gained |= m < mib or c < cores or n < count
+        for uuid in () if old == new else old.keys() | new.keys():
+            position = record.positions.get(uuid)
+            mib, cores, count = old.get(uuid, _NOTHING)
+            m, c, n = new.get(uuid, _NOTHING)
+            if position is not None and (mib, cores, count) != (m, c, n):
+                self.fleet.charge(row, position, memory_mib=m - mib, cores=c - cores, slices=n - count)
+                gained |= m < mib or c < cores or n < count
         self.fleet.set_cpu_left(row, self._cpu_left(record))
         return gained
 
@@ -341,9 +346,8 @@ def _better(old: Card, new: Card) -> bool:
 def usage_on(record: NodeRecord, shares: Shares) -> Usage:
     """What shares that are held together take of the cards of a node."""
     usage: dict[str, Amounts] = {}
-    cards = {card.uuid: card for card in record.cards}
     for container in shares:
-        add_shares(usage, container, cards)
+        add_shares(usage, container, record.by_uuid)
     return usage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import msgspec
@@ -100,6 +100,7 @@ class NodeRecord:
     """Inventory of a node (cards with nothing taken), the shares that its agent says are held, by pod uid, and its refusals.
 
     ``cpu`` is what the node can allocate and what pods without slices request of it, in milli; None when nobody says.
+    ``by_uuid`` and ``positions`` are the cards and their places in ``cards``, to be looked up.
     """
 
     name: str
@@ -110,6 +111,12 @@ class NodeRecord:
     refused: tuple[RefusedPod, ...]
     ready: bool = True
     cpu: tuple[int, int] | None = None
+    by_uuid: Mapping[str, Card] = field(init=False, repr=False, compare=False)
+    positions: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_uuid", {card.uuid: card for card in self.cards})
+        object.__setattr__(self, "positions", {card.uuid: at for at, card in enumerate(self.cards)})
 
 
 _decode: Final = msgspec.json.Decoder(_VGPUNode).decode
