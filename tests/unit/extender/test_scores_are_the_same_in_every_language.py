@@ -18,7 +18,7 @@ from mica_extender.placement.fleet import Fleet, Int64
 from mica_extender.placement.fragmentation import card_key
 from mica_extender.placement.kernels import CompiledShape, load_native
 from mica_extender.placement.mix import NOTHING_LEARNED, CardKind, Mix, Supply, Tables
-from mica_extender.placement.scoring import UNSCORED, CompiledTables, native_scores, numpy_scores
+from mica_extender.placement.scoring import UNSCORED, CompiledTables, native_choice, native_scores, numpy_scores
 
 NATIVE = load_native()
 GIB = 1024
@@ -147,6 +147,27 @@ def check(states: list[NodeState], shape: Shape, tables: Tables) -> None:
 @given(states=fleets(), shape=shapes())
 def test_every_language_gives_the_same_score(name: str, states: list[NodeState], shape: Shape) -> None:
     check(states, shape, TABLES[name])
+
+
+@pytest.mark.parametrize("name", TABLES)
+@settings(max_examples=150, deadline=None)
+@given(states=fleets(), shape=shapes(least=1), backwards=st.booleans())
+def test_the_kernel_chooses_the_cards_that_the_specification_does(
+    name: str, states: list[NodeState], shape: Shape, backwards: bool
+) -> None:
+    tables = TABLES[name]
+    if backwards:
+        states = [replace(node, cards=node.cards[::-1]) for node in states]
+    fleet = Fleet(states)
+    compiled = CompiledShape(shape, fleet)
+    for node in states:
+        found = native_choice(NATIVE.library, fleet, compiled, CompiledTables(tables, fleet), fleet.index[node.name])
+        verdict = choose(shape, node, cost=partial(card_key, tables=tables))
+        if found is not None:
+            assert isinstance(verdict, Placement)
+            assert [node.cards[at].uuid for at in found] == [share.uuid for share in verdict.shares[0]]
+        elif isinstance(verdict, Placement) and not (backwards and len(node.cards) > 1):
+            assert (shape.selection.gpu_policy or node.gpu_policy) != ("fragmentation",)
 
 
 @pytest.mark.parametrize("name", TABLES)

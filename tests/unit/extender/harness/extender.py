@@ -13,7 +13,9 @@ from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import SchedulerApp
+from mica_extender.placement.kernels import load_native
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.cards import CardChoice
 from mica_extender.state.cluster import Cluster
 from mica_extender.state.leadership import LeaseWatch, Takeover
 from mica_extender.state.ledger import Ledger
@@ -34,6 +36,7 @@ class Judge(Protocol):
 
 
 _METRICS = Metrics(CollectorRegistry())
+_KERNEL = load_native()
 
 
 class Extender:
@@ -53,7 +56,14 @@ class Extender:
         poker = Poker(api=api, leadership=self.leadership, metrics=_METRICS)
         self.ledger = Ledger(poker.gain)
         self.cluster = Cluster(cast(KubeClient, client), ledger=self.ledger, lease=self.lease, namespace="mica-system")
-        self.binder = Binder(ledger=self.ledger, pods=self.cluster.pods, api=api, leadership=self.leadership, clock=clock)
+        self.binder = Binder(
+            ledger=self.ledger,
+            pods=self.cluster.pods,
+            api=api,
+            leadership=self.leadership,
+            cards=CardChoice(self.ledger, _KERNEL),
+            clock=clock,
+        )
         evictor = Evictor(
             ledger=self.ledger,
             pods=self.cluster.pods,
