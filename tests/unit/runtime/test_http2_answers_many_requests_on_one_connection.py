@@ -68,7 +68,7 @@ class Peer:
         self.asked: list[tuple[str, str, bytes | None]] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
-        self.protocol = Http2Protocol(self.respond, body_limit=LIMIT, peers=self.open)
+        self.protocol = Http2Protocol(self.respond, self.at_once, body_limit=LIMIT, peers=self.open)
         self.protocol.connection_made(self.wire)  # type: ignore[arg-type]  # what is used of a transport
 
     async def respond(self, method: str, path: str, body: bytes | None) -> Reply:
@@ -77,6 +77,11 @@ class Peer:
         if path == "/fail":
             raise RuntimeError("broken")
         return Reply(b"too large" if body is None else b"echo " + body)
+
+    def at_once(self, method: str, path: str, body: bytes) -> Reply | None:
+        if path == "/fail-at-once":
+            raise RuntimeError("broken")
+        return Reply(b"at once " + body) if path == "/at-once" else None
 
     async def hear(self, *parts: bytes) -> None:
         for part in parts:
@@ -124,6 +129,24 @@ async def test_a_later_request_does_not_wait_for_an_earlier_one() -> None:
     peer.go_on.set()
     await peer.hear(request(3, b"quick"))
     assert peer.wire.bodies() == {3: b"echo quick"}
+
+
+async def test_what_needs_no_waiting_is_answered_before_the_next_bytes_are_read() -> None:
+    peer = Peer()
+    peer.protocol.data_received(HELLO + request(1, b"one", b"/at-once") + request(3, b"two", b"/fail-at-once"))
+    assert peer.wire.bodies() == {1: b"at once one", 3: b"internal error\n"}
+    assert not peer.asked
+
+
+async def test_an_answer_at_once_may_be_the_last_one() -> None:
+    peer = Peer()
+    headers, body = request(1, b"x", b"/at-once")[:-10], request(1, b"x", b"/at-once")[-10:]
+    await peer.hear(HELLO, headers)
+    peer.protocol.shutdown()
+    assert not peer.wire.closed
+    await peer.hear(body)
+    assert peer.wire.bodies() == {1: b"at once x"}
+    assert peer.wire.closed
 
 
 async def test_headers_may_come_in_pieces_and_padded() -> None:

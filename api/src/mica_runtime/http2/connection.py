@@ -260,6 +260,7 @@ class Http2Protocol(asyncio.Protocol):
                 reply = self._failed(stream)
             if reply is not None:
                 self._reply(stream, reply)
+                self._close_if_done()
                 return
         task = asyncio.get_running_loop().create_task(self._run(stream, body))
         self._tasks.add(task)

@@ -6,6 +6,7 @@ Not an encoder with a table of its own: answers have three headers.
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import Final
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -187,12 +188,21 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
 
 def answer_block(status: int, content_type: bytes, length: int) -> bytes:
     """Headers of an answer, all literal, so that no table is needed. ``content_type`` is shorter than 127 bytes."""
+    digits = b"%d" % length
+    return _before_length(status, content_type) + bytes([len(digits)]) + digits
+
+
+@lru_cache(maxsize=16)
+def _before_length(status: int, content_type: bytes) -> bytes:
     known = _STATUS.get(status)
     head = known if known is not None else _unindexed(_STATUS_NAME, b"%d" % status)
-    return head + _unindexed(_CONTENT_TYPE, content_type) + _unindexed(_CONTENT_LENGTH, b"%d" % length)
+    return head + _unindexed(_CONTENT_TYPE, content_type) + _name(_CONTENT_LENGTH)
 
 
 def _unindexed(name: int, value: bytes) -> bytes:
+    return _name(name) + bytes([len(value)]) + value
+
+
+def _name(name: int) -> bytes:
     # The index of a name does not fit into four bits: 15, and the rest in a byte of its own.
-    number = bytes([name]) if name < 15 else bytes([15, name - 15])
-    return number + bytes([len(value)]) + value
+    return bytes([name]) if name < 15 else bytes([15, name - 15])

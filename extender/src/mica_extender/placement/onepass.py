@@ -87,7 +87,7 @@ class OnePass:
         return None if size < 0 else Sorted(ctypes.string_at(self._out, size), self._tally[:])
 
     def prioritize(self, fleet: Fleet, shape: CompiledShape, tables: CompiledTables, known: Known, raw: bytes) -> bytes | None:
-        """The score of each node; 0 where the pod does not fit. ``tables`` are those that the remembered scores were made from."""
+        """The score of each node; 0 where the pod does not fit. ``tables``: what the remembered scores were made from."""
         if len(raw) > MAX_BYTES:
             return None
         size = self._prioritize(

@@ -225,7 +225,7 @@ class Ledger:
             del self._bound[node]
 
     def _before(self, uid: str, node: str = "") -> list[tuple[NodeRecord, Usage]]:
-        """What a pod takes of the nodes that it is bound to or has reserved, and of one that it may come to: see ``_carry_over``."""
+        """What a pod takes of the nodes that it is on, in the API or by a reservation, and of ``node``, which it may come to."""
         reservation = self._reservations.get(uid)
         names = (node, self._bound_on.get(uid, ""), reservation.node if reservation is not None else "")
         records = [self._nodes[name] for name in dict.fromkeys(names) if name in self._nodes]

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from mica_extender.evictor import Evictor
 from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
+from mica_extender.placement.kernels import load_native
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import SchedulerApp
-from mica_extender.placement.kernels import load_native
 from mica_extender.scheduling.binder import Binder
 from mica_extender.scheduling.cards import CardChoice
 from mica_extender.state.cluster import Cluster
