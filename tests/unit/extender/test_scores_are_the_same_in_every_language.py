@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mica_api.compute import ComputeChoice
 from mica_api.policies import Weights
 from mica_api.request import ContainerRequest, PodRequest
 from mica_api.selection import Selection
@@ -168,6 +169,17 @@ def test_the_kernel_chooses_the_cards_that_the_specification_does(
             assert [node.cards[at].uuid for at in found] == [share.uuid for share in verdict.shares[0]]
         elif isinstance(verdict, Placement) and not (backwards and len(node.cards) > 1):
             assert (shape.selection.gpu_policy or node.gpu_policy) != ("fragmentation",)
+
+
+def test_a_pod_that_chooses_more_than_its_pool_allows_gets_no_cards_of_the_kernel() -> None:
+    node = NodeState("a", 4, (Card("GPU-0", 0, MODELS[0], 8 * GIB),))
+    fleet = Fleet([node])
+    modest, greedy = (
+        Shape(one(1).request, Selection(compute=ComputeChoice(weight=weight))) for weight in (node.compute.max_weight, 10**6)
+    )
+    tables = CompiledTables(NOTHING_LEARNED, fleet)
+    assert native_choice(NATIVE.library, fleet, CompiledShape(modest, fleet), tables, 0) == [0]
+    assert native_choice(NATIVE.library, fleet, CompiledShape(greedy, fleet), tables, 0) is None
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -281,7 +281,9 @@ int32_t mica_choose(const mica_fleet *fleet, const mica_shape *shape, const mica
     int32_t policy = shape->card_policy >= 0 ? shape->card_policy : fleet->card_policy[node];
     if (shape->containers != 1 || !shape->together || shape->numa_bind || policy != mix->card_policy)
         return -1;
-    if (!fleet->ready[node] || fleet->card_count[node] > MICA_MAX_NODE_CARDS)
+    uint8_t verdict, permanent;
+    mica_evaluate(fleet, shape, &node, 1, &verdict, &permanent);
+    if (verdict != MICA_FITS)
         return -1;
     for (int32_t i = 0; i < fleet->card_count[node]; i++)
         codes[i] = (uint8_t)mica_check_card(fleet, shape, shape->container, fleet->first_card[node] + i, 0);
