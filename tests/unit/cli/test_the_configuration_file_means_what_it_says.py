@@ -69,9 +69,10 @@ VALUES = {"services.gpu": "[{host: a, port: 1}]", "services.cpu": "[]", "service
     "models.params.test_prompt": "'12'",
     "decider.policy": "balance",
     "decider.auto_pd_offload": "false",
-    "decider.token_limit_multiplier": "4",
-    "decider.token_limit_min": "10",
-    "decider.token_limit_max": "100",
+    "decider.relay": "true",
+    "decider.token_limit_multiplier": "2.5",
+    "decider.token_limit_min": "16",
+    "decider.token_limit_max": "64",
     "routing.rules": "[{name: a, conditions: {stream: {eq: true}}, action: {device: GPU}}]",
 }
 
@@ -79,7 +80,11 @@ VALUES = {"services.gpu": "[{host: a, port: 1}]", "services.cpu": "[]", "service
 @pytest.mark.parametrize("key", [key for key, _, _ in described()])
 def test_every_key_that_is_listed_can_be_set_and_is_in_force(key):
     value = VALUES.get(key, "h" if key.endswith(".host") else "17")
-    before = set_key(INITIAL, "decider.policy", "thresholds") if key == "decider.cpu_throughput_threshold" else INITIAL
+    before = INITIAL
+    if key in ("decider.cpu_throughput_threshold", "decider.relay") or "token_limit" in key:
+        before = set_key(before, "decider.policy", "thresholds")
+    if "token_limit" in key:
+        before = set_key(before, "decider.relay", "true")
     tree = set_key(before, key, value)
     assert tree != before or key in ("services.host", "decider.auto_pd_offload")
     if key == "services.host":
@@ -106,7 +111,9 @@ def test_every_old_name_sets_the_key_that_it_means(old):
         ("services.gpu.2.port", "5", "the list has 1 entries"),
         ("models.params.temperature", "9", "less than or equal to 2"),
         ("decider.auto_pd_offload", "true", "patched engines"),
-        ("decider.token_limit_min", "1000", "leave it at 10"),
+        ("decider.token_limit_min", "50", "set decider.relay to true first, or leave it at 10"),
+        ("decider.token_limit_max", "0", "greater than or equal to 1"),
+        ("decider.relay", "true", "relay is for decider.policy thresholds: set that first"),
         ("routing.rules", "[{name: a, conditions: {x: {like: 1}}, action: {device: CPU}}]", "'gte', 'lte'"),
         ("routing.rules", "[{name: a, conditions: {}, action: {device: TPU}}]", "'GPU' or 'CPU'"),
         ("monitor.interval", "0", "greater than or equal to 0.1"),

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from mica_cli.standalone.convert import routes_of, settings_of
+from mica_cli.standalone.convert import no_relay, routes_of, settings_of
 from mica_cli.standalone.demo import demo_routes
 from mica_cli.standalone.keys import BadKey, parse
 from mica_cli.standalone.start import private_file
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.routes import Service
 from mica_router.core.routing import DeciderUse, RequestDefaults
+from mica_router.core.syshax import ThresholdDecider, decider_of
 from mica_router.settings import RouterSettings
 from mica_router.sources.routes_file import parse_routes_file
 
@@ -103,8 +104,10 @@ def test_intervals_become_settings_that_the_router_knows() -> None:
 @pytest.mark.parametrize(
     ("decider", "words"),
     [
-        ({"token_limit_min": 20}, "token_limit_min bounds the tokens of one hop"),
+        ({"token_limit_min": 20}, "token_limit_min is about hops between tiers: set decider.relay to true"),
         ({"token_limit_multiplier": 2.0, "policy": "thresholds"}, "leave it at 4"),
+        ({"relay": True}, "relay is for decider.policy thresholds"),
+        ({"relay": True, "policy": "thresholds", "token_limit_min": 101}, r"above token_limit_max \(101 > 100\)"),
         ({"cpu_throughput_threshold": 20.0}, "is for decider.policy thresholds"),
         ({"cpu_max_batch_size": 5, "policy": "thresholds"}, "is for decider.policy predict and balance"),
         ({"gpu_cache_threshold": 50.0, "policy": "balance"}, "is for decider.policy predict and thresholds"),
@@ -114,6 +117,41 @@ def test_intervals_become_settings_that_the_router_knows() -> None:
 def test_a_key_that_would_do_nothing_is_refused(decider: dict[str, Any], words: str) -> None:
     with pytest.raises(BadKey, match=words):
         parse(BASE | {"decider": decider})
+
+
+RELAY = {
+    "policy": "thresholds",
+    "relay": True,
+    "token_limit_multiplier": 2.5,
+    "token_limit_min": 16,
+    "token_limit_max": 48,
+}
+
+
+def test_token_limits_become_hops_that_the_router_makes() -> None:
+    found = service({"decider": RELAY})
+    assert (found.routing.cpu.mode, found.routing.cpu.relay_after) == ("relay", 16)
+    use = DeciderUse(policy="thresholds", token_limit_multiplier=2.5, token_limit_min=16, token_limit_max=48)
+    assert found.routing.decider == use
+    decider = decider_of(use)
+    assert isinstance(decider, ThresholdDecider)
+    assert [decider.token_limit(tps) for tps in (1.0, 12.0, 100.0)] == [16, 30, 48]
+    assert service({"decider": {"policy": "thresholds"}}).routing.cpu.mode == "overflow"
+
+
+def test_hops_that_cannot_be_are_refused_in_words() -> None:
+    config = parse(BASE | {"decider": RELAY})
+    assert no_relay(config, kinds={}) is None
+    assert no_relay(parse(BASE), kinds={"http://127.0.0.1:7002": "llamacpp"}) is None
+    llama = no_relay(config, kinds={"http://127.0.0.1:7002": "llamacpp"})
+    assert llama is not None
+    assert "cpu: http://127.0.0.1:7002 is llamacpp" in llama
+    assert "set decider.relay to false" in llama
+    gone = no_relay(config, kinds={}, without=["http://127.0.0.1:7001"])
+    assert gone is not None
+    assert "gpu: none serves the model" in gone
+    with pytest.raises(BadKey, match=r"services\.gpu and in services\.cpu"):
+        parse(BASE | {"decider": RELAY, "services": {"cpu": []}})
 
 
 def test_rules_that_the_router_would_not_take_are_refused_when_the_file_is_checked() -> None:

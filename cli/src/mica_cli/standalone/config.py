@@ -109,8 +109,8 @@ class System(Section):
     max_queue_size: Annotated[Count, Field(description="requests that may wait for an engine; one more gets 429")] = 200
 
 
-_UNUSED: Final = ("token_limit_multiplier", "token_limit_min", "token_limit_max")
-"""sysHAX's own files set these to their defaults, so that much is accepted."""
+_HOPS: Final = ("token_limit_multiplier", "token_limit_min", "token_limit_max")
+"""sysHAX's own files set these to their defaults, so that much is accepted where nothing hops."""
 
 
 class Decider(Section):
@@ -132,9 +132,20 @@ class Decider(Section):
     cpu_throughput_threshold: Annotated[
         float, Field(ge=0, description="thresholds: tokens/s below which the CPU tier takes one request at a time")
     ] = 10.0
-    token_limit_multiplier: Annotated[float, Field(description="only 4: requests do not hop between tiers")] = 4.0
-    token_limit_min: Annotated[int, Field(description="only 10: requests do not hop between tiers")] = 10
-    token_limit_max: Annotated[int, Field(description="only 100: requests do not hop between tiers")] = 100
+    relay: Annotated[
+        bool,
+        Field(
+            description="thresholds: what a full GPU tier began goes on at the CPU tier, hop by hop (vLLM in both tiers); "
+            "false: a request stays where it began"
+        ),
+    ] = False
+    token_limit_multiplier: Annotated[
+        float, Field(ge=0, le=10_000, description="relay: a hop has as many tokens as the CPU tier makes in so many seconds")
+    ] = 4.0
+    token_limit_min: Annotated[
+        int, Field(ge=1, le=1_000_000, description="relay: tokens of a hop at least, and those that the GPU tier begins with")
+    ] = 10
+    token_limit_max: Annotated[int, Field(ge=1, le=1_000_000, description="relay: tokens of a hop at most")] = 100
     cpu_max_batch_size: Annotated[Count, Field(description="predict, balance: requests on the CPU tier at most")] = 20
     auto_pd_offload: Annotated[bool, Field(description="only false: moving KV caches needs patched engines")] = False
 
@@ -142,13 +153,16 @@ class Decider(Section):
     def _possible(self) -> Self:
         if self.auto_pd_offload:
             raise ValueError("auto_pd_offload moves KV caches between patched engines, which Mica does not do: set it to false")
-        for name in _UNUSED:
-            if self._is_set(name):
+        if self.relay and self.policy != "thresholds":
+            raise ValueError("relay is for decider.policy thresholds: set that first, or set relay to false")
+        for name in _HOPS:
+            if self._is_set(name) and not self.relay:
                 default = type(self).model_fields[name].default
                 raise ValueError(
-                    f"{name} bounds the tokens of one hop between tiers, and the router keeps a request where it began: "
-                    f"remove it or leave it at {default:g}"
+                    f"{name} is about hops between tiers: set decider.relay to true first, or leave it at {default:g}"
                 )
+        if self.token_limit_min > self.token_limit_max:
+            raise ValueError(f"token_limit_min is above token_limit_max ({self.token_limit_min} > {self.token_limit_max})")
         return self
 
     @model_validator(mode="after")
@@ -238,3 +252,9 @@ class Config(Section):
     monitor: Monitor = Monitor()
     heartbeat: Heartbeat = Heartbeat()
     routing: Routing = Routing()
+
+    @model_validator(mode="after")
+    def _relay_has_two_tiers(self) -> Self:
+        if self.decider.relay and not (self.services.gpu and self.services.cpu):
+            raise ValueError("decider.relay needs engines in services.gpu and in services.cpu: add one, or set it to false")
+        return self

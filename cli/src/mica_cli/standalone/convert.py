@@ -34,11 +34,29 @@ def routes_of(config: Config, *, kinds: Mapping[str, str], without: Collection[s
         },
     }
     if config.services.cpu:
-        cpu: dict[str, Any] = {"mode": "overflow", "maxOutputTokens": 0}
+        cpu: dict[str, Any] = {"mode": "relay" if config.decider.relay else "overflow", "maxOutputTokens": 0}
+        if config.decider.relay:
+            cpu["relayAfterTokens"] = config.decider.token_limit_min
         if config.decider.policy == "predict":
             cpu["when"] = {"gpuKVPercent": int(config.decider.gpu_cache_threshold)}
         model["cpu"] = cpu
     return {"models": [model]}
+
+
+def no_relay(config: Config, *, kinds: Mapping[str, str], without: Collection[str] = ()) -> str | None:
+    """Why streams cannot hop between the tiers of this file, although they should; None where they can, or need not."""
+    if not config.decider.relay:
+        return None
+    engines = [engine for engine in _engines(config, kinds) if engine["url"] not in without]
+    for tier in TIERS:
+        here = [engine for engine in engines if engine["tier"] == tier]
+        if not any(engine["kind"] == "vllm" for engine in here):
+            found = ", ".join(f"{engine['url']} is {engine['kind']}" for engine in here) or "none serves the model"
+            return (
+                f"decider.relay needs vLLM in both tiers, because token ids must mean the same to both; {tier}: {found}. "
+                "Start a vLLM engine there, or set decider.relay to false"
+            )
+    return None
 
 
 def settings_of(config: Config, *, ratio: float | None) -> dict[str, str]:
@@ -70,12 +88,18 @@ def _room(decider: Decider, tier: str, *, engines: int) -> int:
 
 def _decider(decider: Decider) -> dict[str, Any]:
     if decider.policy == "thresholds":
-        return {
+        thresholds: dict[str, Any] = {
             "policy": "thresholds",
             "maxNumSeqs": decider.max_num_seqs,
             "gpuCacheThreshold": decider.gpu_cache_threshold,
             "cpuThroughputThreshold": decider.cpu_throughput_threshold,
         }
+        hops: dict[str, Any] = {
+            "tokenLimitMultiplier": decider.token_limit_multiplier,
+            "tokenLimitMin": decider.token_limit_min,
+            "tokenLimitMax": decider.token_limit_max,
+        }
+        return thresholds | (hops if decider.relay else {})
     if decider.policy == "balance":
         return {"policy": "balance", "cpuMaxBatchSize": decider.cpu_max_batch_size}
     return {"policy": "predict"}

@@ -16,7 +16,7 @@ from mica_cli.router import left_out, router_environment
 from mica_cli.standalone.checks import Answer, compare, performance_ratio, reach
 from mica_cli.standalone.commands import fail
 from mica_cli.standalone.config import Config
-from mica_cli.standalone.convert import routes_of, settings_of
+from mica_cli.standalone.convert import no_relay, routes_of, settings_of
 
 ROUTER: Final = (sys.executable, "-m", "mica_router")
 
@@ -27,11 +27,11 @@ def run_configured(config: Config, *, host: str | None, port: int | None, admin_
     if port == admin_port:
         fail(f"port {port} is that of the OpenAI API and of metrics: give another one with --admin-port")
     answers, ratio = tested(config)
-    routes = routes_of(
-        config,
-        kinds={answer.url: answer.kind for answer in answers},
-        without=[answer.url for answer in answers if answer.serves_others],
-    )
+    kinds = {answer.url: answer.kind for answer in answers}
+    without = [answer.url for answer in answers if answer.serves_others]
+    if reason := no_relay(config, kinds=kinds, without=without):
+        fail(reason)
+    routes = routes_of(config, kinds=kinds, without=without)
     environment = router_environment(
         os.environ | settings_of(config, ratio=ratio),
         routes=private_file(routes),
