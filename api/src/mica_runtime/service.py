@@ -15,7 +15,8 @@ from typing import Any, Final
 import uvloop
 
 from mica_runtime import __version__, logging
-from mica_runtime.settings import SettingsError
+from mica_runtime.settings import Settings, SettingsError
+from mica_runtime.usage import answer_arguments, say_err, say_out
 
 _GRACE_S: Final = 1.5
 _log = logging.get_logger(__name__)
@@ -51,8 +52,15 @@ def _stop(number: signal.Signals, stop: asyncio.Event) -> None:
     stop.set()
 
 
-def main(component: str, start: Callable[[], Awaitable[None]]) -> None:
-    """Entry point of a component: exit code 0 after a signal, 2 for bad settings, 1 for anything else."""
+def main(component: str, start: Callable[[], Awaitable[None]], *, settings: type[Settings] | None = None) -> None:
+    """Entry point of a component: exit code 0 after a signal, 2 for bad settings, 1 for anything else.
+
+    ``settings`` are what ``--help`` lists; other arguments are refused. None: the component reads its arguments itself.
+    """
+    if settings is not None:
+        status = answer_arguments(sys.argv[1:], settings, out=say_out, err=say_err)
+        if status is not None:
+            sys.exit(status)
     logging.configure(component=component, level="info")
     log = logging.get_logger(component)
     log.info("component started", version=__version__)

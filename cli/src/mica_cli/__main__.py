@@ -136,7 +136,9 @@ def run(
 @app.command("simulate")
 def simulate_command(
     trace: Annotated[Path | None, typer.Option(help="Folder of the openb trace (Alibaba cluster-trace-gpu-v2023).")] = None,
-    pods: Annotated[str, typer.Option("--list", help="Pod list of the trace: default, cpu200, gpushare40, …")] = "default",
+    pods: Annotated[
+        str | None, typer.Option("--list", help="Pod list of the trace: default (as without it), cpu200, gpushare40, …")
+    ] = None,
     snapshot: Annotated[
         list[Path] | None,
         typer.Option(help="File with VGPUNodes and pods as kubectl get -o json or yaml gives them; repeatable."),
@@ -144,7 +146,9 @@ def simulate_command(
     waiting_only: Annotated[bool, typer.Option(help="Leave the snapshot's running pods where they are.")] = False,
     policy: Annotated[list[str] | None, typer.Option(help="Policy to simulate, the first is compared; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Replays of each policy.")] = 10,
-    load: Annotated[float, typer.Option(min=0.01, max=10, help="GPU that pods of the trace ask for, over capacity.")] = 1.3,
+    load: Annotated[
+        float | None, typer.Option(min=0.01, max=10, help="GPU that pods of the trace ask for, over capacity; 1.3 without it.")
+    ] = None,
     sample: Annotated[int, typer.Option(min=0, max=100, help="percentageOfNodesToScore; 0 is the adaptive default.")] = 0,
     processes: Annotated[int, typer.Option(min=0, max=1024, help="Replays at a time; 0: one for each core.")] = 0,
     log: Annotated[

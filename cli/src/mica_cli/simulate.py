@@ -25,19 +25,21 @@ from mica_extender.simulator.snapshot import Snapshot, read_snapshot
 
 DEFAULT_POLICIES: Final = ("fragmentation", "fgd", "best-fit", "random")
 FIRST_SEED: Final = 42
+DEFAULT_LOAD: Final = 1.3
+DEFAULT_LIST: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Arguments of the command."""
+    """Arguments of the command. `pods` and `load` are for traces, `waiting_only` is for snapshots."""
 
     trace: Path | None = None
-    pods: str = "default"
+    pods: str | None = None
     snapshot: tuple[Path, ...] = ()
     waiting_only: bool = False
     policies: tuple[str, ...] = ()
     seeds: int = 10
-    load: float = 1.3
+    load: float | None = None
     sample: int = 0
     processes: int = 0
     log: Path | None = None
@@ -50,10 +52,11 @@ def main(request: Request, console: Console | None = None) -> str:
     console = console or Console()
     try:
         policies = check_policies(request.policies)
-        source = read(request.trace, request.pods, request.snapshot)
+        source = read(request)
         if isinstance(source, Trace):
-            tasks = trace_tasks(source, policies, seeds=request.seeds, load=request.load, percent=request.sample)
-            title, loads = f"openb, pod list {request.pods}", sorted({min(1.0, request.load), request.load})
+            load = DEFAULT_LOAD if request.load is None else request.load
+            tasks = trace_tasks(source, policies, seeds=request.seeds, load=load, percent=request.sample)
+            title, loads = f"openb, pod list {request.pods or DEFAULT_LIST}", sorted({min(1.0, load), load})
         else:
             tasks = snapshot_tasks(source, policies, seeds=request.seeds, percent=request.sample, anew=not request.waiting_only)
             title, loads = "snapshot", [math.inf]
@@ -175,11 +178,19 @@ def to_json(results: Sequence[Result], loads: Sequence[float]) -> dict[str, Any]
     }
 
 
-def read(trace: Path | None, pods: str, snapshot: Sequence[Path]) -> Trace | Snapshot:
-    """Exactly one of the inputs. Raises BadInput."""
-    if (trace is None) == (not snapshot):
+def read(request: Request) -> Trace | Snapshot:
+    """Exactly one of the inputs. Raises BadInput, also for what would do nothing with this input."""
+    if (request.trace is None) == (not request.snapshot):
         raise BadInput("give --trace DIR or --snapshot FILE, one of them")
-    return read_trace(trace, pods) if trace is not None else read_snapshot(snapshot)
+    if request.trace is not None:
+        if request.waiting_only:
+            raise BadInput("--waiting-only is for --snapshot: pods of a trace do not run yet; leave it out")
+        return read_trace(request.trace, request.pods or DEFAULT_LIST)
+    if request.load is not None:
+        raise BadInput("--load is for --trace: a snapshot has the pods that it has, each placed once; leave it out")
+    if request.pods is not None:
+        raise BadInput("--list is for --trace: it names a pod list of the trace; leave it out")
+    return read_snapshot(request.snapshot)
 
 
 def _every_seed(results: Sequence[Result], policies: Sequence[str], load: float) -> Table:

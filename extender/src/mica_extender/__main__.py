@@ -169,7 +169,7 @@ async def _start() -> None:
 
 def main() -> None:
     """Entry point."""
-    service.main("extender", _start)
+    service.main("extender", _start, settings=ExtenderSettings)
 
 
 if __name__ == "__main__":

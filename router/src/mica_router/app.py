@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 from mica_router.admin import Explain, build_admin
-from mica_router.assembly import Relay, engine_tls, metric_groups
+from mica_router.assembly import Relay, client_tls, engine_tls, metric_groups
 from mica_router.core.engines import Endpoint
 from mica_router.core.readiness import can_serve
 from mica_router.core.routes import RouteTable
@@ -27,7 +27,6 @@ from mica_router.relay.side_call import SideCalls
 from mica_router.scraping import EngineMetrics, HttpMetricsPort
 from mica_router.settings import RouterSettings
 from mica_router.sources.file import FileRouteSource
-from mica_router.tls import ServerTls
 from mica_router.workers.supervisor import Supervisor
 from mica_router.workers.view import SupervisorView
 from mica_runtime import logging
@@ -44,12 +43,7 @@ class SingleProcess:
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
         self.relay = Relay(settings)
-        self._tls = None
-        if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-            try:
-                self._tls = ServerTls(settings.tls_cert_file, settings.tls_key_file)
-            except OSError as error:
-                raise SettingsError(f"MICA_TLS_CERT_FILE and MICA_TLS_KEY_FILE cannot be used: {error}") from error
+        self._tls = client_tls(settings)
 
     async def serve_data(self, drained: asyncio.Event) -> None:
         """Relay until cancelled, then drain, and say so. Raises SettingsError when the address cannot be had."""
@@ -118,7 +112,8 @@ async def run_single(settings: RouterSettings, source: RouteSource) -> None:
 
 
 async def run_supervised(settings: RouterSettings, source: RouteSource) -> None:
-    """Several workers, until SIGTERM."""
+    """Several workers, until SIGTERM. Raises SettingsError for what every worker would stumble over again and again."""
+    client_tls(settings)
     supervisor, drained = Supervisor(settings), asyncio.Event()
     clock = asyncio.get_running_loop().time
     pool = Pool(clock=clock, tls=engine_tls(settings))

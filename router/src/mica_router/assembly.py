@@ -19,6 +19,8 @@ from mica_router.relay.pool import Pool
 from mica_router.relay.server import RelayServer
 from mica_router.scraping import EngineMetrics, HttpMetricsPort
 from mica_router.settings import RouterSettings
+from mica_router.tls import ServerTls
+from mica_runtime.settings import SettingsError
 
 
 class Relay:
@@ -63,10 +65,23 @@ class Relay:
 
 
 def engine_tls(settings: RouterSettings) -> ssl.SSLContext | None:
-    """Trust in engines that speak TLS; None: the system's. Raises OSError or ssl.SSLError."""
+    """Trust in engines that speak TLS; None: the system's. Raises SettingsError."""
     if settings.engine_ca_file is None:
         return None
-    return ssl.create_default_context(cafile=settings.engine_ca_file)
+    try:
+        return ssl.create_default_context(cafile=settings.engine_ca_file)
+    except OSError as error:
+        raise SettingsError(f"MICA_ENGINE_CA_FILE cannot be used: {settings.engine_ca_file}: {error}") from error
+
+
+def client_tls(settings: RouterSettings) -> ServerTls | None:
+    """The certificate for clients; None: plain HTTP. Raises SettingsError."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    try:
+        return ServerTls(settings.tls_cert_file, settings.tls_key_file)
+    except OSError as error:
+        raise SettingsError(f"MICA_TLS_CERT_FILE and MICA_TLS_KEY_FILE cannot be used: {error}") from error
 
 
 def metric_groups(table: RouteTable) -> Mapping[Endpoint, tuple[object, str]]:

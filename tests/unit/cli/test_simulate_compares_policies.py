@@ -105,6 +105,21 @@ def test_a_bad_row_ends_the_command_with_its_place(trace: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--snapshot", "SNAPSHOT", "--load", "1.3"), "--load is for --trace"),
+        (("--snapshot", "SNAPSHOT", "--list", "cpu200"), "--list is for --trace"),
+        (("--trace", "TRACE", "--waiting-only"), "--waiting-only is for --snapshot"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(arguments: tuple[str, ...], words: str, snapshot: Path, trace: Path) -> None:
+    places = {"SNAPSHOT": str(snapshot), "TRACE": str(trace)}
+    status, output = mica(*(places.get(argument, argument) for argument in arguments))
+    assert status == 1
+    assert words in output
+
+
+@pytest.mark.parametrize(
     "arguments", [(), ("--trace", ".", "--snapshot", "x.json"), ("--policy", "best"), ("--trace", "/nonexistent")]
 )
 def test_what_cannot_be_simulated_is_refused(arguments: tuple[str, ...]) -> None:

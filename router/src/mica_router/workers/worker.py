@@ -7,11 +7,10 @@ import asyncio
 import socket
 from contextlib import suppress
 
-from mica_router.assembly import Relay
+from mica_router.assembly import Relay, client_tls
 from mica_router.exposition import take_snapshot
 from mica_router.relay.board import Board, SharedCounts
 from mica_router.settings import RouterSettings
-from mica_router.tls import ServerTls
 from mica_router.workers.channel import Channel, Ejected, Listening, Numbers, Probed, Table, table_of
 from mica_runtime import logging, service
 from mica_runtime.service import run_parts
@@ -47,9 +46,8 @@ class Worker:
 
     async def _listen(self) -> None:
         settings = self._settings
-        tls = None
-        if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-            followed = ServerTls(settings.tls_cert_file, settings.tls_key_file)
+        followed, tls = client_tls(settings), None
+        if followed is not None:
             tls = followed.context
             self._following = asyncio.create_task(followed.follow())
         await self.relay.server.start(host=settings.host, port=settings.port, shared=True, tls=tls)
