@@ -16,7 +16,10 @@ from mica_router.core.errors import PD_DISAGG, ApiError, malformed_http, malform
 
 # What engines serve beside /v1/ and does nothing but inference, or tells that the model is up.
 _FORWARDED_BESIDE_V1: Final = frozenset(
-    {"/tokenize", "/detokenize", "/health", "/rerank", "/v2/rerank", "/score", "/classify", "/pooling", "/version"}
+    {
+        *("/tokenize", "/detokenize", "/health", "/rerank", "/v2/rerank", "/score", "/classify", "/pooling", "/version"),
+        "/openapi.json",
+    }
 )
 # Administration that an engine keeps under /v1/: it changes the model for everybody. And what only patched engines can do.
 _ADMINISTRATION: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter", PD_DISAGG})

@@ -210,8 +210,11 @@ class Supervisor:
                 await asyncio.gather(*(process.wait() for process in processes))
         for process in processes:
             _signal(process, signal.SIGKILL)
+        tasks = list(tasks)
         for task in tasks:
             task.cancel()
+        # A worker that is being started right now belongs to nobody yet but its task.
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
