@@ -33,6 +33,9 @@ OPENINGS: Final = tuple(_opening(size) for size in range(LONGEST))
 """By the size of a read: with how many and which bytes it begins if it is one chunk of two bytes or more. Where it cannot be one,
 what no chunk begins with. To compare a slice is cheaper than `startswith`."""
 
+# The payload's size, by the opening of a chunk: sizes of two and three digits, as engines write them.
+_SHORT: Final = {b"%x\r\n" % size: size for size in range(0x10, 0x100)}
+_LONG: Final = {b"%x\r\n" % size: size for size in range(0x100, 0x1000)}
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
 _END: Final = b"\r\n"
 # How nearly every stream ends, behind its last event.
@@ -52,11 +55,15 @@ def whole_chunks(data: bytes) -> int:
             return kind
     at, size = 0, len(data)
     while at < size:
-        found = _SIZE.match(data, at)
-        if found is None:
+        if length := _SHORT.get(data[at : at + 4]):
+            end = at + 4 + length
+        elif length := _LONG.get(data[at : at + 5]):
+            end = at + 5 + length
+        elif found := _SIZE.match(data, at):
+            length = int(found[1], 16)
+            end = found.end() + length
+        else:
             return NOT_WHOLE
-        length = int(found[1], 16)
-        end = found.end() + length
         if data[end : end + 2] != _END:
             return NOT_WHOLE
         at = end + 2

@@ -16,7 +16,7 @@ from mica_router.core.response import ResponseReader
 END_OF_CHUNKS: Final = b"0\r\n\r\n"
 # An event's end and a chunk's end; the first LF might also be that of a chunk's header, before a payload of one LF.
 EVENT_END: Final = b"\n\n\r\n"
-_ONE_BYTE: Final = b"\r\n\n\r\n"
+ONE_BYTE: Final = b"\r\n\n\r\n"
 LONGEST_EVENT: Final = 4 * 1024 * 1024
 _SYNTHETIC_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -70,7 +70,7 @@ class WholeEvents:
     def feed(self, data: bytes, reader: ResponseReader) -> bytes:
         """What the client gets now. `reader` has seen `data`, and nothing after it."""
         if self._dechunker is None and self._chunked and self._frames:
-            if reader.complete or (reader.between and data.endswith(EVENT_END) and not data.endswith(_ONE_BYTE)):
+            if reader.complete or (reader.between and data.endswith(EVENT_END) and not data.endswith(ONE_BYTE)):
                 return data
             self._dechunker = Dechunker()
         return self._collect(data, reader)

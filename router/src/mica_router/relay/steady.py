@@ -1,4 +1,4 @@
-"""Short ways for what happens nearly always: a whole answer in one read, and a read of a stream that is one chunk of events.
+"""Short ways for what happens nearly always: a whole answer in one read, and a read of a stream that is chunks of events.
 
 They do in one step what the long way (`relay.exchange`) does in many, and nothing else: `pass_on` records, times and writes. As
 soon as anything is unusual they leave it to the long way, which also says when the short one may be taken again.
@@ -10,8 +10,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mica_router.core.chunks import LONGEST, OPENINGS
-from mica_router.core.events import EVENT_END
+from mica_router.core.chunks import LONGEST, OPENINGS, WHOLE, whole_chunks
+from mica_router.core.events import EVENT_END, ONE_BYTE
 from mica_router.metrics import GAP_BUCKETS, Histogram
 from mica_router.relay.access_log import log_access
 from mica_router.relay.ending import Ending
@@ -83,7 +83,7 @@ class Steady(Ending):
         attempt.shorten(self.pass_on)
 
     def pass_on(self, data: bytes) -> bool:
-        """Pass on one chunk of whole events. False: it is something else, or an engine that gives up; nothing was done with it.
+        """Pass on whole chunks of whole events. False: it is something else, or an engine that gives up; nothing was done.
 
         The engine's deadline needs nothing here: it is checked against `_heard_at`.
         """
@@ -91,7 +91,7 @@ class Steady(Ending):
         if size >= LONGEST or data[-4:] != EVENT_END:
             return False
         count, opening = OPENINGS[size]
-        if data[:count] != opening:
+        if data[:count] != opening and (data.endswith(ONE_BYTE) or whole_chunks(data) != WHOLE):
             return False
         hear = self._hear
         if hear is not None and hear(data):
@@ -100,7 +100,7 @@ class Steady(Ending):
         gap = now - self._heard_at
         self._heard_at = now
         gaps = self._gaps
-        gaps.buckets[bisect_left(GAP_BUCKETS, gap)] += 1
         gaps.total += gap
+        gaps.buckets[bisect_left(GAP_BUCKETS, gap)] += 1
         self._write(data)
         return True

@@ -55,7 +55,8 @@ class Book:
         if self.shelf.held + len(body) > self.shelf.limit or len(body) > self.shelf.each:
             return Handling(reason=Refused.BUFFER_FULL)
         tape = Tape(self.shelf, before=len(body))
-        return Handling(body=body, recording=Recorded(request, style, features.target, body, tape=tape))
+        recording = Recorded(request, style, features.target, body, tape=tape)
+        return tuple.__new__(Handling, (None, body, recording, None, "not_recorded", None))  # at a third of the cost
 
     def open_leg(self, features: Features, engine: Engine, *, tokens: int) -> Handling:
         """What `engine` gets for the first `tokens` of this request; for all of it, where it cannot be cut."""
@@ -75,6 +76,21 @@ class Recorded:
     A stream that is relayed goes on at any engine that means the same by token ids. Where such a one generates again what the
     client has, and it is not the same, the stream returns to engines like the first one.
     """
+
+    __slots__ = (
+        "_body",
+        "_characters",
+        "_cut",
+        "_deaths",
+        "_origin",
+        "_request",
+        "_story",
+        "_strict",
+        "_style",
+        "_tape",
+        "_target",
+        "heard",
+    )
 
     def __init__(self, request: Resumable, style: Style, target: bytes, body: bytes, *, tape: Tape) -> None:
         self._request = request

@@ -123,7 +123,7 @@ class Tape:
 
     def close(self) -> None:
         """Let go of everything, for good."""
-        self._drop()
-        self._shelf.held -= self._before
-        self._before = self._held = 0
+        self._shelf.held -= self._held
+        self._before = self._held = self._left = 0
+        self._parts = []
         self.full = True

@@ -31,13 +31,16 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Every field that is understood. Those that may be passed on to a continuation are in `CARRIED`."""
 
+    # In the order in which most clients write them: the decoder looks for a name where it found the last one, and on from there.
     model: str
+    messages: _Raw = _ABSENT
+    prompt: _Raw = _ABSENT
+    temperature: float | None = None
+    max_tokens: int | msgspec.UnsetType | None = _ABSENT
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float | None = None
     n: int | None = None
     best_of: int | None = None
-    max_tokens: int | msgspec.UnsetType | None = _ABSENT
     max_completion_tokens: int | None = None
     min_tokens: int | None = None
     stop: str | list[str] | None = None
@@ -47,8 +50,6 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     bad_words: list[str] | None = None
     return_token_ids: bool | msgspec.UnsetType | None = _ABSENT
 
-    messages: _Raw = _ABSENT
-    prompt: _Raw = _ABSENT
     prompt_embeds: _Raw = _ABSENT
     mm_processor_kwargs: _Raw = _ABSENT
     media_io_kwargs: _Raw = _ABSENT
@@ -284,6 +285,8 @@ def ask_for_ids(request: Resumable, body: bytes) -> bytes:
     if request.fields.return_token_ids:
         return body
     if request.fields.return_token_ids is _ABSENT:
+        if body[:1] == b"{":
+            return b'{"return_token_ids":true,' + body[1:]
         start = body.index(b"{") + 1
         return body[:start] + b'"return_token_ids":true,' + body[start:]
     content: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
