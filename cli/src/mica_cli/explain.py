@@ -99,6 +99,7 @@ def told(pod: Body, explanation: Body | None, excluded: Mapping[str, str] | None
     return [
         *lines,
         *_asks(explanation.get("request") or []),
+        *_chooses(explanation.get("compute") or {}),
         *_decided(explanation.get("decision") or []),
         *_counted(explanation),
         *_excluded(explanation, excluded),
@@ -123,6 +124,11 @@ def _asks(request: Iterable[Body]) -> Iterator[str]:
             memory = f"{wanted['memoryMiB']} MiB of memory" if wanted.get("memoryMiB") else "all the memory"
         gpus = "1 GPU" if wanted["number"] == 1 else f"{wanted['number']} GPUs"
         yield f"  container {wanted['container']} asks for {gpus}: {cores} and {memory} of each"
+
+
+def _chooses(compute: Body) -> Iterator[str]:
+    if compute:
+        yield f"  of the compute it chooses {', '.join(f'{what} {value}' for what, value in compute.items())}"
 
 
 def _decided(decision: Sequence[Body]) -> Iterator[str]:

@@ -182,3 +182,9 @@ def test_what_keeps_the_explanation_away_is_said(errors: str, words: str) -> Non
 def test_a_pod_that_does_not_exist_is_said_to_be_missing() -> None:
     with pytest.raises(ClusterError, match="there is no pod big in namespace team"):
         read_pod("big", "team", run=lambda _: Result(1, "", 'Error from server (NotFound): pods "big" not found'))
+
+
+def test_what_the_pod_chooses_of_the_compute_is_told() -> None:
+    lines = told(pod(), EXPLANATION | {"compute": {"priority": "high", "weight": 300}})
+    assert "  of the compute it chooses priority high, weight 300" in lines
+    assert not any("chooses" in line for line in told(pod(), EXPLANATION))

@@ -10,9 +10,10 @@ from mica_api.request import ContainerRequest, PodRequest
 from mica_api.selection import Selection
 from mica_extender.explain.changes import smallest_changes
 from mica_extender.explain.oracle import Oracle
+from mica_extender.explain.report import explain
 from mica_extender.placement import Card, Code, NodeState, Placement, Rejection, Shape, choose
 from mica_extender.state.ledger import Ledger
-from mica_extender.state.records import NodeRecord, PoolRecord, decode_pool
+from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord, decode_pool
 from mica_runtime.reflector import Change
 
 CARD = Card("GPU-1", 0, "A100", 81920)
@@ -38,6 +39,16 @@ async def test_what_to_change_is_said_in_words() -> None:
     (change,) = await smallest_changes(shape(HIGH), MODEST, Oracle())
     assert change.kind == "compute"
     assert "compute-priority is high, the highest is normal" in change.text
+
+
+async def test_an_explanation_names_the_choice_and_the_refusing_pool() -> None:
+    ledger = Ledger()
+    ledger.apply_node(Change("n", None, NodeRecord("n", "p", 10, (CARD,), {}, ())))
+    pod = PodRecord("team", "a", "u", "1", "", "mica-scheduler", False, False, False, shape(HIGH), "", None)
+    told = await explain(pod, ledger)
+    assert told["compute"] == {"priority": "high"}
+    assert [reason["code"] for reason in told["reasons"]] == ["NodeComputeNotAllowed"]
+    assert [change["kind"] for change in told["changes"]] == ["compute"]
 
 
 def pool(**compute: object) -> PoolRecord:

@@ -47,6 +47,16 @@ def test_the_slice_is_asked_for_to_the_mebibyte(slice_: dict[str, Any], limits: 
     assert slice_limits(SliceSpec.model_validate(slice_)) == limits
 
 
+def test_what_a_slice_chooses_of_the_compute_is_written_on_its_pods(service: Make) -> None:
+    chosen = {"policy": "Conserving", "priority": "High"}
+    body = _deployment(service(slice={"cores": 20, "compute": chosen}))
+    annotations = body["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {"mica.dev/compute-policy": "conserving", "mica.dev/compute-priority": "high"}
+    plain = _deployment(service(slice={"memory": "4Gi", "compute": {"weight": 300}}))
+    assert plain["spec"]["template"]["metadata"]["annotations"] == {"mica.dev/compute-weight": "300"}
+    assert "annotations" not in _deployment(service(slice={"cores": 20}))["spec"]["template"]["metadata"]
+
+
 @given(
     st.builds(
         SliceSpec,

@@ -122,7 +122,10 @@ class SliceSpec(Model):
             description="Memory of each GPU, as 12Gi or 1536Mi; unset: the whole card.",
         ),
     ] = None
-    compute: SliceCompute | None = None
+    compute: Annotated[
+        SliceCompute | None,
+        Field(description="How replicas share the time of their GPUs. A change replaces them, one of the pool does not."),
+    ] = None
 
     @property
     def memory_mib(self) -> int | None:

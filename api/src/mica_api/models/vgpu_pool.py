@@ -199,7 +199,8 @@ class VGPUPoolSpec(Model):
         Overcommit,
         Field(
             description="Memory given out per GPU of mode Shared, in percent of what the GPU has; 100: no overcommit. Each slice "
-            "keeps its own limit and is never larger than the GPU; when the GPU itself is exhausted, the next allocation fails."
+            "keeps its own limit and is never larger than the GPU. Above 100, what is allocated when the GPU is full lives on "
+            "the host (managed memory) and is slow; what cannot live there is refused to whoever asks."
         ),
     ] = NO_OVERCOMMIT
     cores_overcommit_percent: Annotated[

@@ -6,6 +6,7 @@ from collections import Counter
 from operator import itemgetter
 from typing import Any, Final
 
+from mica_api.compute import ComputeChoice
 from mica_api.request import ContainerRequest
 from mica_extender.explain.cards import card_lines
 from mica_extender.explain.changes import (
@@ -45,6 +46,7 @@ async def explain(pod: PodRecord, ledger: Ledger, *, detailed: int = DETAILED_NO
     return {
         **body,
         "request": [_request(c) for c in pod.shape.request.containers if c.asks],
+        "compute": _compute(pod.shape.selection.compute),
         "fitting": len(seen.fitting),
         "refusing": len(seen.refused),
         "reasons": [
@@ -67,6 +69,12 @@ def change_body(change: Change) -> dict[str, Any]:
 def _request(wanted: ContainerRequest) -> dict[str, Any]:
     memory = {"memoryPercent": wanted.memory_percent} if wanted.memory_percent else {"memoryMiB": wanted.memory_mib or None}
     return {"container": wanted.name, "number": wanted.number, "cores": wanted.cores, **memory}
+
+
+def _compute(choice: ComputeChoice) -> dict[str, str | int]:
+    """What the pod chooses of the compute; what it leaves to the pool is left out."""
+    found = {"policy": choice.policy, "priority": choice.priority, "weight": choice.weight}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _decision(pod: PodRecord) -> list[dict[str, Any]] | None:
