@@ -134,6 +134,10 @@ class Shape:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[type[Shape], tuple[PodRequest, Selection, int]]:
+        """Another process hashes strings in another way."""
+        return Shape, (self.request, self.selection, self.cpu_milli)
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
