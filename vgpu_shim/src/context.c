@@ -3,14 +3,17 @@
 #include "memory.h"
 #include "overhead.h"
 
-/* What is charged to the context is marked before the driver destroys it: afterwards its handle may be another context's already. */
+/* Nobody of ours is in the context meanwhile; its meter, with what it measures with, goes with it. What is charged to the context is marked before
+ * the driver destroys it: afterwards its handle may be another context's already. */
 #define DESTROY(context, real, gone) \
     do { \
         CUcontext going = (context); \
+        mica_gate_rest(going); \
         const void *mark = going ? mica_memory_mark(going) : NULL; \
         CUresult result = (real); \
-        mica_current_forget(); /* also when it fails: a context that was current may not be so any more */ \
         bool ended = !result && (gone); \
+        mica_gate_resume(going, ended); \
+        mica_current_forget(); /* also when it fails: a context that was current may not be so any more */ \
         if (going) \
             mica_memory_settle(mark, going, ended); \
         if (ended && going && atomic_load(&mica_slice_state) == 1) \
@@ -18,16 +21,13 @@
         return result; \
     } while (0)
 
-/* A destroyed context's meter goes first: what it measures with goes with the context. */
 CUresult cuCtxDestroy_v2(CUcontext context)
 {
-    mica_gate_forget(context);
     DESTROY(context, MICA_REAL(cuCtxDestroy_v2, context), true);
 }
 
 CUresult cuCtxDestroy(CUcontext context)
 {
-    mica_gate_forget(context);
     DESTROY(context, MICA_REAL(cuCtxDestroy, context), true);
 }
 
@@ -35,7 +35,6 @@ CUresult cuCtxDestroy(CUcontext context)
 CUresult cuCtxDetach(CUcontext context)
 {
     unsigned version;
-    mica_gate_forget(context);
     DESTROY(context, MICA_REAL(cuCtxDetach, context), mica_real.cuCtxGetApiVersion && mica_real.cuCtxGetApiVersion(context, &version));
 }
 
@@ -48,8 +47,6 @@ static CUcontext of_green(CUgreen green)
 CUresult cuGreenCtxDestroy(CUgreen green)
 {
     CUcontext context = of_green(green);
-    if (context)
-        mica_gate_forget(context);
     DESTROY(context, MICA_REAL(cuGreenCtxDestroy, green), true);
 }
 
@@ -71,36 +68,22 @@ static CUcontext primary(CUdevice device)
     return context;
 }
 
-static bool last(CUdevice device, CUcontext context)
-{
-    if (active(device))
-        return false;
-    mica_gate_forget(context);
-    return true;
-}
-
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 {
-    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxRelease_v2, device), last(device, going));
+    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxRelease_v2, device), !active(device));
 }
 
 CUresult cuDevicePrimaryCtxRelease(CUdevice device)
 {
-    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxRelease, device), last(device, going));
+    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxRelease, device), !active(device));
 }
 
 CUresult cuDevicePrimaryCtxReset_v2(CUdevice device)
 {
-    CUcontext context = primary(device);
-    if (context)
-        mica_gate_forget(context);
-    DESTROY(context, MICA_REAL(cuDevicePrimaryCtxReset_v2, device), true);
+    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxReset_v2, device), true);
 }
 
 CUresult cuDevicePrimaryCtxReset(CUdevice device)
 {
-    CUcontext context = primary(device);
-    if (context)
-        mica_gate_forget(context);
-    DESTROY(context, MICA_REAL(cuDevicePrimaryCtxReset, device), true);
+    DESTROY(primary(device), MICA_REAL(cuDevicePrimaryCtxReset, device), true);
 }

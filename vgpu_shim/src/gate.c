@@ -2,6 +2,7 @@
 #include "gate.h"
 
 #include "lease.h"
+#include "memory.h"
 
 enum {
     BURST_NS = 50000000,    /* wall time whose share may be saved up: long enough to cover late wake-ups of a busy host */
@@ -20,6 +21,7 @@ enum {
 };
 
 _Atomic int mica_captures;
+static struct mica_table captured; /* key: the stream, or thread, in which a capture began; owner: its context */
 
 /* An error is the legacy stream while another one is captured: nothing of ours may be added to it. */
 static bool untouchable(CUstream stream)
@@ -35,23 +37,60 @@ bool mica_gate_capturing(CUstream stream)
     return mica_driver() && mica_real.cuStreamIsCapturing && mica_real.cuStreamIsCapturing(stream, &status) == 0 && status;
 }
 
-void mica_gate_capture(int change)
+/* Counted first and looked for after: a batch is opened and then asks whether anything is captured. A stream that joins the capture must not have our
+ * end event still to come, whichever context it is in. */
+void mica_gate_capture_begins(void)
 {
-    int number;
-    struct mica_meter *meter = change > 0 && atomic_load(&mica_slice_state) == 1 ? mica_meter_current(&number) : NULL;
-    if (meter && meter->gpu >= 0) /* a stream that joins the capture must not have our end event still to come */
-        mica_meter_end(meter, 0);
-    atomic_fetch_add(&mica_captures, change);
+    atomic_fetch_add(&mica_captures, 1);
+    if (atomic_load(&mica_slice_state) != 1)
+        return;
+    for (int i = 0; i < MICA_METERS; i++)
+        if (atomic_load(&mica_meters[i].context) && mica_meter_unsettled(&mica_meters[i]))
+            mica_meter_end(&mica_meters[i], 0);
 }
 
-void mica_gate_forget(CUcontext context)
+/* A thread's own default stream has the same name in all threads. */
+static uint64_t capture_key(CUstream stream)
 {
-    mica_meter_forget(context);
+    return mica_meter_explicit(stream) ? (uintptr_t)stream : mica_current_thread() + 1;
+}
+
+void mica_gate_capture_began(CUstream stream, bool worked)
+{
+    struct mica_entry old = {.key = 0};
+    const struct mica_entry entry = {.key = capture_key(stream), .owner = mica_memory_context()};
+    if (!mica_meter_explicit(stream))
+        atomic_store(&mica_meter_blocking, 1);
+    if (!worked || (mica_table_swap(&captured, &entry, &old) && old.key)) /* the one before: its stream is gone */
+        atomic_fetch_sub(&mica_captures, 1);
+}
+
+bool mica_gate_capture_end(CUstream stream)
+{
+    struct mica_entry entry;
+    const bool known = mica_table_take(&captured, capture_key(stream), &entry);
+    if (known)
+        atomic_fetch_sub(&mica_captures, 1);
+    return known;
+}
+
+void mica_gate_rest(CUcontext context)
+{
+    mica_meter_rest(context);
+}
+
+void mica_gate_resume(CUcontext context, bool gone)
+{
+    struct mica_entry entry;
+    mica_meter_resume(context, gone);
+    while (gone && mica_table_take_owned(&captured, context, &entry))
+        atomic_fetch_sub(&mica_captures, 1);
 }
 
 void mica_gate_forked(void)
 {
     atomic_store(&mica_captures, 0);
+    mica_table_forked(&captured);
     mica_meter_forked();
 }
 
@@ -208,7 +247,7 @@ static void wait_for_go(struct request *request, struct mica_meter *meter)
             break;
         if (meter) {
             if (!closed) /* while we wait nothing is added to them */
-                mica_meter_close(meter, false);
+                mica_meter_close(meter, MICA_CLOSE_BESIDE, false);
             closed = true;
             mica_meter_settle(meter);
             if (judge(request) == GO)
@@ -297,6 +336,8 @@ CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stre
     if (MICA_UNLIKELY(number < 0)) /* without a context the driver says so */
         return number == MICA_GPU_FOREIGN ? mica_slice_foreign(MICA_CUDA_NOT_PERMITTED) : MICA_CUDA_SUCCESS;
     bool single = stream == MICA_STREAM_PER_THREAD; /* to the helper, and to other threads, the name means a stream of their own */
+    if (single)
+        atomic_store_explicit(&mica_meter_blocking, 1, memory_order_relaxed);
     if (MICA_UNLIKELY(mica_gate_captures() > 0)) {
         if (mica_gate_capturing(stream))
             return MICA_CUDA_SUCCESS; /* becomes part of a graph; counted when the graph is launched */
@@ -335,11 +376,11 @@ static struct mica_meter *under_way(void)
     return meter && number >= 0 && mica_meter_unsettled(meter) ? meter : NULL;
 }
 
-void mica_gate_sync(void)
+void mica_gate_sync(bool all)
 {
     struct mica_meter *meter = under_way();
     if (meter)
-        mica_meter_close(meter, false);
+        mica_meter_close(meter, all ? MICA_CLOSE_HERE : MICA_CLOSE_BESIDE, false);
 }
 
 void mica_gate_synced(void)

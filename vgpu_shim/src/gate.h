@@ -52,15 +52,20 @@ static inline __attribute__((always_inline)) struct mica_batch *mica_gate_join_k
 CUresult mica_gate_begin(struct mica_launch *launch, uint64_t key, CUstream stream);
 /* The launch was made, or failed: measure or refund. */
 void mica_gate_end(struct mica_launch *launch, CUresult result);
-/* The program is about to wait for the card, and has waited: what is under way is complete, and over. */
-void mica_gate_sync(void);
+/* The program is about to wait for the card (all: for everything that was launched in the current context), and has waited: what is under way is
+ * complete, and over. */
+void mica_gate_sync(bool all);
 void mica_gate_synced(void);
 /* True when it is another container's turn. */
 bool mica_gate_revoked(int gpu);
-/* A context is gone, with its events. */
-void mica_gate_forget(CUcontext context);
-/* Streams being captured into graphs: what is launched there counts when the graph is launched. */
-void mica_gate_capture(int change);
+/* Before a call that may end a context, and after it. */
+void mica_gate_rest(CUcontext context);
+void mica_gate_resume(CUcontext context, bool gone);
+/* Streams being captured into graphs: what is launched there counts when the graph is launched. begins: before the call; began: it worked or not;
+ * end: forget the capture that began in this stream, false when there is none. */
+void mica_gate_capture_begins(void);
+void mica_gate_capture_began(CUstream stream, bool worked);
+bool mica_gate_capture_end(CUstream stream);
 bool mica_gate_capturing(CUstream stream);
 /* How soon the helper should look again at work of a GPU that is in flight: one of the three, or until it should be over. */
 uint64_t mica_gate_pace(int gpu, uint64_t now, uint64_t brisk, uint64_t calm, uint64_t leisure);

@@ -99,51 +99,50 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUmultiLaunch *list, unsigned coun
 }
 
 /* Counted before a capture begins and after it ended. A call that does not end the capture (wrong thread) does not end the count either. */
-#define BEGIN_CAPTURE(real) \
+#define BEGIN_CAPTURE(stream, real) \
     do { \
-        mica_gate_capture(1); \
+        mica_gate_capture_begins(); \
         CUresult result = (real); \
-        if (result) \
-            mica_gate_capture(-1); \
+        mica_gate_capture_began((stream), result == 0); \
         return result; \
     } while (0)
 #define END_CAPTURE(stream, real) \
     do { \
-        bool captured = mica_gate_capturing(stream); \
         CUresult result = (real); \
-        if (captured && !mica_gate_capturing(stream)) \
-            mica_gate_capture(-1); \
+        if (!mica_gate_capturing(stream)) \
+            (void)mica_gate_capture_end(stream); \
         return result; \
     } while (0)
+#define PER_THREAD(stream) ((stream) ? (stream) : MICA_STREAM_PER_THREAD)
 
 CUresult cuStreamBeginCapture(CUstream stream)
 {
-    BEGIN_CAPTURE(MICA_REAL(cuStreamBeginCapture, stream));
+    BEGIN_CAPTURE(stream, MICA_REAL(cuStreamBeginCapture, stream));
 }
 
 CUresult cuStreamBeginCapture_ptsz(CUstream stream)
 {
-    BEGIN_CAPTURE(MICA_REAL(cuStreamBeginCapture_ptsz, stream));
+    BEGIN_CAPTURE(PER_THREAD(stream), MICA_REAL(cuStreamBeginCapture_ptsz, stream));
 }
 
 CUresult cuStreamBeginCapture_v2(CUstream stream, int mode)
 {
-    BEGIN_CAPTURE(MICA_REAL(cuStreamBeginCapture_v2, stream, mode));
+    BEGIN_CAPTURE(stream, MICA_REAL(cuStreamBeginCapture_v2, stream, mode));
 }
 
 CUresult cuStreamBeginCapture_v2_ptsz(CUstream stream, int mode)
 {
-    BEGIN_CAPTURE(MICA_REAL(cuStreamBeginCapture_v2_ptsz, stream, mode));
+    BEGIN_CAPTURE(PER_THREAD(stream), MICA_REAL(cuStreamBeginCapture_v2_ptsz, stream, mode));
 }
 
 CUresult cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph, const void *nodes, const void *edges, size_t count, int mode)
 {
-    BEGIN_CAPTURE(MICA_REAL(cuStreamBeginCaptureToGraph, stream, graph, nodes, edges, count, mode));
+    BEGIN_CAPTURE(stream, MICA_REAL(cuStreamBeginCaptureToGraph, stream, graph, nodes, edges, count, mode));
 }
 
 CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream stream, CUgraph graph, const void *nodes, const void *edges, size_t count, int mode)
 {
-    BEGIN_CAPTURE(MICA_REAL(cuStreamBeginCaptureToGraph_ptsz, stream, graph, nodes, edges, count, mode));
+    BEGIN_CAPTURE(PER_THREAD(stream), MICA_REAL(cuStreamBeginCaptureToGraph_ptsz, stream, graph, nodes, edges, count, mode));
 }
 
 CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph)
@@ -153,5 +152,5 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph)
 
 CUresult cuStreamEndCapture_ptsz(CUstream stream, CUgraph *graph)
 {
-    END_CAPTURE(stream ? stream : MICA_STREAM_PER_THREAD, MICA_REAL(cuStreamEndCapture_ptsz, stream, graph));
+    END_CAPTURE(PER_THREAD(stream), MICA_REAL(cuStreamEndCapture_ptsz, stream, graph));
 }

@@ -6,7 +6,7 @@
 #include "work.h"
 
 enum { FREE = MICA_BATCH_FREE, OPEN = MICA_BATCH_OPEN, PENDING = MICA_BATCH_PENDING };
-enum { CAPTURE_RELAXED = 2, ENDING_NAP_NS = 20000 };
+enum { CAPTURE_RELAXED = 2 };
 
 struct mica_meter mica_meters[MICA_METERS];
 _Atomic int mica_meter_unknown[MICA_GPUS];
@@ -46,7 +46,7 @@ struct mica_meter *mica_meter_find(CUcontext context, int *gpu)
 }
 
 /* Lock held (or nobody else is there). */
-static void empty(struct mica_meter *meter)
+void mica_meter_empty(struct mica_meter *meter)
 {
     for (int b = 0; b < MICA_BATCHES; b++) {
         struct mica_batch *batch = &meter->batches[b];
@@ -57,9 +57,10 @@ static void empty(struct mica_meter *meter)
         batch->begin = batch->end = NULL; /* the driver destroys the events with the context */
     }
     meter->first = meter->last = 0;
-    meter->taken = 0;
+    atomic_store(&meter->taken, 0);
     meter->base = NULL;
     atomic_store(&meter->unsettled, 0);
+    atomic_store(&meter->resting, 0);
     /* Leaves a hole: meters behind it are found under the lock only, until it is filled. */
     atomic_store(&meter->context, NULL);
 }
@@ -70,8 +71,7 @@ static void account(int gpu, int64_t inflight, int batches, int64_t spread)
     atomic_fetch_add_explicit(&mica_meter_spread[gpu], spread, memory_order_relaxed);
 }
 
-/* What was charged in advance and not launched is given back. */
-static void give_back(struct mica_batch *batch, int64_t ns)
+void mica_meter_give_back(struct mica_batch *batch, int64_t ns)
 {
     const struct mica_meter *meter = batch->meter;
     batch->budget -= ns;
@@ -85,10 +85,11 @@ void mica_meter_forked(void)
     mica_current_forget();
     for (int i = 0; i < MICA_METERS; i++) {
         if (atomic_load(&mica_meters[i].context))
-            empty(&mica_meters[i]);
+            mica_meter_empty(&mica_meters[i]);
         atomic_store(&mica_meters[i].lock, 0);
     }
     atomic_store(&mica_meter_passes, 0);
+    atomic_store(&mica_meter_blocking, 0);
     for (int g = 0; g < MICA_GPUS; g++) {
         atomic_store(&mica_meter_unknown[g], 0);
         atomic_store(&mica_meter_spread[g], 0);
@@ -117,91 +118,13 @@ static bool make_event(CUevent *event)
     return *event || (mica_real.cuEventCreate && mica_real.cuEventCreate(event, 0) == 0);
 }
 
-/* Called once per batch, by whoever closed it last. */
-static void finish(struct mica_batch *batch, uint64_t word)
-{
-    struct mica_batch *expected = batch;
-    const int mode = mica_meter_relax_if_captured();
-    atomic_compare_exchange_strong(&mica_meter_open_batches[mica_meter_place(atomic_load(&batch->handle))], &expected, NULL);
-    give_back(batch, (int64_t)(word & MICA_WORD_LEFT));
-    if (mica_real.cuEventRecord(batch->end, batch->stream))
-        batch->blind = true;
-    mica_meter_restore(mode);
-    atomic_store_explicit(&batch->state, PENDING, memory_order_release);
-}
-
-static void close_batch(struct mica_batch *batch, bool late)
-{
-    uint64_t word = atomic_load(&batch->word);
-    do {
-        if (!(word & MICA_WORD_OPEN))
-            return;
-    } while (!atomic_compare_exchange_weak(&batch->word, &word, word & ~MICA_WORD_OPEN));
-    batch->late = late;
-    if (!MICA_WORD_ENTERED(word))
-        finish(batch, word);
-}
-
-void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word, bool launched)
-{
-    if (!launched) /* which of its launches failed does not matter when all are of one shape, and hardly otherwise */
-        batch->shapes[MICA_WORD_LAUNCHES(word)] = MICA_SHAPE_NONE;
-    if (!(word & MICA_WORD_OPEN)) {
-        if (!MICA_WORD_ENTERED(word))
-            finish(batch, word);
-    } else if (!MICA_WORD_LAUNCHES(word)) {
-        const int passes = batch->passes; /* before we close it; another thread may have done so, and it be another's: as good a number */
-        close_batch(batch, false);
-        if (passes && !mica_gate_captures())
-            atomic_store_explicit(&mica_meter_passes, passes, memory_order_relaxed);
-    }
-}
-
-/* Closed with nobody inside, and its end is not recorded yet: whoever did that is at it, and uses the stream. */
-static bool ending(const struct mica_batch *batch)
-{
-    const uint64_t word = atomic_load(&batch->word);
-    return !(word & MICA_WORD_OPEN) && !MICA_WORD_ENTERED(word) && atomic_load_explicit(&batch->state, memory_order_acquire) == OPEN;
-}
-
-void mica_meter_end(struct mica_meter *meter, uintptr_t handle)
-{
-    for (int b = 0; b < MICA_BATCHES; b++) {
-        struct mica_batch *batch = &meter->batches[b];
-        if (atomic_load(&batch->state) != OPEN || (handle && atomic_load(&batch->handle) != handle))
-            continue;
-        close_batch(batch, false);
-        while (ending(batch) && (!handle || atomic_load(&batch->handle) == handle)) /* a place in use again may be another stream's */
-            mica_sleep(ENDING_NAP_NS);
-    }
-}
-
-void mica_meter_close(struct mica_meter *meter, bool stale)
-{
-    for (int o = 0; o < MICA_OPEN; o++) {
-        struct mica_batch *batch = atomic_load(&mica_meter_open_batches[o]);
-        if (!batch || batch->meter != meter)
-            continue;
-        uint64_t word = atomic_load(&batch->word);
-        if (!stale || (word == batch->seen && !MICA_WORD_ENTERED(word)))
-            close_batch(batch, stale);
-        batch->seen = word;
-    }
-}
-
-void mica_meter_close_stream(struct mica_meter *meter, CUstream stream)
-{
-    struct mica_batch *batch = atomic_load(&mica_meter_open_batches[mica_meter_place(mica_meter_handle(meter, stream))]);
-    if (batch)
-        close_batch(batch, false);
-}
-
 /* Lock held. A free place, prepared and last in order; NULL when all are in use. */
 static struct mica_batch *next_batch(struct mica_meter *meter)
 {
-    const int number = ~meter->taken ? __builtin_ctzll(~meter->taken) : 0;
+    const uint64_t taken = atomic_load_explicit(&meter->taken, memory_order_relaxed);
+    const int number = ~taken ? __builtin_ctzll(~taken) : 0;
     struct mica_batch *batch = &meter->batches[number];
-    if (!~meter->taken || !make_event(&batch->begin) || !make_event(&batch->end))
+    if (!~taken || atomic_load(&meter->resting) || !make_event(&batch->begin) || !make_event(&batch->end))
         return NULL;
     batch->older = meter->last;
     batch->newer = 0;
@@ -210,7 +133,7 @@ static struct mica_batch *next_batch(struct mica_meter *meter)
     else
         meter->first = number + 1;
     meter->last = number + 1;
-    meter->taken |= UINT64_C(1) << number;
+    atomic_store(&meter->taken, taken | UINT64_C(1) << number);
     return batch;
 }
 
@@ -228,24 +151,9 @@ void mica_meter_retire(struct mica_batch *batch)
     if (batch->unknown)
         atomic_fetch_sub(&mica_meter_unknown[meter->gpu], 1);
     unlink_batch(meter, batch);
-    meter->taken &= ~(UINT64_C(1) << (batch - meter->batches));
+    atomic_store(&meter->taken, atomic_load_explicit(&meter->taken, memory_order_relaxed) & ~(UINT64_C(1) << (batch - meter->batches)));
     atomic_store(&batch->state, FREE);
     atomic_fetch_sub(&meter->unsettled, 1);
-}
-
-void mica_meter_forget(CUcontext context)
-{
-    for (int i = 0; i < MICA_METERS; i++) {
-        struct mica_meter *meter = &mica_meters[i];
-        if (atomic_load(&meter->context) != context)
-            continue;
-        mica_acquire(&meter->lock);
-        for (int b = 0; b < MICA_BATCHES; b++)
-            if (atomic_load(&meter->batches[b].state) != FREE)
-                mica_meter_retire(&meter->batches[b]);
-        empty(meter);
-        mica_release(&meter->lock);
-    }
 }
 
 /* A record that failed, of an event nobody waits for: not measured. */
@@ -273,7 +181,9 @@ static void prepare(struct mica_meter *meter, struct mica_batch *batch, const st
     batch->spread = atomic_load_explicit(&mica_shapes[opening->shape].spread, memory_order_relaxed) * buys;
     batch->unknown = opening->unknown;
     batch->passes = opening->passes;
-    batch->late = batch->blind = false;
+    batch->quiet = batch->blind = false;
+    atomic_store_explicit(&batch->late, 0, memory_order_relaxed);
+    atomic_store_explicit(&batch->failed, 0, memory_order_relaxed);
     batch->seen = 0;
     batch->paid = batch->begun = 0;
     batch->shapes[opening->limit - 1] = opening->shape;
@@ -288,6 +198,17 @@ static void prepare(struct mica_meter *meter, struct mica_batch *batch, const st
     if (opening->unknown)
         atomic_fetch_add(&mica_meter_unknown[meter->gpu], 1);
     atomic_fetch_add(&meter->unsettled, 1);
+}
+
+/* From now on others may join. Another thread may have put one into this place meanwhile, where nobody would find it again; and a capture that began
+ * meanwhile has closed what it found, so that with our launch this one ends. */
+static void publish(struct mica_batch *batch)
+{
+    struct mica_batch *other = atomic_exchange(&mica_meter_open_batches[mica_meter_place(atomic_load(&batch->handle))], batch);
+    if (other && other != batch)
+        mica_meter_close_batch(other, atomic_load(&other->word), MICA_CLOSE_BESIDE);
+    if (atomic_load(&mica_captures))
+        mica_meter_close_batch(batch, atomic_load(&batch->word), MICA_CLOSE_HERE);
 }
 
 struct mica_batch *mica_meter_open(struct mica_meter *meter, const struct mica_opening *opening, bool *revoked)
@@ -312,7 +233,7 @@ struct mica_batch *mica_meter_open(struct mica_meter *meter, const struct mica_o
     if (!batch || failed)
         return NULL;
     if (opening->limit > 1)
-        atomic_store(&mica_meter_open_batches[mica_meter_place(atomic_load(&batch->handle))], batch);
+        publish(batch);
     mica_helper_wake();
     return batch;
 }

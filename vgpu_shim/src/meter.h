@@ -38,8 +38,11 @@ struct mica_batch {
     uint64_t before, recorded;   /* host times around recording `begin` */
     _Atomic uint64_t sent;       /* host time after the first launch, 0 = not yet */
     _Atomic uint64_t seen;       /* word when the helper last looked */
+    int64_t observed;            /* quiet: host time at which it was seen to be over */
     bool unknown;                /* a shape's first measurement */
-    _Atomic bool late;           /* closed some time after the last launch */
+    bool quiet;                  /* no event marks its end, see close.c */
+    _Atomic uint32_t late;       /* the use (turn + 1) that was closed some time after the last launch */
+    _Atomic uint32_t failed;     /* launches in it that were not made */
     _Atomic int passes;          /* launches that nobody asked about after it, for which it stands too */
     bool blind;                  /* its end could not be recorded: the estimate stands */
     uint16_t shapes[MICA_BATCH_LAUNCHES]; /* the first launch's at limit - 1, the others' below */
@@ -51,8 +54,9 @@ struct mica_meter {
     int gpu;
     mica_lock lock;
     int first, last; /* batches in use in the order they were opened: numbers + 1, 0 = none; guarded by lock */
-    uint64_t taken;  /* those that are not free, a bit each; guarded by lock */
+    _Atomic uint64_t taken; /* those that are not free, a bit each; written under the lock */
     _Atomic uint32_t unsettled;
+    _Atomic int resting; /* calls under way that may end the context: nothing of ours may enter it */
     /* the context's event clock against CLOCK_MONOTONIC; guarded by lock */
     CUevent base;
     int64_t base_at;
@@ -80,7 +84,10 @@ static inline __attribute__((always_inline)) struct mica_meter *mica_meter_curre
 }
 /* Launches of this process that may go without asking: no GPU of it has a cap, and there is no arbiter. Approximate between threads. */
 extern _Atomic int mica_meter_passes;
-void mica_meter_forget(CUcontext context);
+/* A call is about to be made that may end the context: returns when nobody of ours is in it, nor will be. After the call: it is gone, and what was
+ * measured with in it, or everything goes on. */
+void mica_meter_rest(CUcontext context);
+void mica_meter_resume(CUcontext context, bool gone);
 /* A forked child: no context of the parent's is left. */
 void mica_meter_forked(void);
 
@@ -100,6 +107,10 @@ static inline bool mica_meter_explicit(CUstream stream)
 static inline uintptr_t mica_meter_default(uintptr_t number, CUstream stream)
 {
     return 4 * number + 4 + (uintptr_t)stream;
+}
+static inline bool mica_meter_is_default(uintptr_t handle, bool per_thread)
+{
+    return handle < mica_meter_default(MICA_METERS, NULL) && (handle % 4 == 2) == per_thread;
 }
 static inline uintptr_t mica_meter_handle(const struct mica_meter *meter, CUstream stream)
 {
@@ -145,21 +156,36 @@ struct mica_opening {
 /* Open a batch with its first launch in it; NULL when nothing can be measured (too much under way, no events) or (revoked) the turn ended meanwhile. */
 struct mica_batch *mica_meter_open(struct mica_meter *meter, const struct mica_opening *opening, bool *revoked);
 /* The launch was made, or failed. */
-void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word, bool launched);
+void mica_meter_leave_slow(struct mica_batch *batch, uint64_t word);
 static inline void mica_meter_leave(struct mica_batch *batch, bool launched)
 {
+    if (MICA_UNLIKELY(!launched))
+        atomic_fetch_add(&batch->failed, 1); /* while we are inside: afterwards it may be another's */
     uint64_t word = atomic_fetch_sub_explicit(&batch->word, MICA_WORD_ENTER, memory_order_acq_rel) - MICA_WORD_ENTER;
     const unsigned high = (unsigned)(word >> 36); /* of which the compiler can test bits in place */
-    if (MICA_UNLIKELY(!launched || !(high & (unsigned)(MICA_WORD_OPEN >> 36)) || !(high & 0x7f)))
-        mica_meter_leave_slow(batch, word, launched);
+    if (MICA_UNLIKELY(!(high & (unsigned)(MICA_WORD_OPEN >> 36)) || !(high & 0x7f)))
+        mica_meter_leave_slow(batch, word);
 }
+/* close.c: who closes a batch says how its last launch, or the next one of its stream, stands to that. */
+enum {
+    MICA_CLOSE_HERE,  /* this thread launches there, or waits for everything: an event holds up nobody */
+    MICA_CLOSE_BESIDE /* others may be at work meanwhile, and another context current */
+};
+/* Some stream of this process waits for the legacy default one, and that one for it. */
+extern _Atomic int mica_meter_blocking;
+/* Close that use of the batch, if it is open. */
+void mica_meter_close_batch(struct mica_batch *batch, uint64_t word, int how);
 /* Close the open batches: of all streams, or (stale) of those that nothing was added to since the last such call. */
-void mica_meter_close(struct mica_meter *meter, bool stale);
+void mica_meter_close(struct mica_meter *meter, int how, bool stale);
 /* Close the open batches of the stream of that handle, or (0) of all, and wait until no other thread is still recording the end of one: what is
  * measured with must be out of a stream before it is destroyed, and before a capture. No lock, so that a full queue holds up nobody else. */
 void mica_meter_end(struct mica_meter *meter, uintptr_t handle);
 /* Close the one in the place of this stream, which is full or another stream's. */
 void mica_meter_close_stream(struct mica_meter *meter, CUstream stream);
+static inline bool mica_meter_late(const struct mica_batch *batch)
+{
+    return batch->quiet || atomic_load(&batch->late) == atomic_load(&batch->word) / MICA_WORD_TURN + 1;
+}
 /* Take over what has finished: corrects balance and estimates. Does nothing when another thread is at it. */
 void mica_meter_settle(struct mica_meter *meter);
 /* As settle, for the helper thread, which may close batches too: in the context, with the lock held all the time. */
@@ -169,8 +195,11 @@ static inline uint32_t mica_meter_unsettled(const struct mica_meter *meter)
     return atomic_load_explicit(&meter->unsettled, memory_order_relaxed);
 }
 
-/* Lock held: a finished batch's place is free again. */
+/* Lock held: a finished batch's place is free again; the meter is as new. */
 void mica_meter_retire(struct mica_batch *batch);
+void mica_meter_empty(struct mica_meter *meter);
+/* Charged in advance and not launched: given back. */
+void mica_meter_give_back(struct mica_batch *batch, int64_t ns);
 /* meter.c and pay.c: the states of a batch. */
 enum { MICA_BATCH_FREE, MICA_BATCH_OPEN, MICA_BATCH_PENDING };
 
@@ -183,6 +212,8 @@ int mica_meter_relax_if_captured(void);
 /* settle.c, lock held. Host times of a batch that has begun, or (its end event has happened) is over; false when nothing was measured. */
 bool mica_meter_begun(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin);
 bool mica_meter_over(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin, int64_t *end);
+/* Whether a batch that was closed quietly is over, as cuEventQuery answers; in its context. */
+CUresult mica_meter_observe(struct mica_meter *meter, struct mica_batch *batch);
 /* Nanoseconds of the stretch that nothing was charged for yet; the watermark moves to its end. Stretches must come in the order of their beginnings. */
 int64_t mica_meter_claim(int gpu, int64_t begin, int64_t end);
 

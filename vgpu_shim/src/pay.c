@@ -36,7 +36,9 @@ static void settle(struct mica_meter *meter, struct mica_batch *batch, int64_t r
         count += (unsigned)batch->passes;
     }
     atomic_fetch_add_explicit(&gpu->launches, count, memory_order_relaxed);
-    if (raw >= 0 && !batch->late)
+    for (unsigned failed = atomic_load(&batch->failed), i = 0; i < failed && i < launched; i++)
+        batch->shapes[unused + i] = MICA_SHAPE_NONE; /* which one does not matter when all are of one shape, and hardly otherwise */
+    if (raw >= 0 && !mica_meter_late(batch))
         mica_shapes_learn(batch->shapes + unused, launched, batch->paid > raw / 16 ? batch->paid : raw / 16);
     mica_meter_retire(batch);
 }
@@ -69,7 +71,7 @@ static void settle_all(struct mica_meter *meter)
         next = batch->newer;
         if (atomic_load_explicit(&batch->state, memory_order_acquire) != MICA_BATCH_PENDING || behind(busy, streams, stream))
             continue;
-        CUresult done = mica_real.cuEventQuery(batch->end);
+        CUresult done = batch->quiet ? mica_meter_observe(meter, batch) : mica_real.cuEventQuery(batch->end);
         if (done == MICA_CUDA_NOT_READY)
             busy[streams++] = stream;
         if (!look(meter, batch, done, &one)) {
@@ -95,7 +97,8 @@ void mica_meter_settle(struct mica_meter *meter)
     if (!mica_meter_unsettled(meter) || meter->gpu < 0 || !mica_try(&meter->lock))
         return;
     int mode = mica_meter_relax_if_captured();
-    settle_all(meter);
+    if (!atomic_load(&meter->resting))
+        settle_all(meter);
     mica_meter_restore(mode);
     mica_release(&meter->lock);
 }
@@ -105,10 +108,10 @@ void mica_meter_serve(struct mica_meter *meter, bool close)
     CUcontext old, context = atomic_load(&meter->context);
     if (!context || !mica_meter_unsettled(meter) || meter->gpu < 0 || !mica_try(&meter->lock))
         return;
-    context = atomic_load(&meter->context); /* a context is forgotten under the lock before it is destroyed */
-    if (context && mica_real.cuCtxPushCurrent_v2 && mica_real.cuCtxPopCurrent_v2 && mica_real.cuCtxPushCurrent_v2(context) == 0) {
+    context = atomic_load(&meter->context);
+    if (context && !atomic_load(&meter->resting) && mica_real.cuCtxPushCurrent_v2 && mica_real.cuCtxPopCurrent_v2 && mica_real.cuCtxPushCurrent_v2(context) == 0) {
         if (close)
-            mica_meter_close(meter, true);
+            mica_meter_close(meter, MICA_CLOSE_BESIDE, true);
         settle_all(meter);
         (void)mica_real.cuCtxPopCurrent_v2(&old);
     }

@@ -2,7 +2,7 @@
  * once: charge = max(0, end - max(begin, watermark)). That is the GPU time exactly while the container is alone on the card.
  * An event cannot happen before it is recorded, and the host cannot see it before it has happened: these bounds tie the event clock to ours,
  * tightest when the stream was idle. */
-#include "meter.h"
+#include "gate.h"
 
 enum {
     REBASE_NS = 200000000,   /* elapsed times are floats: a base this young keeps them exact to some ns */
@@ -99,11 +99,29 @@ static int64_t longest(const struct mica_batch *batch)
     return 2 * mean + 4000 * sigma_us;
 }
 
+CUresult mica_meter_observe(struct mica_meter *meter, struct mica_batch *batch)
+{
+    struct mica_batch *next = batch;
+    do {
+        next = next->newer ? &meter->batches[next->newer - 1] : NULL;
+    } while (next && next->stream != batch->stream);
+    if (next) { /* in order: it is over when the next one begins */
+        const bool recorded = atomic_load_explicit(&next->state, memory_order_acquire) == MICA_BATCH_PENDING;
+        return recorded && mica_meter_begun(meter, next, &batch->observed) ? MICA_CUDA_SUCCESS : MICA_CUDA_NOT_READY;
+    }
+    if (mica_gate_captures()) /* asking could break one */
+        return MICA_CUDA_NOT_READY;
+    CUresult result = mica_real.cuStreamQuery(batch->stream);
+    batch->observed = (int64_t)mica_now();
+    return result;
+}
+
 bool mica_meter_over(struct mica_meter *meter, struct mica_batch *batch, int64_t *begin, int64_t *end)
 {
-    if (!mica_meter_begun(meter, batch, begin) || !end_of(meter, batch, end))
+    *end = batch->observed;
+    if (!mica_meter_begun(meter, batch, begin) || (!batch->quiet && !end_of(meter, batch, end)))
         return false;
-    if (batch->late && !batch->unknown) {
+    if (mica_meter_late(batch) && !batch->unknown) {
         const int64_t most = longest(batch);
         *end = *end - *begin > most ? *begin + most : *end;
     }

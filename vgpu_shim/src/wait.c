@@ -4,9 +4,10 @@
 #include "memory.h"
 #include "meter.h"
 
-#define WAITS(real, for_everything) \
+/* all: for everything that was launched in the current context; for_everything: by the pools' measure. */
+#define WAITS(real, all, for_everything) \
     do { \
-        mica_gate_sync(); \
+        mica_gate_sync(all); \
         CUresult result = (real); \
         mica_gate_synced(); \
         mica_pools_waited(for_everything); \
@@ -15,28 +16,28 @@
 
 CUresult cuCtxSynchronize(void)
 {
-    WAITS(MICA_REAL(cuCtxSynchronize), true);
+    WAITS(MICA_REAL(cuCtxSynchronize), true, true);
 }
 
 /* Mostly the current one; another's batches end when the helper looks. */
 CUresult cuCtxSynchronize_v2(CUcontext context)
 {
-    WAITS(MICA_REAL(cuCtxSynchronize_v2, context), true);
+    WAITS(MICA_REAL(cuCtxSynchronize_v2, context), mica_memory_context() == context, true);
 }
 
 CUresult cuStreamSynchronize(CUstream stream)
 {
-    WAITS(MICA_REAL(cuStreamSynchronize, stream), false);
+    WAITS(MICA_REAL(cuStreamSynchronize, stream), !mica_meter_explicit(stream) && stream != MICA_STREAM_PER_THREAD, false);
 }
 
 CUresult cuStreamSynchronize_ptsz(CUstream stream)
 {
-    WAITS(MICA_REAL(cuStreamSynchronize_ptsz, stream), false);
+    WAITS(MICA_REAL(cuStreamSynchronize_ptsz, stream), false, false);
 }
 
 CUresult cuEventSynchronize(CUevent event)
 {
-    WAITS(MICA_REAL(cuEventSynchronize, event), false);
+    WAITS(MICA_REAL(cuEventSynchronize, event), false, false);
 }
 
 /* A batch must not end in a stream that is gone: any thread that waits for the card, and the helper, may be about to record its end. */
@@ -51,14 +52,45 @@ static void leave(CUstream stream)
     }
 }
 
+/* A capture that began in it goes with it. */
+#define DESTROY(stream, real) \
+    do { \
+        leave(stream); \
+        const bool captured = mica_gate_capture_end(stream); \
+        CUresult result = (real); \
+        if (result && captured) { \
+            mica_gate_capture_begins(); \
+            mica_gate_capture_began(stream, true); \
+        } \
+        return result; \
+    } while (0)
+
 CUresult cuStreamDestroy(CUstream stream)
 {
-    leave(stream);
-    return MICA_REAL(cuStreamDestroy, stream);
+    DESTROY(stream, MICA_REAL(cuStreamDestroy, stream));
 }
 
 CUresult cuStreamDestroy_v2(CUstream stream)
 {
-    leave(stream);
-    return MICA_REAL(cuStreamDestroy_v2, stream);
+    DESTROY(stream, MICA_REAL(cuStreamDestroy_v2, stream));
+}
+
+/* Whether there are streams that the legacy default one waits for, and they for it. */
+static void created(unsigned flags)
+{
+    enum { NON_BLOCKING = 1 };
+    if (!(flags & NON_BLOCKING))
+        atomic_store(&mica_meter_blocking, 1);
+}
+
+CUresult cuStreamCreate(CUstream *stream, unsigned flags)
+{
+    created(flags);
+    return MICA_REAL(cuStreamCreate, stream, flags);
+}
+
+CUresult cuStreamCreateWithPriority(CUstream *stream, unsigned flags, int priority)
+{
+    created(flags);
+    return MICA_REAL(cuStreamCreateWithPriority, stream, flags, priority);
 }

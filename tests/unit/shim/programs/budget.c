@@ -1,12 +1,14 @@
-/* The arithmetic of gate.c, meter.c, settle.c and shapes.c on made-up clocks and events: an event is its time in microseconds. Prints one number per
+/* The arithmetic of gate.c, meter.c, close.c, settle.c and shapes.c on made-up clocks and events: an event is its time in microseconds. Prints one number per
  * question. */
 #include <stdio.h>
 
+#include "../../../../vgpu_shim/src/close.c"
 #include "../../../../vgpu_shim/src/gate.c"
 #include "../../../../vgpu_shim/src/meter.c"
 #include "../../../../vgpu_shim/src/pay.c"
 #include "../../../../vgpu_shim/src/settle.c"
 #include "../../../../vgpu_shim/src/shapes.c"
+#include "../../../../vgpu_shim/src/table.c"
 
 struct mica_real mica_real;
 struct mica_slice mica_slice;
@@ -20,6 +22,7 @@ static int strict_calls;
 static uint64_t epoch;
 
 void mica_slice_tick_slow(uint64_t now) { (void)now; }
+CUcontext mica_memory_context(void) { return NULL; }
 CUresult mica_slice_start(void) { return 0; }
 CUresult mica_slice_foreign(CUresult error) { return error; }
 int mica_gpu_current(void) { return 0; }
