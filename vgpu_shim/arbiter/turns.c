@@ -4,6 +4,8 @@
 #include <stddef.h>
 
 #define MS INT64_C(1000000)
+enum { DOUBTS = 8 };
+#define FORGIVEN_NS UINT64_C(10000000000) /* a doubt is forgotten after this */
 enum {
     WAIT_SEEN_NS = 3000000,     /* a launch that waits says so every millisecond */
     ACTIVE_NS = 1000000,
@@ -15,7 +17,9 @@ enum {
     BURST_NS = 50000000,
     GRACE_NS = 1000000,         /* a holder with nothing to do keeps the card this long */
     STUCK_NS = 100000000,
-    ENDLESS_NS = 2000000000,
+    PATIENCE_NS = 1000000000,   /* waited for at most: what the least debt that is kept pays for */
+    MISTRUST_NS = 4000000,      /* the same of one that was waited for in vain again and again */
+    IN_VAIN_NS = 20000000,
     LOOK_NS = 500000,
     DRAIN_LOOK_NS = 50000
 };
@@ -51,7 +55,7 @@ static bool wants(const struct contender *c, uint64_t now)
 
 static bool running(const struct contender *c)
 {
-    return c->alive && c->batches > 0 && !c->stuck;
+    return c->alive && c->batches > 0 && !c->stuck && !c->clear;
 }
 
 static int64_t clamp(int64_t value, int64_t low, int64_t high)
@@ -138,7 +142,7 @@ static void settle(struct contender *c, uint64_t now, uint64_t passed, bool alon
         c->busy_seen = c->busy;
     }
     int64_t used = (int64_t)(c->busy - c->busy_seen > (uint64_t)KEPT_NS ? (uint64_t)KEPT_NS : c->busy - c->busy_seen);
-    if (used || !running(c))
+    if (used || !c->alive || c->batches == 0)
         c->paid_at = now;
     c->busy_seen = c->busy;
     int64_t most = wants(c, now) || running(c) ? kept : burst;
@@ -192,7 +196,7 @@ static void open_card(struct card *card, unsigned busy, uint64_t now)
     card->holder = -1;
     for (unsigned i = 0; i < card->count; i++) {
         struct contender *c = card->list[i];
-        c->stuck = false;
+        c->stuck = c->clear = false;
         c->until = !busy || lately(c->last_active, now, RECENT_NS) ? MICA_TURN_OPEN : 0;
         c->credit = capped(c) ? clamp(c->balance, -1000 * MS, worth(c, BURST_NS)) : 0;
     }
@@ -203,13 +207,16 @@ static void drain(struct card *card, uint64_t now)
     say(card, 0);
     card->phase = PHASE_DRAIN;
     card->drain_at = now;
+    for (unsigned i = 0; i < card->count; i++)
+        card->list[i]->busy_at_drain = card->list[i]->busy;
 }
 
 /* Time that the holder had and did not use is free up to an eighth, charged beyond. */
 static void charge_idle(struct card *card, uint64_t now)
 {
     struct contender *c = card->list[card->holder];
-    int64_t held = (int64_t)(now - card->granted_at), used = (int64_t)(c->busy - card->busy_at_grant), idle = held - used;
+    const uint64_t end = c->drained_at > card->granted_at ? c->drained_at : now; /* others may have been waited for longer */
+    int64_t held = (int64_t)(end - card->granted_at), used = (int64_t)(c->busy - card->busy_at_grant), idle = held - used;
     if (used > held / 2) {
         double taken = (double)held / (double)used;
         taken = taken < 1 ? 1 : taken > TAKEN_MOST ? TAKEN_MOST : taken;
@@ -219,19 +226,51 @@ static void charge_idle(struct card *card, uint64_t now)
         c->credit -= (idle > held ? held : idle) - held / 8;
 }
 
+/* How long its work is waited for. What it says may be a lie, and others pay for the wait: so there is an end to it, which comes sooner each time that
+ * it was waited for in vain. */
+static uint64_t patience(struct contender *c, const struct card *card, uint64_t now)
+{
+    if (c->doubt && now - c->doubted_at > FORGIVEN_NS) {
+        c->doubt--;
+        c->doubted_at = now;
+    }
+    const uint64_t most = PATIENCE_NS >> c->doubt, said = (uint64_t)clamp((int64_t)(c->inflight_until - card->drain_at), 0, PATIENCE_NS);
+    /* Nothing in it sees to its work any more (stopped, killed and not yet missed); or a kernel that never ends. */
+    const uint64_t wait = said + said / 2 + (lately(c->active_at, now, STUCK_NS) ? PATIENCE_NS : STUCK_NS);
+    return wait < most ? wait : most > MISTRUST_NS ? most : MISTRUST_NS;
+}
+
+/* Its part of the drain is over: was the card at work for it meanwhile? */
+static void judge_drain(struct contender *c, const struct card *card, uint64_t now)
+{
+    const uint64_t waited = now - card->drain_at, used = c->busy > c->busy_at_drain ? c->busy - c->busy_at_drain : 0;
+    c->drained_at = now;
+    if (used >= waited / 2)
+        return;
+    if (waited > IN_VAIN_NS || (c->doubt && waited >= MISTRUST_NS)) {
+        c->doubt += c->doubt < DOUBTS;
+        c->doubted_at = now;
+    }
+}
+
+/* Only who was let to launch since it last had nothing on the card can have something there, whatever it says. */
 static bool drained(struct card *card, uint64_t now)
 {
     bool all = true;
     for (unsigned i = 0; i < card->count; i++) {
         struct contender *c = card->list[i];
-        if (c->batches == 0)
-            c->stuck = false;
-        if (!running(c))
+        if (c->clear)
             continue;
-        /* Nothing in it sees to its work any more (stopped, killed and not yet missed); or a kernel that never ends. */
-        int64_t said = clamp((int64_t)(c->inflight_until - card->drain_at), 0, KEPT_NS);
-        c->stuck = now - card->drain_at > (uint64_t)(said + said / 2) + (lately(c->active_at, now, STUCK_NS) ? ENDLESS_NS : STUCK_NS);
-        all = all && c->stuck;
+        if (!c->alive || c->batches == 0) {
+            if (!c->stuck)
+                judge_drain(c, card, now);
+            c->stuck = false;
+            c->clear = true;
+        } else if (!c->stuck && now - card->drain_at > patience(c, card, now)) {
+            judge_drain(c, card, now);
+            c->stuck = true;
+        }
+        all = all && (c->clear || c->stuck);
     }
     return all;
 }
@@ -254,6 +293,8 @@ static void grant(struct card *card, int next, uint64_t now)
     card->granted_at = now;
     card->busy_at_grant = c->busy;
     card->idle_at = 0;
+    c->clear = false;
+    c->paid_at = now;
     c->until = now + (uint64_t)lasts(c);
     c->epoch = ++card->epoch;
 }
@@ -286,7 +327,7 @@ static unsigned busy_containers(struct card *card, uint64_t now)
     unsigned count = 0;
     for (unsigned i = 0; i < card->count; i++) {
         struct contender *c = card->list[i];
-        if (wants(c, now) || (c->alive && c->batches > 0) || (c->alive && lately(c->active_at, now, ACTIVE_NS)))
+        if (wants(c, now) || (c->alive && c->batches > 0 && !c->clear) || (c->alive && lately(c->active_at, now, ACTIVE_NS)))
             c->last_active = now;
         count += c->alive && lately(c->last_active, now, RECENT_NS);
     }
@@ -319,7 +360,7 @@ uint64_t turns_look(struct card *card, uint64_t now)
     for (unsigned i = 0; i < card->count; i++) {
         struct contender *c = card->list[i];
         settle(c, now, passed, due <= is_due(c, now));
-        c->unpaid = (int)i == card->holder && card->phase == PHASE_TURN && running(c) ? (int64_t)(now - c->paid_at) : 0;
+        c->unpaid = (int)i == card->holder && card->phase == PHASE_TURN && c->alive && c->batches > 0 ? (int64_t)(now - c->paid_at) : 0;
     }
     if (busy < 2) {
         open_card(card, busy, now);

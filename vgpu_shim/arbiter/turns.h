@@ -27,7 +27,10 @@ struct contender {
     int64_t credit; /* ns of card time */
     int64_t unpaid; /* ns that it has had the card and not said to have used: what it runs is charged when it is over */
     uint64_t busy_seen, paid_at, last_active, pressed_at;
+    uint64_t busy_at_drain, drained_at, doubted_at;
+    uint32_t doubt; /* times that it was waited for in vain, of late */
     bool known, stuck, suppressed;
+    bool clear; /* it has nothing on the card: it had not when that was last seen, and was not let since */
     double rate;  /* of the card's time, 0 to 1 */
     double taken; /* time that the card was its, for each part that it used: 1 to TAKEN_MOST */
     /* the answer: as in the node page */

@@ -192,3 +192,6 @@ def test_a_context_is_not_ended_before_the_helper_is_out_of_it(cards, call):
     cards.configure(trace="1", **{"fault.0": "cuEventRecord:4:block"})
     code = HELD_UP.replace("CALL", call).replace("CREATED", str("made" in call))
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[True]]
+    called = [line.split()[2] for line in (cards.directory / "trace").read_text().splitlines()]
+    asked = call.startswith("cuDevicePrimaryCtxRelease_v2")  # once, for the handle, after retaining it
+    assert called.count(call.split("(")[0]) == asked

@@ -96,6 +96,15 @@ def test_answers_make_sense_whatever_containers_write(cards):
         assert said[0] == "ok" and int(said[1]) > 100
 
 
+@pytest.mark.parametrize(("how", "share"), [("says", 90), ("blinks", 90), ("silent", 90), ("asks", 45), ("rests", 85)])
+def test_a_page_that_lies_about_its_work_does_not_hold_the_card(cards, how, share):
+    """It is due half of the card if it works there; who never launches what it says gets next to nothing of it."""
+    program = cards.shim.compile("forged.c", "-D_GNU_SOURCE", "-I", str(cards.shim.root / "gen"))
+    could, longest_ms = json.loads(cards.run(program, how, env=cards.env()).stdout)
+    assert could > share
+    assert longest_ms < 1100
+
+
 def arbiter(cards, slices):
     page = cards.directory / "node" / "page"
     process = cards.start(cards.shim.arbiter, "--slices", slices, "--page", page, env=cards.env())
