@@ -16,6 +16,9 @@ static const char *const names[] = {
 };
 enum { NAMES = sizeof names / sizeof names[0] };
 
+/* An instrument: a program may define it, and is then told of each call from within it. */
+__attribute__((weak)) void mica_sim_called(const char *name, const uint64_t *arguments);
+
 int sim_watch = 1; /* until the config has been read */
 static struct sim_config config;
 static _Atomic uint64_t calls[SIM_FAULTS];
@@ -67,6 +70,8 @@ int sim_watched(int number, const uint64_t *arguments)
     }
     if (trace_fd >= 0)
         trace(names[number], arguments, code);
+    if (mica_sim_called)
+        mica_sim_called(names[number], arguments);
     while (code == -2) {
         struct timespec ts = {.tv_sec = 1};
         nanosleep(&ts, NULL);

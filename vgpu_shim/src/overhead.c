@@ -17,7 +17,34 @@ static _Atomic int64_t outside[MICA_GPUS];
 static _Atomic int managed[MICA_GPUS];
 static _Atomic int watched[MICA_GPUS]; /* this process has had a context here */
 static mica_lock lock;                 /* one measurement at a time */
+static _Atomic uint64_t owner;         /* thread that has it */
 static uint64_t refreshed_at;
+
+/* Calls under way that make the overhead larger, and what was seen when it was last accounted for. Guarded by lock. */
+static struct {
+    int under_way;
+    bool seen;           /* NVML saw this process: held is known */
+    uint64_t held, free; /* free: the card's, 0 = unknown */
+    uint64_t reserved;   /* of what contexts under way were seen to take */
+} growing[MICA_GPUS];
+
+/* Never held while the driver does what the program asked for: an instrument that is told of it may load code of its own, or wait for a thread that
+ * does. The driver is asked for this and that with it held; what an instrument does then is not counted, and found by the next measurement. */
+static bool enter(void)
+{
+    const uint64_t self = mica_current_thread();
+    if (atomic_load(&owner) == self)
+        return false;
+    mica_acquire(&lock);
+    atomic_store(&owner, self);
+    return true;
+}
+
+static void leave(void)
+{
+    atomic_store(&owner, 0);
+    mica_release(&lock);
+}
 
 void mica_overhead_outside(int gpu, int64_t change)
 {
@@ -88,25 +115,61 @@ static uint64_t card_free(uint64_t *total)
     return free_bytes;
 }
 
+static uint64_t moved(uint64_t bytes, int64_t change)
+{
+    return change < 0 && (uint64_t)-change > bytes ? 0 : bytes + (uint64_t)change;
+}
+
 /* One call that makes the overhead larger. */
 struct growth {
     int gpu; /* negative: not counted */
     enum mica_part part;
-    uint64_t held, free; /* before; 0: unknown */
-    uint64_t reserved;   /* of what contexts were seen to take */
-    bool seen;           /* NVML sees this process */
+    uint64_t reserved;
 };
 
+/* Bytes that the card has less since this was last asked, and from now on; 0 also when that must be a neighbour's doing. */
+static uint64_t shrunk(int gpu)
+{
+    uint64_t total, before = growing[gpu].free, now = before ? card_free(&total) : 0;
+    growing[gpu].free = now;
+    return now && before > now && before - now <= MOST_MODULE ? before - now : 0;
+}
+
+/* The change of what the process holds since this was last asked. */
+static int64_t grown(int gpu, uint64_t held)
+{
+    const uint64_t before = growing[gpu].held;
+    const bool known = growing[gpu].seen;
+    growing[gpu].held = held;
+    growing[gpu].seen = true;
+    return known ? (int64_t)(held - before) : 0;
+}
+
+/* What others under way have taken so far is accounted for before another one begins, so that nothing counts twice. */
 static void begin(struct growth *g, int gpu, enum mica_part part)
 {
-    uint64_t data, total;
+    uint64_t held = 0, data, total;
     *g = (struct growth){.gpu = gpu, .part = part};
     if (gpu < 0)
         return;
-    mica_acquire(&lock);
-    g->seen = measure(gpu, &g->held, &data, 1);
-    if (part == MICA_MODULE && !g->seen)
-        g->free = card_free(&total);
+    if (!enter()) {
+        g->gpu = MICA_GPU_NONE;
+        return;
+    }
+    const bool first = growing[gpu].under_way++ == 0, seen = measure(gpu, &held, &data, 1);
+    if (first) {
+        growing[gpu].seen = seen;
+        growing[gpu].held = held;
+        growing[gpu].free = part == MICA_MODULE && !seen ? card_free(&total) : 0;
+    } else if (seen && atomic_load(&managed[gpu]) > 0) {
+        (void)set(gpu, part, moved(charged(gpu), grown(gpu, held)), false);
+    } else if (!seen && part == MICA_MODULE) {
+        if (growing[gpu].free)
+            (void)raise_by(gpu, part, shrunk(gpu), false);
+        else
+            growing[gpu].free = card_free(&total);
+    }
+    leave();
 }
 
 /* The context that was just made is not current yet, perhaps. */
@@ -123,37 +186,36 @@ static uint64_t unmeasured_context(int gpu, CUcontext context)
     return learned && learned < used ? learned : used;
 }
 
-static bool end_unseen(struct growth *g, CUcontext context)
+static bool end_unseen(const struct growth *g, CUcontext context)
 {
-    uint64_t total, now;
     if (g->part == MICA_CONTEXT) {
         uint64_t bytes = unmeasured_context(g->gpu, context);
         atomic_store(&mica_region->gpus[g->gpu].learned_context, bytes);
         return charged(g->gpu) >= bytes || raise_by(g->gpu, MICA_CONTEXT, bytes - charged(g->gpu), true);
     }
-    now = g->free ? card_free(&total) : 0;
-    bool plausible = now && g->free > now && g->free - now <= MOST_MODULE; /* else a neighbour's doing */
-    return !plausible || raise_by(g->gpu, MICA_MODULE, g->free - now, true);
+    const uint64_t bytes = shrunk(g->gpu);
+    return !bytes || raise_by(g->gpu, MICA_MODULE, bytes, true);
 }
 
-static uint64_t moved(uint64_t bytes, int64_t change)
+/* What the process holds beyond its allocations, and what contexts under way will. */
+static uint64_t beyond(int gpu, uint64_t held, uint64_t data)
 {
-    return change < 0 && (uint64_t)-change > bytes ? 0 : bytes + (uint64_t)change;
+    return (held > data ? held - data : 0) + growing[gpu].reserved;
 }
 
-/* False when what was taken does not fit: the call must be undone. Ends what begin began. */
-static bool end(struct growth *g, CUresult result, CUcontext context)
+/* Lock held. */
+static bool end_locked(const struct growth *g, CUresult result, CUcontext context)
 {
     uint64_t held = 0, data = 0;
     bool fits = true;
-    if (g->gpu < 0)
-        return true;
+    growing[g->gpu].under_way--;
+    growing[g->gpu].reserved -= g->reserved;
     if (!result && measure(g->gpu, &held, &data, TRIES)) {
-        uint64_t now = charged(g->gpu) - g->reserved;
+        const int64_t change = grown(g->gpu, held);
         if (atomic_load(&managed[g->gpu]) > 0) /* only the difference says something */
-            fits = set(g->gpu, g->part, moved(now, g->seen ? (int64_t)(held - g->held) : 0), true);
+            fits = set(g->gpu, g->part, moved(charged(g->gpu) - g->reserved, change), true);
         else
-            fits = set(g->gpu, g->part, held > data ? held - data : 0, true);
+            fits = set(g->gpu, g->part, beyond(g->gpu, held, data), true);
         if (g->part == MICA_CONTEXT && fits && mica_ledger_overhead(g->gpu, MICA_CONTEXT))
             atomic_store(&mica_region->gpus[g->gpu].learned_context, mica_ledger_overhead(g->gpu, MICA_CONTEXT));
         atomic_store(&watched[g->gpu], 1);
@@ -162,11 +224,34 @@ static bool end(struct growth *g, CUresult result, CUcontext context)
     }
     if (result || !fits)
         lower(g->gpu, g->part, g->reserved < charged(g->gpu) ? g->reserved : charged(g->gpu));
-    mica_release(&lock);
     return fits;
 }
 
-/* A context is about to be made: reserve what the first one of this process will take, as far as that is known. */
+/* False when what was taken does not fit: the call must be undone. Ends what begin began. */
+static bool end(struct growth *g, CUresult result, CUcontext context)
+{
+    if (g->gpu < 0 || !enter()) /* an instrument of our own question cannot have begun one */
+        return true;
+    const bool fits = end_locked(g, result, context);
+    leave();
+    return fits;
+}
+
+/* Reserve what the first context of this process will take, as far as that is known. */
+static bool reserve(struct growth *g)
+{
+    const uint64_t learned = atomic_load(&mica_region->gpus[g->gpu].learned_context);
+    if (!learned || learned > MICA_USED_MASK || !enter())
+        return true;
+    const bool first = !charged(g->gpu), fits = !first || raise_by(g->gpu, MICA_CONTEXT, learned, true);
+    g->reserved = first && fits ? learned : 0;
+    growing[g->gpu].reserved += g->reserved;
+    growing[g->gpu].under_way -= !fits;
+    leave();
+    return fits;
+}
+
+/* A context is about to be made. */
 static CUresult begin_context(struct growth *g, CUdevice device, bool counted)
 {
     *g = (struct growth){.gpu = MICA_GPU_NONE};
@@ -175,15 +260,7 @@ static CUresult begin_context(struct growth *g, CUdevice device, bool counted)
     if (result || gpu < 0)
         return result;
     begin(g, gpu, MICA_CONTEXT);
-    uint64_t learned = atomic_load(&mica_region->gpus[gpu].learned_context);
-    if (learned > MICA_USED_MASK || charged(gpu) || !learned)
-        return MICA_CUDA_SUCCESS;
-    if (raise_by(gpu, MICA_CONTEXT, learned, true)) {
-        g->reserved = learned;
-        return MICA_CUDA_SUCCESS;
-    }
-    mica_release(&lock);
-    return MICA_CUDA_OUT_OF_MEMORY;
+    return g->gpu < 0 || reserve(g) ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
 }
 
 #define CREATE(device, counted, context, real, undo) \
@@ -324,22 +401,24 @@ static void refresh(int gpu, int tries)
     uint64_t held = 0, data = 0;
     if (atomic_load(&managed[gpu]) > 0 || !measure(gpu, &held, &data, tries))
         return;
-    (void)set(gpu, MICA_MODULE, held > data ? held - data : 0, false);
+    (void)set(gpu, MICA_MODULE, beyond(gpu, held, data), false);
 }
 
 void mica_overhead_refresh(void)
 {
-    mica_acquire(&lock);
+    if (!enter())
+        return;
     for (int gpu = 0; gpu < MICA_GPUS; gpu++)
         if (atomic_load_explicit(&watched[gpu], memory_order_relaxed))
             refresh(gpu, TRIES);
-    mica_release(&lock);
+    leave();
 }
 
 void mica_overhead_tick(uint64_t now)
 {
     if (now - refreshed_at < REFRESH_NS || !mica_try(&lock))
         return;
+    atomic_store(&owner, mica_current_thread());
     refreshed_at = now;
     int gpu = mica_gpu_current(); /* the runtime makes its context past every hook */
     if (gpu >= 0)
@@ -347,7 +426,7 @@ void mica_overhead_tick(uint64_t now)
     for (gpu = 0; gpu < MICA_GPUS; gpu++)
         if (atomic_load_explicit(&watched[gpu], memory_order_relaxed))
             refresh(gpu, 1);
-    mica_release(&lock);
+    leave();
 }
 
 void mica_overhead_forked(void)
@@ -356,7 +435,10 @@ void mica_overhead_forked(void)
         atomic_store(&outside[gpu], 0);
         atomic_store(&managed[gpu], 0);
         atomic_store(&watched[gpu], 0);
+        growing[gpu].under_way = 0;
+        growing[gpu].reserved = 0;
     }
+    atomic_store(&owner, 0);
     atomic_store(&lock, 0);
     mica_nvml_forked();
 }

@@ -163,3 +163,28 @@ def test_a_driver_that_cannot_say_what_an_array_takes_is_measured(cards, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_where_nvml_cannot_see_the_process_the_charge_is_never_too_low(cards, seed):
     assert exercise(cards, "all", seed, environment={"MICA_NVML": "/nowhere", "TEST_ACCURACY": "enough"}) >= 1
+
+
+@pytest.mark.parametrize("nvml", ["seen", "unseen"])
+@pytest.mark.parametrize(("call", "thread"), [("cuModuleLoadData", ""), ("cuModuleLoadData", "1"), ("cuMemGetInfo_v2", "")])
+def test_an_instrument_that_loads_code_while_the_driver_does_neither_hangs_nor_goes_uncharged(cards, call, thread, nvml):
+    """Profilers are called from within the driver, and may wait there for another thread."""
+    cards.configure(trace="1", context_overhead=str(300 << 20), module_overhead=str(32 << 20))
+    preload = cards.shim.compile("instrument.c", "-shared", "-fPIC", "-ldl", "-lpthread", name="libinstrument.so")
+    code = f"""
+seen = ctypes.CDLL({str(preload)!r})
+assert init() == 0
+for _ in range(4):
+    assert cu.cuModuleLoadData(ref(ctypes.c_void_p()), b"any") == 0
+info()
+answer(i32.in_dll(seen, "instrument_loads").value, i32.in_dll(seen, "instrument_failed").value, info()[2] - info()[1])
+"""
+    more = {"INSTRUMENT_THREAD": thread} if thread else {}
+    more |= {"MICA_NVML": "/nowhere"} if nvml == "unseen" else {}
+    env = cards.env(limited=True, MICA_MEMORY="1GiB", INSTRUMENT=call, **more)
+    env["LD_PRELOAD"] = f"{preload}:{env['LD_PRELOAD']}"
+    ((loads, failed, used),) = cards.python(code, env=env)
+    assert (loads, failed) == (1, 0)
+    assert used >= (300 + 4 * 32) << 20
+    if nvml == "seen":
+        assert used == (300 + 5 * 32) << 20
