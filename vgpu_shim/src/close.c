@@ -40,11 +40,11 @@ static void finish(struct mica_batch *batch, uint64_t word, bool leaving, int ho
         batch->blind = !record(batch);
     else if (atomic_load(&batch->meter->resting)) /* its context may be gone */
         batch->blind = true;
-    else if (how == MICA_CLOSE_BESIDE && atomic_load(&mica_meter_blocking) && mica_real.cuStreamQuery
+    else if (how != MICA_CLOSE_HERE && atomic_load(&mica_meter_blocking) && mica_real.cuStreamQuery
              && mica_meter_is_default(atomic_load(&batch->handle), false))
         batch->quiet = true;
     else
-        batch->blind = !record_in_context(batch);
+        batch->blind = !(how == MICA_CLOSE_BESIDE ? record_in_context(batch) : record(batch));
     mica_meter_restore(mode);
     atomic_store_explicit(&batch->state, MICA_BATCH_PENDING, memory_order_release);
 }

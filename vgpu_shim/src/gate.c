@@ -247,7 +247,7 @@ static void wait_for_go(struct request *request, struct mica_meter *meter)
             break;
         if (meter) {
             if (!closed) /* while we wait nothing is added to them */
-                mica_meter_close(meter, MICA_CLOSE_BESIDE, false);
+                mica_meter_close(meter, MICA_CLOSE_AMONG, false);
             closed = true;
             mica_meter_settle(meter);
             if (judge(request) == GO)
@@ -380,7 +380,7 @@ void mica_gate_sync(bool all)
 {
     struct mica_meter *meter = under_way();
     if (meter)
-        mica_meter_close(meter, all ? MICA_CLOSE_HERE : MICA_CLOSE_BESIDE, false);
+        mica_meter_close(meter, all ? MICA_CLOSE_HERE : MICA_CLOSE_AMONG, false);
 }
 
 void mica_gate_synced(void)

@@ -118,18 +118,20 @@ static bool hold(struct holding *h, CUgraphExec exec, CUstream stream, int gpu)
         return true;
     mica_acquire(&cards[gpu].lock);
     uint64_t more = growth(gpu, bound);
+    cards[gpu].launching++; /* from here on nobody else counts on the room that is there, or trims it away */
     mica_release(&cards[gpu].lock);
     bool fits = !more || mica_charge(gpu, more);
     mica_acquire(&cards[gpu].lock);
     if (!fits) {
+        cards[gpu].launching--;
         fits = upload(exec, stream, gpu);
+        cards[gpu].launching += fits;
         more = 0;
     }
     if (fits) {
         (void)attribute(gpu, ATTR_USED, &h->used[gpu]);
         h->growth[gpu] = more;
         h->gpus |= 1u << gpu;
-        cards[gpu].launching++;
     }
     mica_release(&cards[gpu].lock);
     return fits;

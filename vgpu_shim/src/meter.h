@@ -169,7 +169,8 @@ static inline void mica_meter_leave(struct mica_batch *batch, bool launched)
 /* close.c: who closes a batch says how its last launch, or the next one of its stream, stands to that. */
 enum {
     MICA_CLOSE_HERE,  /* this thread launches there, or waits for everything: an event holds up nobody */
-    MICA_CLOSE_BESIDE /* others may be at work meanwhile, and another context current */
+    MICA_CLOSE_AMONG, /* others may be at work meanwhile */
+    MICA_CLOSE_BESIDE /* and another context may be current */
 };
 /* Some stream of this process waits for the legacy default one, and that one for it. */
 extern _Atomic int mica_meter_blocking;

@@ -111,7 +111,7 @@ void mica_meter_serve(struct mica_meter *meter, bool close)
     context = atomic_load(&meter->context);
     if (context && !atomic_load(&meter->resting) && mica_real.cuCtxPushCurrent_v2 && mica_real.cuCtxPopCurrent_v2 && mica_real.cuCtxPushCurrent_v2(context) == 0) {
         if (close)
-            mica_meter_close(meter, MICA_CLOSE_BESIDE, true);
+            mica_meter_close(meter, MICA_CLOSE_AMONG, true);
         settle_all(meter);
         (void)mica_real.cuCtxPopCurrent_v2(&old);
     }

@@ -22,9 +22,16 @@ COMPUTE = f"{HERE}/test_compute_is_held_to_its_share.py"
 NEXT = f"{LOOKUP}::test_the_next_symbol_is_the_one_after_the_caller_and_other_libraries_keep_their_names"
 PAST = f"{HERE}/test_what_others_let_through_is_limited.py"
 
+BATCHES = f"{HERE}/test_a_batch_ends_where_and_when_it_should.py"
+
 SEEN_BY = {
     "a-context-switch-goes-unnoticed": f"{HERE}/test_a_launch_counts_where_it_runs.py",
     "a-forked-child-keeps-the-slot": f"{MEMORY}::test_a_forked_child_neither_keeps_nor_frees_what_its_parent_holds",
+    "a-lock-is-held-while-the-driver-loads-code": (
+        f"{HERE}/test_every_family_is_charged_what_it_really_takes.py"
+        "::test_an_instrument_that_loads_code_while_the_driver_does_neither_hangs_nor_goes_uncharged"
+    ),
+    "an-event-of-ours-is-a-barrier": f"{BATCHES}::test_blocking_streams_overlap_as_they_do_without_the_limiter",
     "another-error-than-out-of-memory": f"{MEMORY}::test_every_family_gets_exactly_its_cap_and_then_out_of_memory",
     "check-without-reserving": f"{MEMORY}::test_threads_and_processes_that_race_get_the_cap_to_the_byte",
     "debt-is-forgiven": f"{COMPUTE}::test_a_debt_of_more_than_two_seconds_is_paid_in_full",
@@ -45,6 +52,7 @@ SEEN_BY = {
     "size-is-what-was-asked-for": f"{MEMORY}::test_what_the_driver_rounds_up_counts",
     "sum-overflows": f"{PAST}::test_a_sum_that_overflows_is_refused",
     "the-dead-keep-their-memory": f"{MEMORY}::test_memory_of_a_killed_process_is_available_within_a_second",
+    "the-helper-stays-in-a-dying-context": f"{BATCHES}::test_a_context_is_not_ended_before_the_helper_is_out_of_it",
     "total-is-lowered-first": CRASHES,
     "unknown-frees-are-swallowed": f"{MEMORY}::test_frees_of_unknown_pointers_reach_the_driver",
 }

@@ -1,9 +1,11 @@
 """Memory that lives longer than the call that took it: in graphs, in pools, in other processes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+SHIM = Path(__file__).parents[3] / "vgpu_shim"
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -74,6 +76,15 @@ answer(used(), alloc(GIB)[0], used(), alloc(MIB)[0])
 """
     )
     assert cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[800, 0, 1024, 2]]
+
+
+@pytest.mark.parametrize("beside", ["launch", "trim"])
+def test_a_launch_is_charged_whole_whatever_happens_while_it_is_charged(cards, beside):
+    """Room that the card has already is counted on by one launch, and stays; made-up driver."""
+    flags = ["-D_GNU_SOURCE", f"-I{cards.shim.root / 'gen'}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}"]
+    program = cards.shim.compile("graph_race.c", *flags)
+    needed, charged = json.loads(cards.run(program, beside, env=cards.env()).stdout)
+    assert charged >= needed
 
 
 def test_a_destroyed_pool_is_charged_until_what_lives_in_it_is_gone(cards):

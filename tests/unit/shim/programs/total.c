@@ -9,6 +9,8 @@
 #include "../../../../vgpu_shim/src/region.c"
 #include "../../../../vgpu_shim/src/work.c"
 
+bool mica_limits_managed(void) { return false; }
+
 static const uint64_t HELD = UINT64_C(1) << 30;
 
 static void die_with_parent(pid_t parent)
