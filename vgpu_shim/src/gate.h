@@ -71,5 +71,6 @@ bool mica_gate_capturing(CUstream stream);
 uint64_t mica_gate_pace(int gpu, uint64_t now, uint64_t brisk, uint64_t calm, uint64_t leisure);
 /* A forked child starts from nothing. */
 void mica_gate_forked(void);
+void mica_captures_forked(void);
 
 #endif

@@ -6,6 +6,7 @@
 #include <sched.h>
 
 #include "current.h"
+#include "growth.h"
 #include "memory.h"
 
 enum { TRIES = 64, REFRESH_NS = 1000000000 };
@@ -120,13 +121,6 @@ static uint64_t moved(uint64_t bytes, int64_t change)
     return change < 0 && (uint64_t)-change > bytes ? 0 : bytes + (uint64_t)change;
 }
 
-/* One call that makes the overhead larger. */
-struct growth {
-    int gpu; /* negative: not counted */
-    enum mica_part part;
-    uint64_t reserved;
-};
-
 /* Bytes that the card has less since this was last asked, and from now on; 0 also when that must be a neighbour's doing. */
 static uint64_t shrunk(int gpu)
 {
@@ -146,10 +140,10 @@ static int64_t grown(int gpu, uint64_t held)
 }
 
 /* What others under way have taken so far is accounted for before another one begins, so that nothing counts twice. */
-static void begin(struct growth *g, int gpu, enum mica_part part)
+void mica_growth_begin(struct mica_growth *g, int gpu, enum mica_part part)
 {
     uint64_t held = 0, data, total;
-    *g = (struct growth){.gpu = gpu, .part = part};
+    *g = (struct mica_growth){.gpu = gpu, .part = part};
     if (gpu < 0)
         return;
     if (!enter()) {
@@ -186,7 +180,7 @@ static uint64_t unmeasured_context(int gpu, CUcontext context)
     return learned && learned < used ? learned : used;
 }
 
-static bool end_unseen(const struct growth *g, CUcontext context)
+static bool end_unseen(const struct mica_growth *g, CUcontext context)
 {
     if (g->part == MICA_CONTEXT) {
         uint64_t bytes = unmeasured_context(g->gpu, context);
@@ -204,7 +198,7 @@ static uint64_t beyond(int gpu, uint64_t held, uint64_t data)
 }
 
 /* Lock held. */
-static bool end_locked(const struct growth *g, CUresult result, CUcontext context)
+static bool end_locked(const struct mica_growth *g, CUresult result, CUcontext context)
 {
     uint64_t held = 0, data = 0;
     bool fits = true;
@@ -228,7 +222,7 @@ static bool end_locked(const struct growth *g, CUresult result, CUcontext contex
 }
 
 /* False when what was taken does not fit: the call must be undone. Ends what begin began. */
-static bool end(struct growth *g, CUresult result, CUcontext context)
+bool mica_growth_end(struct mica_growth *g, CUresult result, CUcontext context)
 {
     if (g->gpu < 0 || !enter()) /* an instrument of our own question cannot have begun one */
         return true;
@@ -238,7 +232,7 @@ static bool end(struct growth *g, CUresult result, CUcontext context)
 }
 
 /* Reserve what the first context of this process will take, as far as that is known. */
-static bool reserve(struct growth *g)
+static bool reserve(struct mica_growth *g)
 {
     const uint64_t learned = atomic_load(&mica_region->gpus[g->gpu].learned_context);
     if (!learned || learned > MICA_USED_MASK || !enter())
@@ -252,148 +246,15 @@ static bool reserve(struct growth *g)
 }
 
 /* A context is about to be made. */
-static CUresult begin_context(struct growth *g, CUdevice device, bool counted)
+CUresult mica_growth_begin_context(struct mica_growth *g, CUdevice device, bool counted)
 {
-    *g = (struct growth){.gpu = MICA_GPU_NONE};
+    *g = (struct mica_growth){.gpu = MICA_GPU_NONE};
     CUresult result = mica_slice_check();
     int gpu = result || !counted ? MICA_GPU_NONE : mica_gpu_of_device(device);
     if (result || gpu < 0)
         return result;
-    begin(g, gpu, MICA_CONTEXT);
+    mica_growth_begin(g, gpu, MICA_CONTEXT);
     return g->gpu < 0 || reserve(g) ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
-}
-
-#define CREATE(device, counted, context, real, undo) \
-    do { \
-        struct growth growth; \
-        CUresult result = begin_context(&growth, (device), (counted)); \
-        if (result) \
-            return result; \
-        result = (real); \
-        mica_current_changed(); \
-        if (end(&growth, result, result ? NULL : (context))) \
-            return result; \
-        (void)(undo); \
-        mica_current_changed(); \
-        return MICA_CUDA_OUT_OF_MEMORY; \
-    } while (0)
-
-CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice device)
-{
-    CREATE(device, true, *context, MICA_REAL(cuCtxCreate_v2, context, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
-}
-
-CUresult cuCtxCreate(CUcontext *context, unsigned flags, CUdevice device)
-{
-    CREATE(device, true, *context, MICA_REAL(cuCtxCreate, context, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
-}
-
-CUresult cuCtxCreate_v3(CUcontext *context, void *affinity, int count, unsigned flags, CUdevice device)
-{
-    CREATE(device, true, *context, MICA_REAL(cuCtxCreate_v3, context, affinity, count, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
-}
-
-CUresult cuCtxCreate_v4(CUcontext *context, void *params, unsigned flags, CUdevice device)
-{
-    CREATE(device, true, *context, MICA_REAL(cuCtxCreate_v4, context, params, flags, device), MICA_REAL(cuCtxDestroy_v2, *context));
-}
-
-/* Its stack, buffers and code are measured when something is allocated or launched there. */
-CUresult cuGreenCtxCreate(CUgreen *green, CUresources resources, CUdevice device, unsigned flags)
-{
-    CUresult result = MICA_REAL(cuGreenCtxCreate, green, resources, device, flags);
-    if (!result && !mica_slice_check())
-        mica_overhead_refresh();
-    return result;
-}
-
-static bool has_primary(CUdevice device)
-{
-    unsigned flags;
-    int active = 0;
-    return mica_driver() && mica_real.cuDevicePrimaryCtxGetState && mica_real.cuDevicePrimaryCtxGetState(device, &flags, &active) == 0 && active;
-}
-
-CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
-{
-    CREATE(device, !has_primary(device), *context, MICA_REAL(cuDevicePrimaryCtxRetain, context, device),
-           MICA_REAL(cuDevicePrimaryCtxRelease_v2, device));
-}
-
-/* Loading code, and limits of the context that take memory (stack, heap, print buffer). */
-#define LOAD(real, undo) \
-    do { \
-        struct growth growth; \
-        CUresult result = mica_slice_check(); \
-        if (result) \
-            return result; \
-        begin(&growth, mica_gpu_current(), MICA_MODULE); \
-        result = (real); \
-        if (end(&growth, result, NULL)) \
-            return result; \
-        (void)(undo); \
-        return MICA_CUDA_OUT_OF_MEMORY; \
-    } while (0)
-
-CUresult cuModuleLoad(CUmodule *module, const char *path)
-{
-    LOAD(MICA_REAL(cuModuleLoad, module, path), MICA_REAL(cuModuleUnload, *module));
-}
-
-CUresult cuModuleLoadData(CUmodule *module, const void *image)
-{
-    LOAD(MICA_REAL(cuModuleLoadData, module, image), MICA_REAL(cuModuleUnload, *module));
-}
-
-CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned count, int *options, void **values)
-{
-    LOAD(MICA_REAL(cuModuleLoadDataEx, module, image, count, options, values), MICA_REAL(cuModuleUnload, *module));
-}
-
-CUresult cuModuleLoadFatBinary(CUmodule *module, const void *image)
-{
-    LOAD(MICA_REAL(cuModuleLoadFatBinary, module, image), MICA_REAL(cuModuleUnload, *module));
-}
-
-CUresult cuLibraryLoadData(CUlibrary *library, const void *code, int *jit, void **jit_values, unsigned jit_count, int *options, void **values, unsigned count)
-{
-    LOAD(MICA_REAL(cuLibraryLoadData, library, code, jit, jit_values, jit_count, options, values, count), MICA_REAL(cuLibraryUnload, *library));
-}
-
-CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *path, int *jit, void **jit_values, unsigned jit_count, int *options, void **values,
-                               unsigned count)
-{
-    LOAD(MICA_REAL(cuLibraryLoadFromFile, library, path, jit, jit_values, jit_count, options, values, count), MICA_REAL(cuLibraryUnload, *library));
-}
-
-/* A limit cannot be taken back by a call that is sure to work: what it took is charged. */
-CUresult cuCtxSetLimit(int limit, size_t value)
-{
-    CUresult result = MICA_REAL(cuCtxSetLimit, limit, value);
-    if (!result && !mica_slice_check())
-        mica_overhead_refresh();
-    return result;
-}
-
-/* What unloading gives back always fits. */
-#define UNLOAD(real) \
-    do { \
-        struct growth growth = {.gpu = MICA_GPU_NONE}; \
-        if (!mica_slice_check()) \
-            begin(&growth, mica_gpu_current(), MICA_MODULE); \
-        CUresult result = (real); \
-        (void)end(&growth, result, NULL); \
-        return result; \
-    } while (0)
-
-CUresult cuModuleUnload(CUmodule module)
-{
-    UNLOAD(MICA_REAL(cuModuleUnload, module));
-}
-
-CUresult cuLibraryUnload(CUlibrary library)
-{
-    UNLOAD(MICA_REAL(cuLibraryUnload, library));
 }
 
 static void refresh(int gpu, int tries)

@@ -2,6 +2,7 @@
 #ifndef MADE_UP_H
 #define MADE_UP_H
 
+#include "../../../../vgpu_shim/src/captures.c"
 #include "../../../../vgpu_shim/src/close.c"
 #include "../../../../vgpu_shim/src/gate.c"
 #include "../../../../vgpu_shim/src/meter.c"
