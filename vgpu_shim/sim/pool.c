@@ -10,9 +10,15 @@ enum { ATTR_THRESHOLD = 4, ATTR_RESERVED, ATTR_RESERVED_HIGH, ATTR_USED, ATTR_US
 
 static struct mica_pool *all;
 
+/* A program may ask for one that is gone. */
 static bool is_pool(const struct mica_pool *pool)
 {
-    return pool && pool->magic == POOL_MAGIC;
+    pthread_mutex_lock(&sim.mutex);
+    const struct mica_pool *at = all;
+    while (at && at != pool)
+        at = at->next;
+    pthread_mutex_unlock(&sim.mutex);
+    return at && at->magic == POOL_MAGIC;
 }
 
 /* With sim.mutex held: hold `bytes` (at least what is used) and give the rest back. */

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import time
 
@@ -108,6 +109,26 @@ def test_report_mode_lets_through_and_says_so(cards):
     assert found["alloc_error"] == 0
     assert found["busy_share"] > 0.5
     assert "passes the limit" in done.stderr
+
+
+def test_report_mode_counts_everything_and_refuses_and_holds_back_nothing(cards):
+    cards.limits(memory=GIB, cores=1, mode="report")
+    code = """
+assert init() == 0
+module, function = ctypes.c_void_p(), ctypes.c_void_p()
+cu.cuModuleLoadData(ref(module), b"any"); cu.cuModuleGetFunction(ref(function), module, b"spin")
+value = u64(1_000_000); params = (ctypes.c_void_p * 1)(ctypes.addressof(value))
+errors = {alloc(GIB)[0] for _ in range(3)}
+for _ in range(100):
+    errors.add(cu.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, None, params, None))
+answer(sorted(errors), cu.cuCtxSynchronize(), info()[2])
+"""
+    assert cards.python(code, env=cards.env(managed=True)) == [[[0], 0, 80 * GIB]]
+    (used, denials), (launches, throttled) = (
+        struct.unpack_from("<QQ", cards.region().read_bytes(), 4096 + offset) for offset in (64, 200)
+    )
+    assert (denials, launches, throttled) == (0, 100, 0)
+    assert used % (1 << 48) >= 3 * GIB
 
 
 def test_report_mode_lets_a_gpu_be_used_that_is_not_in_the_limits(cards):
