@@ -1,5 +1,7 @@
-"""Batches of launches: opened, joined, closed and measured by several threads, whatever the order; without a mark of ours where it would change what
-the program's streams wait for."""
+"""Batches of launches: opened, joined, closed and measured by several threads, whatever the order.
+
+Without a mark of ours where it would change what the program's streams wait for.
+"""
 
 import json
 import struct
@@ -69,7 +71,8 @@ answer(time.monotonic() - start)
 @pytest.mark.parametrize("wait", ["time.sleep(0.006)", "cu.cuStreamSynchronize(third)", "cu.cuEventSynchronize(event)"])
 def test_blocking_streams_overlap_as_they_do_without_the_limiter(cards, wait):
     """Simulated, in virtual time."""
-    setup = "third, event = stream(1), ctypes.c_void_p(); cu.cuEventCreate(ref(event), 0); launch(6_000_000, third); cu.cuEventRecord(event, third)"
+    setup = "third, event = stream(1), ctypes.c_void_p(); cu.cuEventCreate(ref(event), 0)"
+    setup += "; launch(6_000_000, third); cu.cuEventRecord(event, third)"
     wait = wait if "sleep" in wait else f"{setup}; {wait}"
     code = OVERLAP.replace("WAIT", wait)
     ((bare,),) = cards.python(code, env=cards.member(run="bare"))
