@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import time
@@ -241,6 +242,7 @@ async def start() -> None:
 
 
 async def _run(settings: RouterSettings, source: RouteSource) -> None:
+    gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
     run = run_single if settings.workers == 1 else run_supervised
     try:
         await run(settings, source)

@@ -28,4 +28,4 @@ def trace_line() -> bytes:
     """A new trace context (W3C): ids of 128 and 64 random bits, which are no secret."""
     ids = (getrandbits(192) | _NOT_ZERO).to_bytes(24, "big")
     # A negative width counts from the left: 16 bytes, a dash, 8 bytes.
-    return b"traceparent: 00-%b-01\r\n" % hexlify(ids, b"-", -16)
+    return b"traceparent: 00-" + hexlify(ids, b"-", -16) + b"-01\r\n"

@@ -14,16 +14,3 @@ class Budget:
     def exceeded(self) -> bool:
         """Whether requests have to be refused until others are done."""
         return self.held > self.limit
-
-
-class Share:
-    """What one connection holds of a budget."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._held = 0
-
-    def set(self, held: int) -> None:
-        """This connection holds so many bytes now."""
-        self._budget.held += held - self._held
-        self._held = held

@@ -15,7 +15,6 @@ from mica_router.core.errors import ApiError, render_error, render_json
 from mica_router.core.features import Features
 from mica_router.core.request import Phase, Request, RequestReader
 from mica_router.metrics import NO_MODEL
-from mica_router.relay.budget import Share
 from mica_router.relay.context import RelayContext
 from mica_router.relay.exchange import Exchange
 from mica_runtime.logging import get_logger
@@ -38,7 +37,8 @@ class ClientConnection(asyncio.Protocol):
         self._context = context
         self._reader = RequestReader(context.limits)
         self._waiting: deque[Request] = deque()
-        self._share = Share(context.budget)
+        self._budget = context.budget
+        self._held = 0
         self._waiting_bytes = 0
         self._served_bytes = 0
         self._exchange: Exchange | None = None
@@ -102,7 +102,8 @@ class ClientConnection(asyncio.Protocol):
         self._context.connections.discard(self)
         self._context.note_connections()
         self._waiting.clear()
-        self._share.set(0)
+        self._budget.held -= self._held
+        self._held = 0
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -188,7 +189,8 @@ class ClientConnection(asyncio.Protocol):
         held = self._waiting_bytes + self._served_bytes
         if reader.phase is not _IDLE:
             held += reader.buffered
-        self._share.set(held)
+        self._budget.held += held - self._held
+        self._held = held
 
     def _let_go(self) -> None:
         """The request that is served is held no longer."""
@@ -215,8 +217,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_response(self, *, keep_alive: bool) -> None:
         self._current = None
-        if self._served_bytes:
-            self._let_go()
+        self._let_go()
         if not keep_alive:
             self._close()
         elif self._reader.phase is _IDLE:

@@ -122,7 +122,10 @@ class Exchange(Steady):
             opening = render_request_opening(
                 method=lane.method, target=target, authority=endpoint.authority, forwarded=lane.lines, http10=http10
             )
-        head = with_length(opening + self._trace, len(body), always=lane.framed)
+        if lane.framed:
+            head = b"%b%bContent-Length: %d\r\n\r\n" % (opening, self._trace, len(body))
+        else:
+            head = with_length(opening + self._trace, len(body), always=False)
         parcel = _new(Parcel, (head, body, lane.method == b"HEAD"))
         return Attempt(self._context, self, engine, parcel=parcel, deadlines=self._deadlines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import socket
 from contextlib import suppress
 
@@ -85,6 +86,7 @@ async def start(board_file: int, channel_file: int, column: int) -> None:
     board = Board(board_file, workers=settings.workers)
     channel = await Channel.over(socket.socket(fileno=channel_file))
     worker = Worker(settings, board=board, column=column, channel=channel)
+    gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
     await run_parts(
         worker.listen_to_supervisor(),
         worker.tell_numbers(),
