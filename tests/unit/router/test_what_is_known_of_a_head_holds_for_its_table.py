@@ -1,0 +1,89 @@
+"""Requests whose head was seen before are decided as if it had not been."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mica_router.core.dispatch import dispatch
+from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.errors import ApiError
+from mica_router.core.features import Features
+from mica_router.core.request import Request, RequestLimits, RequestReader
+from mica_router.core.routes import RouteTable, Service, ServiceKey, build_table
+from mica_router.core.routing import Routing
+
+KEY = "sk-0123456789012345678901"
+
+
+def table(*keys: str, model: str = "m", aliases: tuple[str, ...] = ()) -> RouteTable:
+    routing = Routing(api_keys=tuple(sha256(key.encode()).digest() for key in keys))
+    engines = (Engine(endpoint=Endpoint("e", 80), kind="vllm"),)
+    service = Service(key=ServiceKey("d", "s"), model=model, engines=engines, routing=routing, aliases=aliases)
+    return build_table([service])
+
+
+def read(body: bytes, *, path: str = "/v1/chat/completions", key: str = KEY) -> Request:
+    head = f"POST {path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    (request,) = RequestReader(RequestLimits()).feed(head.encode() + body)
+    return request
+
+
+def body_of(**fields: object) -> bytes:
+    return json.dumps({"model": "m", "messages": []} | fields).encode()
+
+
+def test_a_key_that_is_taken_away_is_refused_from_the_next_request_on() -> None:
+    with_key, without = table(KEY), table("sk-another-0123456789012")
+    for _ in range(3):
+        assert isinstance(dispatch(read(body_of()), with_key), Features)
+    for _ in range(3):
+        refused = dispatch(read(body_of()), without)
+        assert isinstance(refused, ApiError)
+        assert refused.status == 401
+    assert isinstance(dispatch(read(body_of()), with_key), Features)
+
+
+def test_a_plan_is_kept_for_what_passes_unchanged_only() -> None:
+    known = table(KEY, aliases=("alias",))
+    for _ in range(3):
+        plain, renamed = dispatch(read(body_of()), known), dispatch(read(body_of(model="alias")), known)
+        private = dispatch(read(body_of(num_decode_tokens=1)), known)
+        assert isinstance(plain, Features)
+        assert isinstance(renamed, Features)
+        assert isinstance(private, Features)
+        assert plain.plan is not None
+        assert (renamed.plan, private.plan) == (None, None)
+        assert json.loads(renamed.body)["model"] == "m"
+        assert b"num_decode_tokens" not in private.body
+
+
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.sampled_from(["m", "alias", "d/s", "nobody", "", 3]),
+        "stream": st.sampled_from([True, False, None, "yes"]),
+        "max_tokens": st.sampled_from([1, 2.5, None, "x"]),
+        "max_completion_tokens": st.sampled_from([7, None, True]),
+        "generated_text": st.just("t"),
+    },
+)
+paths = st.sampled_from(
+    ["/v1/chat/completions", "/v1/completions", "/models/d/s/v1/chat/completions", "/v1/audio/speech", "/v1/x"]
+)
+
+
+@given(st.lists(st.tuples(fields, paths), min_size=1, max_size=6))
+def test_what_was_seen_before_decides_nothing(asked: list[tuple[dict[str, object], str]]) -> None:
+    known = table(KEY, aliases=("alias",))
+    for content, path in asked * 2:
+        body = json.dumps(content).ljust(140).encode()
+        request = read(body, path=path)
+        found, fresh = dispatch(request, known), dispatch(request._replace(notes=None), known)
+        if isinstance(found, Features) and isinstance(fresh, Features):
+            assert found._replace(plan=None) == fresh
+        else:
+            assert found == fresh
