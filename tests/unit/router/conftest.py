@@ -55,6 +55,14 @@ async def answer_ok(request: EngineRequest, writer: asyncio.StreamWriter) -> Non
     writer.write(OK_RESPONSE)
 
 
+async def die_silently(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def hang(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    await request.gone.wait()
+
+
 class ScriptedEngine:
     """An HTTP engine that does to the byte what its script says. `script` may be replaced at any time."""
 

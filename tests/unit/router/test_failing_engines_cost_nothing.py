@@ -12,7 +12,7 @@ from mica_router.core.engines import Engine
 from mica_router.core.features import Features
 from mica_router.core.routing import EngineDeadlines, Routing
 
-from .conftest import CHAT, Bench, EngineRequest, Script, answer_ok, eventually, post, settle, within
+from .conftest import CHAT, Bench, EngineRequest, Script, answer_ok, eventually, hang, post, settle, within
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -22,10 +22,6 @@ def answers(status: bytes) -> Script:
         writer.write(b"HTTP/1.1 %s\r\nContent-Length: 4\r\n\r\nfail" % status)
 
     return script
-
-
-async def hang(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
-    await request.gone.wait()
 
 
 @pytest.mark.parametrize("status", [b"503 Busy", b"500 Broken", b"502 Bad", b"504 Late", b"429 Full"])
@@ -194,16 +190,6 @@ async def test_a_stream_is_never_hedged(bench: Bench) -> None:
     bench.pass_time(5)
     await settle()
     assert sum(len(engine.requests) for engine in engines) == 1
-
-
-async def test_all_engines_dead_is_one_quick_refusal(bench: Bench) -> None:
-    engines = [await bench.engine() for _ in range(5)]
-    bench.route(*engines)
-    for engine in engines:
-        await engine.stop()
-    answer = await bench.ask(post(CHAT))
-    assert (answer.status, answer.header("retry-after")) == (503, "2")
-    assert answer.body.startswith(b'{"error":{"message":')
 
 
 async def test_four_dead_engines_do_not_hide_the_fifth(bench: Bench) -> None:

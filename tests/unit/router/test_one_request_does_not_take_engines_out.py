@@ -12,7 +12,7 @@ from mica_router.core.engines import Endpoint
 from mica_router.core.routing import Routing
 from mica_router.relay.health import Health, HealthRules
 
-from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, ManualClock, Script, post
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, ManualClock, Script, die_silently, post
 
 POISON = b'{"model": "chat", "messages": [{"role": "user", "content": "poison"}]}'
 FAULTS = st.sampled_from(["status", "disconnected", "first_byte_timeout", "protocol", "truncated"])
@@ -21,10 +21,6 @@ ENGINES = [Endpoint("e", port) for port in range(1, 5)]
 
 async def five_hundred(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 500 Broken\r\nContent-Length: 4\r\n\r\nfail")
-
-
-async def hang_up(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
 
 
 def poisoned_by(fault: Script) -> Script:
@@ -37,7 +33,7 @@ def poisoned_by(fault: Script) -> Script:
     return script
 
 
-@pytest.mark.parametrize("fault", [five_hundred, hang_up])
+@pytest.mark.parametrize("fault", [five_hundred, die_silently])
 async def test_a_poisonous_request_sent_again_and_again_leaves_every_engine_in_use(bench: Bench, fault: Script) -> None:
     engines = [await bench.engine() for _ in range(3)]
     for engine in engines:
@@ -52,7 +48,7 @@ async def test_a_poisonous_request_sent_again_and_again_leaves_every_engine_in_u
 async def test_poisonous_requests_of_many_kinds_leave_one_engine_in_use(bench: Bench) -> None:
     engines = [await bench.engine() for _ in range(3)]
     for engine in engines:
-        engine.script = poisoned_by(hang_up)
+        engine.script = poisoned_by(die_silently)
     bench.route(*engines, routing=Routing(policy="round-robin"))
     for number in range(20):
         await bench.ask(post(POISON.replace(b"poison", b"poison %d" % number)))
@@ -63,7 +59,7 @@ async def test_poisonous_requests_of_many_kinds_leave_one_engine_in_use(bench: B
 
 async def test_the_same_request_again_and_again_takes_out_an_engine_that_alone_fails_at_it(bench: Bench) -> None:
     bad, good = await bench.engine(), await bench.engine()
-    bad.script = hang_up
+    bad.script = die_silently
     bench.route(bad, good, routing=Routing(policy="round-robin"))
     assert [(await bench.ask(post(CHAT))).status for _ in range(10)] == [200] * 10
     assert len(bad.requests) == 2

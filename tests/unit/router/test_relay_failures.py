@@ -14,15 +14,7 @@ from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.relay.load import LocalCounts
 
-from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, answer_ok, eventually, post, settle, within
-
-
-async def die_silently(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-
-
-async def wait_for_hangup(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
-    await request.gone.wait()
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, answer_ok, die_silently, eventually, hang, post, settle, within
 
 
 def closed_port() -> Endpoint:
@@ -135,7 +127,7 @@ async def test_a_client_that_leaves_a_stream_stops_the_engine(bench: Bench) -> N
 
 async def test_a_client_that_leaves_before_the_answer_stops_the_engine(bench: Bench) -> None:
     engine = await bench.engine()
-    engine.script = wait_for_hangup
+    engine.script = hang
     bench.route(engine)
     client = await bench.client()
     client.send(post(CHAT))
@@ -197,7 +189,7 @@ async def test_an_answer_that_is_no_http_is_502(bench: Bench) -> None:
 
 async def test_a_silent_engine_is_given_up_at_the_first_byte_deadline(bench: Bench) -> None:
     engine = await bench.engine()
-    engine.script = wait_for_hangup
+    engine.script = hang
     bench.route(engine)
     client = await bench.client()
     client.send(post(CHAT))
@@ -230,7 +222,7 @@ async def test_every_way_out_gives_back_what_was_counted(bench: Bench) -> None:
     engine, other = await bench.engine(), await bench.engine()
     arrivals = engine.arrived = other.arrived
     bench.route(engine, other)
-    for script in (die_silently, wait_for_hangup):
+    for script in (die_silently, hang):
         engine.script = other.script = script
         client = await bench.client()
         client.send(post(CHAT))

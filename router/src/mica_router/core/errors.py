@@ -29,8 +29,21 @@ class ApiError:
     allow: str | None = None
 
 
+def _refused(
+    status: int, *, code: str, message: str, param: str | None = None, close: bool = False, allow: str | None = None
+) -> ApiError:
+    """The request is at fault."""
+    kind = "invalid_request_error"
+    return ApiError(status=status, type=kind, code=code, message=message, param=param, close=close, allow=allow)
+
+
+def _failed(status: int, *, code: str, message: str, retry_after: int | None = None, close: bool = False) -> ApiError:
+    """The request may be as good as any."""
+    return ApiError(status=status, type="server_error", code=code, message=message, retry_after=retry_after, close=close)
+
+
 def _bad_request(code: str, message: str, *, param: str | None = None, close: bool = False) -> ApiError:
-    return ApiError(status=400, type="invalid_request_error", code=code, message=message, param=param, close=close)
+    return _refused(400, code=code, message=message, param=param, close=close)
 
 
 def malformed_http(reason: str) -> ApiError:
@@ -43,9 +56,8 @@ def malformed_json(reason: str) -> ApiError:
 
 
 def body_encoded(coding: str) -> ApiError:
-    return ApiError(
-        status=415,
-        type="invalid_request_error",
+    return _refused(
+        415,
         code="content_encoding_unsupported",
         message=f"The request body is encoded as '{coding[:50]}'. Send it without Content-Encoding.",
     )
@@ -53,9 +65,8 @@ def body_encoded(coding: str) -> ApiError:
 
 def transfer_coding_unsupported() -> ApiError:
     """RFC 9112 §6.1: a coding that is not understood. Where the body ends is known, what it says is not."""
-    return ApiError(
-        status=501,
-        type="invalid_request_error",
+    return _refused(
+        501,
         code="transfer_coding_unsupported",
         message="The only Transfer-Encoding that is understood is 'chunked'. Send the body uncompressed.",
         close=True,
@@ -85,9 +96,8 @@ def form_model_alias(model: str, engine_model: str) -> ApiError:
 
 def model_not_found(model: str) -> ApiError:
     shown = model if len(model) <= 200 else model[:200] + "…"
-    return ApiError(
-        status=404,
-        type="invalid_request_error",
+    return _refused(
+        404,
         code="model_not_found",
         message=f"The model '{shown}' does not exist here. GET /v1/models lists the models that do.",
         param="model",
@@ -95,9 +105,8 @@ def model_not_found(model: str) -> ApiError:
 
 
 def path_not_found(path: str) -> ApiError:
-    return ApiError(
-        status=404,
-        type="invalid_request_error",
+    return _refused(
+        404,
         code="path_not_found",
         message=f"Nothing is served at '{path[:200]}'. Use /v1/... or /models/<namespace>/<name>/v1/....",
     )
@@ -113,9 +122,8 @@ def path_not_forwarded(path: str) -> ApiError:
             f"'{PD_DISAGG}' moves KV caches between engines that are patched for it, which Mica does not do. "
             "Send the request to /v1/chat/completions: GPU and CPU engines share such requests by themselves.",
         )
-    return ApiError(
-        status=404,
-        type="invalid_request_error",
+    return _refused(
+        404,
         code="path_not_forwarded",
         message=f"'{path[:200]}' is not forwarded to engines: /v1/..., /tokenize, /detokenize and /health are. "
         "An engine's administration can be reached at its pod only.",
@@ -123,9 +131,8 @@ def path_not_forwarded(path: str) -> ApiError:
 
 
 def head_too_large(limit: int) -> ApiError:
-    return ApiError(
-        status=431,
-        type="invalid_request_error",
+    return _refused(
+        431,
         code="headers_too_large",
         message=f"The request line and headers are larger than {limit} bytes.",
         close=True,
@@ -133,9 +140,8 @@ def head_too_large(limit: int) -> ApiError:
 
 
 def body_too_large(limit: int) -> ApiError:
-    return ApiError(
-        status=413,
-        type="invalid_request_error",
+    return _refused(
+        413,
         code="body_too_large",
         message=f"The request body is larger than {limit} bytes.",
         close=True,
@@ -143,9 +149,8 @@ def body_too_large(limit: int) -> ApiError:
 
 
 def request_timeout(what: str, seconds: float) -> ApiError:
-    return ApiError(
-        status=408,
-        type="invalid_request_error",
+    return _refused(
+        408,
         code="request_timeout",
         message=f"The {what} did not arrive within {seconds:g} seconds.",
         close=True,
@@ -153,9 +158,8 @@ def request_timeout(what: str, seconds: float) -> ApiError:
 
 
 def no_ready_engine(model: str, *, retry_after: int) -> ApiError:
-    return ApiError(
-        status=503,
-        type="server_error",
+    return _failed(
+        503,
         code="no_ready_engine",
         message=f"No engine of the model '{model}' is ready. Try again in {retry_after} s.",
         retry_after=retry_after,
@@ -163,9 +167,8 @@ def no_ready_engine(model: str, *, retry_after: int) -> ApiError:
 
 
 def overloaded(limit: int, *, retry_after: int, close: bool) -> ApiError:
-    return ApiError(
-        status=503,
-        type="server_error",
+    return _failed(
+        503,
         code="overloaded",
         message=f"Requests that are being served fill the {limit} bytes that the router may hold. Try again in {retry_after} s.",
         retry_after=retry_after,
@@ -174,9 +177,8 @@ def overloaded(limit: int, *, retry_after: int, close: bool) -> ApiError:
 
 
 def engine_unreachable(model: str, *, retry_after: int) -> ApiError:
-    return ApiError(
-        status=503,
-        type="server_error",
+    return _failed(
+        503,
         code="engine_unreachable",
         message=f"No engine of the model '{model}' answered. Try again in {retry_after} s.",
         retry_after=retry_after,
@@ -184,9 +186,8 @@ def engine_unreachable(model: str, *, retry_after: int) -> ApiError:
 
 
 def engine_timeout(model: str, seconds: float) -> ApiError:
-    return ApiError(
-        status=504,
-        type="server_error",
+    return _failed(
+        504,
         code="engine_timeout",
         message=f"The engine of the model '{model}' sent nothing for {seconds:g} seconds.",
     )
@@ -194,9 +195,8 @@ def engine_timeout(model: str, seconds: float) -> ApiError:
 
 def engine_lost(model: str, reason: str) -> ApiError:
     """Told inside a stream whose engine died."""
-    return ApiError(
-        status=502,
-        type="server_error",
+    return _failed(
+        502,
         code="engine_lost",
         message=f"The engine of the model '{model}' was lost in the middle of the answer ({reason}). Send the request again.",
     )
@@ -213,9 +213,8 @@ def queue_full(model: str, limit: int, *, retry_after: int) -> ApiError:
 
 
 def queue_timeout(model: str, seconds: float, *, retry_after: int) -> ApiError:
-    return ApiError(
-        status=503,
-        type="server_error",
+    return _failed(
+        503,
         code="queue_timeout",
         message=f"No engine of the model '{model}' could take the request within {seconds:g} s. Try again in {retry_after} s.",
         retry_after=retry_after,
@@ -224,9 +223,8 @@ def queue_timeout(model: str, seconds: float, *, retry_after: int) -> ApiError:
 
 def router_ends() -> ApiError:
     """Told inside a stream that outlasted the drain of a router that is restarted."""
-    return ApiError(
-        status=503,
-        type="server_error",
+    return _failed(
+        503,
         code="router_restarting",
         message="The router is being restarted and could not wait for the end of this answer. Send the request again.",
         retry_after=1,
@@ -234,18 +232,16 @@ def router_ends() -> ApiError:
 
 
 def total_timeout(model: str, seconds: float) -> ApiError:
-    return ApiError(
-        status=504,
-        type="server_error",
+    return _failed(
+        504,
         code="total_timeout",
         message=f"The answer of the model '{model}' was not complete within {seconds:g} seconds.",
     )
 
 
 def method_not_allowed(method: str, path: str, *, allowed: str) -> ApiError:
-    return ApiError(
-        status=405,
-        type="invalid_request_error",
+    return _refused(
+        405,
         code="method_not_allowed",
         message=f"{method[:32]} is not allowed at '{path[:200]}'; use {allowed}.",
         allow=allowed,
@@ -253,18 +249,16 @@ def method_not_allowed(method: str, path: str, *, allowed: str) -> ApiError:
 
 
 def invalid_api_key(model: str) -> ApiError:
-    return ApiError(
-        status=401,
-        type="invalid_request_error",
+    return _refused(
+        401,
         code="invalid_api_key",
         message=f"The model '{model}' needs an API key that is not the one given. Send it as 'Authorization: Bearer KEY'.",
     )
 
 
 def engine_transfer_coding(model: str) -> ApiError:
-    return ApiError(
-        status=502,
-        type="server_error",
+    return _failed(
+        502,
         code="engine_protocol_error",
         message=f"The engine of the model '{model}' sent its answer in a transfer coding other than 'chunked', which nobody "
         "asked for. Switch compression off in the engine or the proxy before it (Content-Encoding is passed on).",
@@ -272,9 +266,8 @@ def engine_transfer_coding(model: str) -> ApiError:
 
 
 def answer_too_long(model: str, limit: int) -> ApiError:
-    return ApiError(
-        status=502,
-        type="server_error",
+    return _failed(
+        502,
         code="answer_too_long",
         message=f"The answer of the model '{model}' takes more than the {limit} bytes that the router may keep to make it whole. "
         'Ask for it with "stream": true, or for fewer tokens.',
@@ -283,18 +276,16 @@ def answer_too_long(model: str, limit: int) -> ApiError:
 
 def internal_error() -> ApiError:
     """A fault of the router itself; its log has the trace."""
-    return ApiError(
-        status=500,
-        type="server_error",
+    return _failed(
+        500,
         code="internal_error",
         message="The router failed at this request. Send it again; if it fails again, the router's log says why.",
     )
 
 
 def engine_protocol_error(model: str) -> ApiError:
-    return ApiError(
-        status=502,
-        type="server_error",
+    return _failed(
+        502,
         code="engine_protocol_error",
         message=f"The engine of the model '{model}' sent an answer that is not valid HTTP/1.1.",
     )
