@@ -189,7 +189,13 @@ static void say(struct card *card, uint64_t until)
         card->list[i]->until = until;
 }
 
-/* Nobody else works on the card: who does may go on without turns, who does not must ask first. */
+static bool conserving(const struct contender *c)
+{
+    return capped(c) && c->policy == MICA_POLICY_CONSERVING;
+}
+
+/* Nobody else works on the card: who does may go on by its own balance, or, where it may use what others leave, has the card until somebody comes. Who does not
+ * work must ask first. */
 static void open_card(struct card *card, unsigned busy, uint64_t now)
 {
     card->phase = PHASE_OPEN;
@@ -197,8 +203,10 @@ static void open_card(struct card *card, unsigned busy, uint64_t now)
     for (unsigned i = 0; i < card->count; i++) {
         struct contender *c = card->list[i];
         c->stuck = c->clear = false;
-        c->until = !busy || lately(c->last_active, now, RECENT_NS) ? MICA_TURN_OPEN : 0;
-        c->credit = capped(c) ? clamp(c->balance, -1000 * MS, worth(c, BURST_NS)) : 0;
+        const bool works = lately(c->last_active, now, RECENT_NS);
+        c->until = !busy ? MICA_TURN_OPEN : !works ? 0 : conserving(c) && c->alive ? now + QUANTUM_NS : MICA_TURN_OPEN;
+        const int64_t burst = worth(c, BURST_NS);
+        c->credit = capped(c) ? clamp(c->balance, conserving(c) ? -burst : -1000 * MS, burst) : 0;
     }
 }
 

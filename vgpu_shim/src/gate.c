@@ -40,8 +40,8 @@ static int64_t lowest(struct mica_region_gpu *gpu)
     return -(int64_t)(busy > INT64_MAX / 4 ? INT64_MAX / 4 : busy) - SLACK_NS;
 }
 
-/* Add the share of the time that has passed. Whoever moves the stamp owns that time. */
-static void refill(struct mica_region_gpu *gpu, uint64_t now, uint32_t cores)
+/* Add the share of the time that has passed. Whoever moves the stamp owns that time. What a turn allowed beyond the cap because others left it is no debt. */
+static void refill(struct mica_region_gpu *gpu, uint64_t now, uint32_t cores, bool turn)
 {
     const int64_t burst = (int64_t)BURST_NS * cores / 100;
     uint64_t old = atomic_load_explicit(&gpu->refilled_at, memory_order_relaxed);
@@ -51,7 +51,8 @@ static void refill(struct mica_region_gpu *gpu, uint64_t now, uint32_t cores)
         return;
     uint64_t passed = old == 0 || old > now ? 0 : now - old; /* a stamp from the future: another boot, or scribble */
     int64_t add = (int64_t)(passed > INT64_MAX / 400 ? INT64_MAX / 4 : passed * cores / 100);
-    int64_t balance = atomic_load(&gpu->balance), fresh, floor = lowest(gpu);
+    const bool given = turn && atomic_load_explicit(&gpu->policy, memory_order_relaxed) == MICA_POLICY_CONSERVING;
+    int64_t balance = atomic_load(&gpu->balance), fresh, floor = given ? -burst : lowest(gpu);
     do {
         fresh = old == 0 ? burst : (balance < floor ? floor : balance > burst ? burst : balance) + add;
         fresh = fresh > burst ? burst : fresh;
@@ -109,7 +110,7 @@ static int64_t at_least(int64_t budget, int64_t estimate)
 static enum verdict by_balance(struct request *request, uint32_t cores)
 {
     struct mica_region_gpu *gpu = &mica_region->gpus[request->gpu];
-    refill(gpu, request->now, cores);
+    refill(gpu, request->now, cores, false);
     int64_t balance = atomic_load(&gpu->balance);
     request->budget = balance < BATCH_NS ? balance : BATCH_NS;
     if (balance < request->needed) {
@@ -132,7 +133,7 @@ static enum verdict judge(struct request *request)
         return WAIT_TURN;
     if (rest != MICA_LEASE_OPEN) {
         if (cores)
-            refill(gpu, request->now, cores); /* goes on, for the time after the turns */
+            refill(gpu, request->now, cores, true); /* goes on, for the time after the turns */
         verdict = deep(request, rest) ? WAIT_WORK : GO;
         request->budget = rest < BATCH_NS ? rest : BATCH_NS;
     } else if (cores) {

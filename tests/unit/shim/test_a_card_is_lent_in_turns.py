@@ -49,6 +49,24 @@ def test_only_a_conserving_container_uses_what_others_leave(played, policy, low,
     assert low < outcome.mean("a", skip=1) < high
 
 
+@pytest.mark.parametrize(("policy", "low", "high"), [("strict", 18, 22), ("conserving", 95, 101)])
+def test_with_nobody_else_on_the_card_only_a_conserving_container_has_all_of_it(played, policy, low, high):
+    outcome = played(Tenant("a", "--kernel-us 1000 --depth 0", cores=20, policy=policy))
+    assert low < outcome.mean("a", skip=1) < high
+
+
+def test_what_a_conserving_container_was_left_is_no_debt_to_a_newcomer_or_without_the_arbiter(played):
+    alone = Tenant("alone", "--kernel-us 1000 --depth 0", cores=20, policy="conserving")
+    outcome = played(alone, faults=(Fault(3.0, "kill"),), seconds=8)
+    assert outcome.windows("alone")[1] > 95
+    assert outcome.windows("alone")[5] == pytest.approx(20, abs=3)
+    newcomer = Tenant("newcomer", "--kernel-us 1000 --depth 0", cores=80, start_s=3)
+    outcome = played(alone, newcomer, seconds=8)
+    assert outcome.windows("alone")[1] > 95
+    assert outcome.windows("alone")[5] == pytest.approx(20, abs=3)
+    assert outcome.windows("newcomer")[5] == pytest.approx(80, abs=3)
+
+
 def test_a_high_class_comes_first_and_a_low_one_keeps_its_floor(played):
     tenants = [Tenant(name, "--kernel-us 2000 --depth 0", priority=name) for name in ("high", "low")]
     outcome = played(*tenants, seconds=8)

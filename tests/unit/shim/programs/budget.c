@@ -58,17 +58,17 @@ int main(void)
     const uint64_t start = 10000000000u;
     gpu->refilled_at = start;
     gpu->balance = -1000000000;
-    refill(gpu, start + 10000000, 50);
-    refill(gpu, start + 2000000, 50); /* another thread's reading, older */
-    refill(gpu, start + 12000000, 50);
+    refill(gpu, start + 10000000, 50, false);
+    refill(gpu, start + 2000000, 50, false); /* another thread's reading, older */
+    refill(gpu, start + 12000000, 50, false);
     printf("%lld\n", (long long)(gpu->balance + 1000000000) / 1000);
 
     gpu->busy = UINT64_C(60000000000);
     gpu->balance = -INT64_C(50000000000);
-    refill(gpu, start + 22000000, 50);
+    refill(gpu, start + 22000000, 50, false);
     printf("%lld\n", (long long)gpu->balance / 1000000);
     gpu->busy = 0; /* nothing was ever used: no debt like that */
-    refill(gpu, start + 32000000, 50);
+    refill(gpu, start + 32000000, 50, false);
     printf("%lld\n", (long long)gpu->balance / 1000000);
 
     struct mica_meter *meter = &mica_meters[0];
