@@ -55,6 +55,10 @@ SEEN_BY = {
     "the-helper-stays-in-a-dying-context": f"{BATCHES}::test_a_context_is_not_ended_before_the_helper_is_out_of_it",
     "total-is-lowered-first": CRASHES,
     "unknown-frees-are-swallowed": f"{MEMORY}::test_frees_of_unknown_pointers_reach_the_driver",
+    "what-others-left-is-debt": (
+        f"{HERE}/test_a_card_is_lent_in_turns.py"
+        "::test_what_a_conserving_container_was_left_is_no_debt_to_a_newcomer_or_without_the_arbiter"
+    ),
 }
 """Mutant → the test that sees it."""
 NAMES = sorted(path.stem for path in MUTANTS.glob("*.patch"))
