@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -67,13 +68,14 @@ def environment(requirements: Sequence[str]) -> Path:
     return home / "bin"
 
 
-def _mica(site: Site) -> Command:
+def _mica(site: Site, *, workers: int = 1) -> Command:
     routes = site.folder / "routes.json"
     engines = [{"url": f"http://127.0.0.1:{port}", "kind": "vllm"} for port in site.engines]
     model = {"name": MODEL, "engines": engines, "apiKeys": [sha256(KEY.encode()).hexdigest()]}
     routes.write_text(json.dumps({"models": [model]}))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MICA_")}
     ours = {"ROUTES": "file", "ROUTES_FILE": routes, "HOST": "127.0.0.1", "PORT": site.port, "ADMIN_PORT": site.admin}
+    ours["WORKERS"] = workers
     return Command(
         [sys.executable, "-m", "mica_router"], {**kept, **{f"MICA_{name}": str(value) for name, value in ours.items()}}
     )
@@ -134,6 +136,7 @@ def _litellm(site: Site) -> Command:
 
 
 MICA: Final = Contender("Mica", _mica)
+MICA_WORKERS: Final = Contender("Mica-workers", partial(_mica, workers=2))
 NGINX: Final = Contender("nginx", _nginx)
 VLLM_ROUTER: Final = Contender("vllm-router", _vllm_router, ("vllm-router==0.1.17",))
 SGLANG_ROUTER: Final = Contender("sglang-router", _sglang_router, ("sglang-router==0.3.2",))

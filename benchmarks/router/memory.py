@@ -13,12 +13,13 @@ from typing import Final
 
 from benchmarks._command import CannotMeasure
 from benchmarks._report import Figure, at_most
-from benchmarks.router.contenders import KEY, MICA
+from benchmarks.router.contenders import KEY, MICA, MICA_WORKERS
 from benchmarks.router.options import Options
 from benchmarks.router.processes import module, other_core
-from benchmarks.router.rig import load, rig
+from benchmarks.router.rig import Rig, load, rig
 
 STREAMS: Final = 10_000
+_LOAD: Final = "after 64 connections of plain load and 64 streams"
 
 
 def figures(options: Options) -> Sequence[Figure]:
@@ -27,11 +28,29 @@ def figures(options: Options) -> Sequence[Figure]:
     with (
         tempfile.TemporaryDirectory(prefix="mica-bench-") as folder,
         rig(Path(folder)) as bench,
-        bench.router(MICA) as (url, process),
     ):
-        load(url, "plain", connections=64, seconds=options.seconds)
-        load(url, "stream", connections=64, seconds=options.seconds)
-        worker = max(process.memory_mib().values())
+        worker = _worker(bench, options)
+        return [worker, *_single(bench, options, streams)]
+
+
+def _worker(bench: Rig, options: Options) -> Figure:
+    with bench.router(MICA_WORKERS) as (url, process):
+        _serve(url, options)
+        sizes = process.memory_mib()
+    del sizes[process.pid]
+    how = "resident; the larger of two, beside the process that starts them and has the admin port; " + _LOAD
+    return Figure("memory of a worker", max(sizes.values()), "MiB", how, goal=at_most(60))
+
+
+def _serve(url: str, options: Options) -> None:
+    load(url, "plain", connections=64, seconds=options.seconds)
+    load(url, "stream", connections=64, seconds=options.seconds)
+
+
+def _single(bench: Rig, options: Options, streams: int) -> Sequence[Figure]:
+    with bench.router(MICA) as (url, process):
+        _serve(url, options)
+        whole = max(process.memory_mib().values())
         before = sum(process.memory_mib().values())
         words = module("benchmarks.router.loader", url, "idle", streams, 10, KEY)
         loader = subprocess.Popen(["taskset", "-c", str(other_core()), *words], stdout=subprocess.PIPE, text=True)
@@ -46,11 +65,10 @@ def figures(options: Options) -> Sequence[Figure]:
             loader.wait()
         return [
             Figure(
-                "memory of a worker",
-                worker,
+                "memory of a router of one process",
+                whole,
                 "MiB",
-                "resident, after 64 connections of plain load and 64 streams",
-                goal=at_most(60),
+                "resident; worker and admin port in one; " + _LOAD,
             ),
             Figure(
                 "memory of an idle stream",
