@@ -132,7 +132,8 @@ def test_a_busy_port_ends_the_start(start_router: StartRouter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         router = start_router("models: []", ready=False, MICA_PORT=str(port))
-        assert router.process.wait(90) == 1
+        assert router.process.wait(90) == 2
+    assert "MICA_PORT: cannot listen" in router.log.read_text()
     assert "in use" in router.log.read_text()
 
 
