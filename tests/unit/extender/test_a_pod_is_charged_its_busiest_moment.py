@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mica_api.allocation import GPUShare
-from mica_api.request import ContainerRequest, InitRequest, PodRequest
+from mica_api.request import MAX_SIZES, ContainerRequest, InitRequest, PodRequest
 from mica_api.selection import Selection
 from mica_extender.placement import Card, NodeState, Placement, Rejection, Shape, choose
 from mica_extender.placement.charge import Amounts, charges
@@ -57,10 +57,12 @@ def walk(request: PodRequest, placement: Placement) -> dict[str, Amounts]:
 @st.composite
 def placed(draw: st.DrawFn) -> tuple[PodRequest, Placement]:
     """A pod and any placement of it, right or wrong."""
+    size = st.tuples(st.integers(1, 500), st.sampled_from([0, 10, 50, 100]))
+    sizes = draw(st.lists(size, min_size=1, max_size=MAX_SIZES))
 
     def container(name: str) -> tuple[ContainerRequest, tuple[GPUShare, ...]]:
         uuids = draw(st.lists(st.sampled_from([card.uuid for card in CARDS]), max_size=3, unique=True))
-        mib, cores = draw(st.integers(1, 500)), draw(st.sampled_from([0, 10, 50, 100]))
+        mib, cores = draw(st.sampled_from(sizes))
         return want(name, len(uuids), mib=mib, cores=cores), tuple(GPUShare(uuid, mib, cores) for uuid in uuids)
 
     apps = [container(f"a{at}") for at in range(draw(st.integers(1, 3)))]
