@@ -21,6 +21,7 @@ from mica_router.workers.channel import Channel, Ejected, Listening, Message, Nu
 from mica_runtime.logging import get_logger
 
 _SHORTEST_LIFE = 5.0
+_KILLED_WITHIN_S = 1.0
 _LONGEST_PAUSE = 5.0
 _LONGEST_SILENCE = 30.0
 _COMMAND = (sys.executable, "-m", "mica_router.workers.worker")
@@ -202,19 +203,22 @@ class Supervisor:
 
     async def _stop(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         self._stopping = True
-        processes = [worker.process for worker in self._workers if worker.process is not None]
-        for process in processes:
-            _signal(process, signal.SIGTERM)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.drain_timeout + 1.0):
-                await asyncio.gather(*(process.wait() for process in processes))
-        for process in processes:
-            _signal(process, signal.SIGKILL)
+        await self._end(signal.SIGTERM, within=self._settings.drain_timeout + 1.0)
         tasks = list(tasks)
         for task in tasks:
             task.cancel()
         # A worker that is being started right now belongs to nobody yet but its task.
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._end(signal.SIGKILL, within=_KILLED_WITHIN_S)
+
+    async def _end(self, number: signal.Signals, *, within: float) -> None:
+        """Tell all workers to end, and wait for that."""
+        processes = [worker.process for worker in self._workers if worker.process is not None]
+        for process in processes:
+            _signal(process, number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await asyncio.gather(*(process.wait() for process in processes))
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
