@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -52,10 +52,17 @@ def no_gpu() -> None:
     """The pace of an engine without a GPU: llama.cpp's own."""
 
 
+class Library(Protocol):
+    """A loaded driver library: any attribute is a function of it."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        """The function of that name."""
+
+
 class Driver:
     """The few calls that are needed, with errors as exceptions."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: Library) -> None:
         self._library = library
 
     def call(self, function: str, *arguments: object, what: str = "") -> None:

@@ -9,7 +9,7 @@ import make_model
 import numpy as np
 
 
-def spoken(vocabulary: object, *, answer: int = 200) -> str:
+def spoken(vocabulary: make_model.Vocabulary, *, answer: int = 200) -> str:
     """What greedy decoding yields: follow the largest logit until the end token."""
     logits = make_model.next_token_logits(vocabulary)
     stand_ins = {char: byte for byte, char in enumerate(make_model.byte_alphabet())}
@@ -18,7 +18,7 @@ def spoken(vocabulary: object, *, answer: int = 200) -> str:
         token = int(np.argmax(logits[:, token]))
         if token == make_model.SPECIALS.index(make_model.EOS):
             return said.decode()
-        said += bytes(stand_ins[char] for char in vocabulary.tokens[token])  # type: ignore[attr-defined]
+        said += bytes(stand_ins[char] for char in vocabulary.tokens[token])
     raise AssertionError("no end")
 
 

@@ -181,7 +181,7 @@ class FakeLibrary:
 
 def test_weights_and_kv_are_allocated_and_a_token_is_a_launch_and_a_wait() -> None:
     library = FakeLibrary(free_mib=96)
-    gpu = Gpu(Driver(library), weights_mib=64, kv_mib=32, kernel_us=5)  # type: ignore[arg-type]
+    gpu = Gpu(Driver(library), weights_mib=64, kv_mib=32, kernel_us=5)
     assert library.calls.count("cuMemAlloc_v2") == 2
     with gpu.stream() as pace:
         pace()
@@ -191,4 +191,4 @@ def test_weights_and_kv_are_allocated_and_a_token_is_a_launch_and_a_wait() -> No
 
 def test_a_slice_that_is_too_small_is_named() -> None:
     with pytest.raises(GpuError, match=r"cannot allocate 32 MiB for the KV cache: .*\(2\)"):
-        Gpu(Driver(FakeLibrary(free_mib=64)), weights_mib=64, kv_mib=32, kernel_us=5)  # type: ignore[arg-type]
+        Gpu(Driver(FakeLibrary(free_mib=64)), weights_mib=64, kv_mib=32, kernel_us=5)

@@ -17,12 +17,13 @@ from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.core.routing import CpuUse, DeciderUse, Routing
 from mica_router.core.tier_chooser import TierChooser
 
-from .conftest import Bench, RawClient, eventually, post, within
+from .conftest import Bench, eventually, post, within
 from .engines.llamacpp_dialect import llamacpp_engine
 from .engines.rig import CHAT, COMPLETIONS, PROMPTS, Told, told
 from .engines.toy_engine import Fault, ToyEngine
 from .engines.vllm_dialect import vllm_engine
 from .test_only_greedy_text_streams_are_resumed import REFUSED
+from .test_streams_survive_their_engine import read_stream
 
 USAGE = {"stream_options": {"include_usage": True}}
 
@@ -64,18 +65,6 @@ class TwoTiers:
 
     def made(self) -> tuple[int, int]:
         return self.gpu.counters.answers, sum(engine.counters.answers for engine in self.cpu)
-
-
-async def read_stream(client: RawClient, path: str, body: dict[str, Any]) -> bytes:
-    client.send(post(json.dumps(body).encode(), path=path))
-    response = await client.response()
-    assert response.status == 200, response.body
-    payload, rest = b"", response.body
-    while rest:
-        size, _, rest = rest.partition(b"\r\n")
-        piece, rest = rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-        payload += piece
-    return payload
 
 
 async def two_tiers(bench: Bench, *, cpu: int = 1, merge: Sequence[int] = (1,), **settings: Any) -> TwoTiers:

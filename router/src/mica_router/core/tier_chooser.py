@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from mica_router.core.choice import Hold, LoadView, Pick, Refusal, Relay
@@ -29,6 +30,7 @@ from mica_router.core.tiers_explain import explain_placement, words
 STALE_SECONDS: Final = 5.0
 """Age from which an engine's numbers are left out of decisions."""
 
+_TIER: Final = attrgetter("tier")
 _CAPACITY: Final[Mapping[Kind, int]] = {"vllm": 256, "llamacpp": 4, "other": 64}
 """Requests that an engine of unknown capacity is taken to work on at once: the programs' own defaults."""
 
@@ -165,10 +167,8 @@ def capacity(engine: Engine) -> int:
 
 def needs_metrics(engines: Sequence[Engine]) -> bool:
     """Whether a service's decisions look at what its engines say."""
-    for engine in engines:  # noqa: SIM110  (a generator costs as much as a request's whole choice)
-        if engine.tier == CPU:
-            return True
-    return False
+    # A generator would cost as much as a request's whole choice.
+    return CPU in map(_TIER, engines)
 
 
 def _continuable(features: Features, by_tier: Mapping[Tier, Sequence[Engine]]) -> bool:
