@@ -18,6 +18,7 @@ from mica_extender.admin import make_admin
 from mica_extender.collection import keep_short
 from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
+from mica_extender.placement.native_dream import dreams_by
 from mica_extender.scheduling.app import SchedulerApp
 from mica_extender.scheduling.binder import Binder
 from mica_extender.scheduling.verbs import NodeVerbs
@@ -35,12 +36,13 @@ async def main() -> None:
     logging.configure(component="extender", level="warning")
     configuration = Configuration()
     configuration.host = f"http://127.0.0.1:{api_port}"
-    leadership, metrics, ledger = AlwaysLeading(), Metrics(CollectorRegistry()), Ledger()
+    kernel = choose_kernel("numpy" if sys.argv[4] == "numpy" else "auto")
+    leadership, metrics, ledger = AlwaysLeading(), Metrics(CollectorRegistry()), Ledger(dreamer=dreams_by(kernel))
     metrics.watch_ledger(ledger)
     async with KubeClient(configuration) as client:
         cluster = Cluster(client, ledger=ledger, lease=None, namespace="")
         binder = Binder(ledger=ledger, pods=cluster.pods, api=KubeApi(client), leadership=leadership)
-        nodes = NodeVerbs(ledger=ledger, kernel=choose_kernel("numpy" if sys.argv[4] == "numpy" else "auto"))
+        nodes = NodeVerbs(ledger=ledger, kernel=kernel)
         app = SchedulerApp(
             ledger=ledger,
             binder=binder,

@@ -21,6 +21,7 @@ from mica_extender.evictor import Evictor
 from mica_extender.kube_api import KubeApi
 from mica_extender.metrics import Metrics
 from mica_extender.placement.kernels import Kernel, KernelMissing, NumpyKernel, load_native
+from mica_extender.placement.native_dream import dreams_by
 from mica_extender.poke import Poker
 from mica_extender.scheduling.app import ALPN, SchedulerApp, named_client_protocol
 from mica_extender.scheduling.binder import Binder
@@ -51,11 +52,11 @@ async def run(settings: ExtenderSettings) -> None:
         leadership = Takeover(lease or AlwaysLeading(), lambda: cluster.refresh())
         poker = Poker(api=api, leadership=leadership, metrics=metrics)
         samples = Samples(poker.gain, missed=metrics.missed)
-        ledger = Ledger(poker.gain)
+        kernel = choose_kernel(settings.placement_kernel)
+        ledger = Ledger(poker.gain, dreamer=dreams_by(kernel))
         metrics.watch_ledger(ledger)
         cluster = Cluster(client, ledger=ledger, lease=lease, namespace=settings.namespace)
         pools_by_name = _whole_pools(client)
-        kernel = choose_kernel(settings.placement_kernel)
         nodes = NodeVerbs(ledger=ledger, kernel=kernel, template=Templates(pools_by_name.objects))
         announcer = Announcer(
             ledger=ledger,

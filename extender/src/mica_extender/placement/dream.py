@@ -24,6 +24,7 @@ _FEWEST_CARDS: Final = 20
 _DRAWS: Final = 2600
 """Pods in a dream, about: where slices are small, fewer cards are filled, so that a dream costs some ten milliseconds."""
 ROUNDS: Final = 2
+SEED: Final = 12345
 _LOAD_TENTHS: Final = 13
 _PRIOR: Final = 3
 """Weight of the level below in a level's mean: a level that few cards have passed is like its neighbour."""
@@ -42,7 +43,7 @@ class Dream:
         self.dreamt = False
         self._left = [0] * (LEVELS + 1)
         self._passed = [0] * (LEVELS + 1)
-        self._random = 12345
+        self._random = SEED
 
     def go_on(self, classes: Sequence[tuple[int, int]]) -> None:
         """Learn more from (share, count) of every class, shares from 1 to LEVELS; older dreams count half each time."""

@@ -7,9 +7,9 @@ What a level of free share is worth is found out in ``dream.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from mica_api.request import MAX_CORES, ContainerRequest
 from mica_api.selection import Selection
@@ -95,10 +95,32 @@ class _Class:
         return Selection(use_models=self.use_models, avoid_models=self.avoid_models).accepts_model(model)
 
 
-class Mix:
-    """Counts pods and makes tables. The same pods in the same order over the same supplies give the same tables."""
+class Dreamer(Protocol):
+    """The table of one kind of card, see ``dream.Dream``."""
 
-    def __init__(self) -> None:
+    @property
+    def waste(self) -> tuple[int, ...]:
+        """By level, in millionths of a GPU."""
+        ...
+
+    @property
+    def dreamt(self) -> bool:
+        """Whether anything was learned yet."""
+        ...
+
+    def go_on(self, classes: Sequence[tuple[int, int]], /) -> None:
+        """Learn more from (share, count) of every class."""
+        ...
+
+
+class Mix:
+    """Counts pods and makes tables. The same pods in the same order over the same supplies give the same tables.
+
+    ``dreamer`` begins the table of a kind of card.
+    """
+
+    def __init__(self, dreamer: Callable[[], Dreamer] = Dream) -> None:
+        self._dreamer = dreamer
         self.tables = NOTHING_LEARNED
         self._counts: dict[_Class, int] = {}
         self._total = 0
@@ -106,7 +128,7 @@ class Mix:
         self._next = 1
         self._due = False
         self._supply = Supply()
-        self._dreams: dict[CardKind, Dream] = {}
+        self._dreams: dict[CardKind, Dreamer] = {}
 
     def observe(self, shape: Shape) -> None:
         """Count a pod once, when it is first seen. A pod without slices is not counted."""
@@ -144,7 +166,7 @@ class Mix:
         for model, kind in supply.kinds.items():
             by_cards[kind] = by_cards.get(kind, 0) + supply.cards.get(model, 0)
         kinds = sorted(by_cards, key=lambda kind: -by_cards[kind])[:MAX_KINDS]
-        self._dreams = {kind: self._dreams.get(kind) or Dream() for kind in kinds}
+        self._dreams = {kind: self._dreams.get(kind) or self._dreamer() for kind in kinds}
         for kind, dream in self._dreams.items():
             if learn or not dream.dreamt:
                 shares = [(kind.share(one.wanted), count * one.wanted.number) for one, count in self._counts.items()]

@@ -30,9 +30,9 @@ MAX_SHAPES: Final = 128
 _NUMBERS: Final = {code: number for number, code in enumerate(CODES) if code is not None}
 _UNREGISTERED: Final = 1
 _LOOK_S: Final = 0.2
-_RENEWED_AT_ONCE: Final = 1024
-"""Nodes whose scores are made anew in one turn of the loop: about a millisecond."""
-_RENEW_PAUSE_S: Final = 0.005
+_RENEWED_AT_ONCE: Final = 256
+"""Nodes whose scores are made anew in one turn of the loop: a quarter of a millisecond, for which a request may have to wait."""
+_RENEW_PAUSE_S: Final = 0.001
 
 
 class _Known:

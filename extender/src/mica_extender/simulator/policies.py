@@ -10,12 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
+from mica_extender.placement.dream import Dream
 from mica_extender.placement.fit import choose
 from mica_extender.placement.fleet import Fleet, Int32, Int64
 from mica_extender.placement.fragmentation import card_key
 from mica_extender.placement.kernels import CompiledShape, KernelMissing, load_native
-from mica_extender.placement.mix import Mix
+from mica_extender.placement.mix import Dreamer, Mix
 from mica_extender.placement.model import Placement, Shape
+from mica_extender.placement.native_dream import dreams_by
 from mica_extender.placement.policy import CardCost
 from mica_extender.placement.score import score
 from mica_extender.placement.scoring import UNSCORED, CompiledTables, native_scores, numpy_scores, supply_of
@@ -79,14 +81,16 @@ class Engine:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._mix = Mix()
+        dreamer: Callable[[], Dreamer] = Dream
+        self._kernel: Callable[[Fleet, CompiledShape, CompiledTables, Int32], Int64] = numpy_scores
+        with suppress(KernelMissing):
+            kernel = load_native()
+            self._kernel, dreamer = partial(native_scores, kernel.library), dreams_by(kernel)
+        self._mix = Mix(dreamer)
         self._supply = supply_of(world.fleet)
         self._tables = CompiledTables(self._mix.tables, world.fleet)
         self._compiled: dict[Shape, CompiledShape] = {}
         self._cache = ScoreCache(world, self._score)
-        self._kernel: Callable[[Fleet, CompiledShape, CompiledTables, Int32], Int64] = numpy_scores
-        with suppress(KernelMissing):
-            self._kernel = partial(native_scores, load_native().library)
 
     def arrive(self, job: Job) -> None:
         """See Policy."""

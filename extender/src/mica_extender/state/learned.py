@@ -1,7 +1,8 @@
 """What the pods seen so far teach about scores, kept current beside the event loop.
 
-Every new pod is counted at once; making tables of the counts takes a third of a second, so that it is done in a thread, and
-until it is done the tables of before hold. Scores are better or worse by them, never wrong.
+Every new pod is counted at once; making tables of the counts takes some ten milliseconds (without the C kernel a third of a
+second), so that it is done in a thread, and until it is done the tables of before hold. Scores are better or worse by them, never
+wrong.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from mica_extender.placement.dream import Dream
 from mica_extender.placement.fleet import Fleet
 from mica_extender.placement.fragmentation import card_key
-from mica_extender.placement.mix import NOTHING_LEARNED, Mix, Supply, Tables
+from mica_extender.placement.mix import NOTHING_LEARNED, Dreamer, Mix, Supply, Tables
 from mica_extender.placement.model import Shape
 from mica_extender.placement.policy import CardCost
 from mica_extender.placement.scoring import CompiledTables, supply_of
@@ -28,10 +30,10 @@ MAX_PENDING: Final = 10_000
 class Learned:
     """The mix of pods over one fleet, and its present tables."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, dreamer: Callable[[], Dreamer] = Dream) -> None:
         self.tables: Tables = NOTHING_LEARNED
         self._fleet = fleet
-        self._mix = Mix()
+        self._mix = Mix(dreamer)
         self._compiled = CompiledTables(NOTHING_LEARNED, fleet)
         self._pending: list[Shape] = []
         self._busy = False

@@ -17,7 +17,9 @@ from mica_api.compute import DEFAULT_RULES, rank
 from mica_api.policies import DEFAULT_CARD_POLICY, DEFAULT_NODE_POLICY
 from mica_extender.placement import Card, NodeState
 from mica_extender.placement.charge import Amounts, add_shares, most
+from mica_extender.placement.dream import Dream
 from mica_extender.placement.fleet import UNKNOWN, Fleet
+from mica_extender.placement.mix import Dreamer
 from mica_extender.state.learned import Learned
 from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord
 from mica_runtime.reflector import Change
@@ -57,12 +59,15 @@ class _Bound(NamedTuple):
 
 
 class Ledger:
-    """Nodes, their cards and everything that is taken of them. ``on_gain`` is called when something became free."""
+    """Nodes, their cards and everything that is taken of them. ``on_gain`` is called when something became free.
 
-    def __init__(self, on_gain: Callable[[], None] = lambda: None) -> None:
+    ``dreamer``: see ``placement.mix.Mix``.
+    """
+
+    def __init__(self, on_gain: Callable[[], None] = lambda: None, *, dreamer: Callable[[], Dreamer] = Dream) -> None:
         self.fleet = Fleet()
         """What is known of all nodes; to be read only."""
-        self.learned = Learned(self.fleet)
+        self.learned = Learned(self.fleet, dreamer)
         """What the pods seen so far teach about scores."""
         self._on_gain = on_gain
         self._nodes: dict[str, NodeRecord] = {}
@@ -276,7 +281,7 @@ class Ledger:
             reasons.append(usage_on(record, (held,)))
         if reservation is not None and reservation.node == node:
             reasons.append(usage_on(record, reservation.shares))
-        return reasons[0] if len(reasons) == 1 else most(reasons)
+        return reasons[0] if reasons and all(one == reasons[0] for one in reasons) else most(reasons)
 
     def _uids_on(self, record: NodeRecord) -> set[str]:
         reserved = {uid for uid, one in self._reservations.items() if one.node == record.name}

@@ -32,6 +32,8 @@ enum { MICA_NODE_FRAGMENTATION = 0, MICA_NODE_BINPACK, MICA_NODE_SPREAD };
 
 enum { MICA_HEALTHY = 1, MICA_CORDONED = 2 }; /* bits of flags */
 
+enum { MICA_LEVELS = 1000 }; /* thousandths in a card: dream.LEVELS */
+
 enum { MICA_MAX_NODE_CARDS = 64 }; /* a VGPUNode has no more; larger nodes are MICA_UNDECIDED */
 
 typedef struct {
@@ -132,6 +134,21 @@ MICA_EXPORT int mica_score(const mica_fleet *fleet, const mica_shape *shape, con
  * to choose or to say why there are none. `cards` has room for MICA_MAX_NODE_CARDS.
  */
 MICA_EXPORT int32_t mica_choose(const mica_fleet *fleet, const mica_shape *shape, const mica_mix *mix, int32_t node, int32_t *cards);
+
+/* Kinds of pods: the share of a card that each takes, 1 to MICA_LEVELS, and how often they and all before them have come. */
+typedef struct {
+    const int64_t *share, *up_to;
+    int64_t count; /* not 0 */
+} mica_classes;
+
+/* What dream.Dream remembers: MICA_LEVELS + 1 values of each, and the state of the random numbers. */
+typedef struct {
+    int64_t *waste, *left, *passed;
+    uint64_t *random;
+} mica_dreamt;
+
+/* Dream.go_on: learn more from these classes. */
+MICA_EXPORT void mica_dream(const mica_classes *classes, int64_t rounds, const mica_dreamt *dreamt);
 
 /* Names of the fleet's nodes as JSON strings, for looking them up: open addressing, -1 is an empty slot. */
 typedef struct {

@@ -1,7 +1,7 @@
 /* score.py for at most one asking container, and for two of one GPU each: the same terms in the same integers. */
 #include "fleet.h"
 
-enum { LEVELS = 1000, MICRO = 1000000, FED_SHIFT = 10, LEFTOVER = 25, LEFT_GPU = 8, LEFT_CPU = 128 };
+enum { LEVELS = MICA_LEVELS, MICRO = 1000000, FED_SHIFT = 10, LEFTOVER = 25, LEFT_GPU = 8, LEFT_CPU = 128 };
 enum { MIDDLE = 32 * MICRO, MAX_SCORE = 2 * MIDDLE, UNDECIDED_SCORE = -1 };
 
 /* mix.Tables in the words of one fleet; scoring.py fills it. */
