@@ -50,6 +50,8 @@ REFUSED: list[tuple[str, dict[str, Any], Refused]] = [
     (COMPLETIONS, {"suffix": "end"}, Refused.NOT_TEXT),
     (COMPLETIONS, {"prompt_embeds": "AAAA"}, Refused.NOT_TEXT),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]}, Refused.NOT_TEXT),
+    (CHAT, {"messages": [{"role": "user", "content": [{"image_url": "data:,"}]}]}, Refused.NOT_TEXT),
+    (CHAT, {"messages": [{"role": "user", "content": ["x", {"audio_url": "data:,"}]}]}, Refused.NOT_TEXT),
     (CHAT, {"mm_processor_kwargs": {}}, Refused.NOT_TEXT),
     (CHAT, {"kv_transfer_params": {"do": 1}}, Refused.ENGINE_STATE),
     (CHAT, {"repetition_detection": {}}, Refused.ENGINE_STATE),
@@ -66,6 +68,8 @@ ELIGIBLE: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"tools": None, "response_format": {"type": "text"}, "seed": 7, "top_p": 0.5, "user": "u", "metadata": {}}),
     (CHAT, {"stop": "a", "min_tokens": 3, "repetition_penalty": 1.1, "bad_words": ["x"], "logit_bias": {"1": 2.0}}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    (CHAT, {"messages": [{"role": "user", "content": ["x", {"type": "text", "text": "y"}]}]}),
+    (CHAT, {"messages": [{"role": "user", "content": "[1]"}]}),
     (CHAT, {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]}]}),
     (CHAT, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
     (COMPLETIONS, {"prompt": "x"}),
@@ -111,6 +115,11 @@ def test_a_greedy_text_stream_is_recorded_and_asks_for_ids(path: str, change: di
 def test_every_reason_of_the_request_is_shown_above() -> None:
     from_the_request = list(Refused)[: list(Refused).index(Refused.ENGINE_KIND)]
     assert {reason for _, _, reason in REFUSED} == set(from_the_request)
+
+
+def test_a_name_that_is_spelt_with_escapes_hides_no_image() -> None:
+    body = body_of(CHAT, {"messages": [{"role": "user", "content": [IMAGE]}]}).replace(b'"type"', b'"\\u0074ype"')
+    assert judge(CHAT, body) == Refused.NOT_TEXT
 
 
 @pytest.mark.parametrize("told", [True, False, None])

@@ -128,11 +128,12 @@ _DECODER: Final = msgspec.json.Decoder(Fields)
 
 
 class _Part(msgspec.Struct, frozen=True):
-    type: str = "text"
+    # Engines take parts that do not say their type, images among them.
+    type: str = ""
 
 
 class _Message(msgspec.Struct, frozen=True):
-    content: str | list[_Part] | None = None
+    content: str | list[_Part | str] | None = None
 
 
 _MESSAGES: Final = msgspec.json.Decoder(list[_Message])
@@ -188,60 +189,56 @@ def judge(path: str, body: bytes) -> Resumable | Refused:
     return Resumable(endpoint=endpoint, fields=fields, max_tokens=_max_tokens(endpoint, fields))
 
 
-def _is_plain(asked: Fields) -> bool:
-    """Whether it has none of the options that `_refusal` looks at: one chain of comparisons, because every stream is asked."""
-    return (
-        asked.stream is True
-        and asked.temperature == 0
-        and asked.n is asked.best_of is asked.presence_penalty is asked.frequency_penalty is None
-        and asked.use_beam_search is asked.echo is asked.watermarking is asked.include_reasoning is asked.logprobs is None
-        and asked.top_logprobs is asked.prompt_logprobs is asked.logprob_token_ids is asked.tools is asked.functions is None
-        and asked.suffix is None
-        and asked.response_format is asked.structured_outputs is asked.grammar is asked.json_schema is None
-        and asked.guided_json is asked.guided_regex is asked.guided_choice is asked.guided_grammar is asked.tool_choice is None
-        and asked.function_call is asked.thinking_token_budget is asked.kv_transfer_params is asked.ec_transfer_params is None
-        and asked.vllm_xargs is asked.repetition_detection is None
-    )
-
-
 def _refusal(fields: Fields) -> Refused | None:
-    """The first reason in the request's options."""
-    if _is_plain(fields):
-        return None
-    tests: tuple[tuple[object, Refused], ...] = (
-        (not fields.stream, Refused.NOT_STREAMED),
-        (fields.temperature != 0, Refused.SAMPLED),
-        (fields.n not in (None, 1) or fields.best_of not in (None, 1), Refused.SEVERAL_CHOICES),
-        (fields.presence_penalty or fields.frequency_penalty, Refused.PENALTY),
-        (fields.use_beam_search, Refused.BEAM_SEARCH),
-        (fields.echo, Refused.ECHO),
-        (fields.suffix, Refused.NOT_TEXT),
-        (_structured(fields), Refused.STRUCTURED_OUTPUT),
-        (_wants_logprobs(fields), Refused.LOGPROBS),
-        (fields.tools or fields.functions, Refused.TOOLS),
-        (fields.tool_choice not in (None, "none", "auto") or fields.function_call, Refused.TOOLS),
-        (fields.thinking_token_budget is not None or fields.include_reasoning is False, Refused.REASONING),
-        (_keeps_state(fields), Refused.ENGINE_STATE),
-    )
-    return next((reason for found, reason in tests if found), None)
+    """The first reason in the request's options. Comparisons alone, in order: every stream is asked."""
+    if not fields.stream:
+        return Refused.NOT_STREAMED
+    if fields.temperature != 0:
+        return Refused.SAMPLED
+    if fields.n not in (None, 1) or fields.best_of not in (None, 1):
+        return Refused.SEVERAL_CHOICES
+    if fields.presence_penalty or fields.frequency_penalty:
+        return Refused.PENALTY
+    if fields.use_beam_search:
+        return Refused.BEAM_SEARCH
+    if fields.echo:
+        return Refused.ECHO
+    if fields.suffix:
+        return Refused.NOT_TEXT
+    return _refusal_of_output(fields)
 
 
-def _structured(fields: Fields) -> bool:
-    forms = (fields.guided_json, fields.guided_regex, fields.guided_choice, fields.guided_grammar)
-    own = (fields.structured_outputs, fields.grammar, fields.json_schema, *forms)
-    format_ = fields.response_format
-    return any(value is not None for value in own) or (format_ is not None and format_.get("type") != "text")
+def _refusal_of_output(fields: Fields) -> Refused | None:
+    """The first reason in what is asked of the output's form, or kept by the engine."""
+    if _structured(fields):
+        return Refused.STRUCTURED_OUTPUT
+    if _wants_logprobs(fields):
+        return Refused.LOGPROBS
+    if fields.tools or fields.functions or fields.function_call or fields.tool_choice not in (None, "none", "auto"):
+        return Refused.TOOLS
+    if fields.thinking_token_budget is not None or fields.include_reasoning is False:
+        return Refused.REASONING
+    return Refused.ENGINE_STATE if _keeps_state(fields) else None
 
 
-def _wants_logprobs(fields: Fields) -> bool:
+def _structured(asked: Fields) -> bool:
+    if not asked.structured_outputs is asked.grammar is asked.json_schema is None:
+        return True
+    if not asked.guided_json is asked.guided_regex is asked.guided_choice is asked.guided_grammar is None:
+        return True
+    return asked.response_format is not None and asked.response_format.get("type") != "text"
+
+
+def _wants_logprobs(asked: Fields) -> bool:
     """On chat `logprobs` is a boolean; on completions it is a count, and 0 asks for the chosen token's."""
-    asked = fields.logprobs is not None and fields.logprobs is not False
-    return asked or bool(fields.top_logprobs) or fields.prompt_logprobs is not None or fields.logprob_token_ids is not None
+    if asked.logprobs is not None and asked.logprobs is not False:
+        return True
+    return bool(asked.top_logprobs) or not asked.prompt_logprobs is asked.logprob_token_ids is None
 
 
-def _keeps_state(fields: Fields) -> bool:
-    extras = (fields.kv_transfer_params, fields.ec_transfer_params, fields.repetition_detection, fields.vllm_xargs)
-    return any(value is not None for value in extras) or bool(fields.watermarking)
+def _keeps_state(asked: Fields) -> bool:
+    extras = asked.kv_transfer_params is asked.ec_transfer_params is asked.repetition_detection is asked.vllm_xargs is None
+    return not extras or bool(asked.watermarking)
 
 
 def _content_refusal(endpoint: Endpoint, fields: Fields) -> Refused | None:
@@ -262,10 +259,10 @@ def _content_refusal(endpoint: Endpoint, fields: Fields) -> Refused | None:
 
 
 def _only_text(messages: bytes) -> bool:
-    if messages.find(b'"type"') < 0:
-        return True
+    if messages.find(b"[", 1) < 0:
+        return True  # no message holds a list of parts, however its names are spelt
     lists = (message.content for message in _MESSAGES.decode(messages) if isinstance(message.content, list))
-    return all(part.type == "text" for content in lists for part in content)
+    return all(isinstance(part, str) or part.type == "text" for content in lists for part in content)
 
 
 def _max_tokens(endpoint: Endpoint, fields: Fields) -> int | None:
