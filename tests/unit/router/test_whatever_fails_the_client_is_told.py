@@ -7,6 +7,7 @@ import errno
 import json
 import ssl
 from collections.abc import Sequence
+from hashlib import sha256
 
 import pytest
 
@@ -17,6 +18,7 @@ from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.features import Features
 from mica_router.core.policies import PolicyChooser
 from mica_router.core.request import RequestReader
+from mica_router.core.routing import Routing
 from mica_router.metrics import ModelDemand
 from mica_router.probing import Prober
 from mica_router.relay.connection import ClientConnection
@@ -316,8 +318,31 @@ async def test_a_compressed_answer_passes_as_it_is(bench: Bench) -> None:
     engine = await bench.engine()
     engine.script = coded
     bench.route(engine)
-    answer = await bench.ask(post(CHAT, headers=b"Accept-Encoding: gzip\r\n"))
+    answer = await bench.ask(post(CHAT, path="/v1/embeddings", headers=b"Accept-Encoding: gzip\r\n"))
     assert (answer.status, answer.header("content-encoding")) == (200, "gzip")
+
+
+@pytest.mark.parametrize("api_keys", [(), (sha256(b"a-key").digest(),)])
+async def test_an_engine_may_not_compress_what_the_client_may_have_to_be_told_in(
+    bench: Bench, api_keys: tuple[bytes, ...]
+) -> None:
+    """OpenAI's clients accept compression with every request, also of streams."""
+
+    async def die(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        coding = b"Content-Encoding: gzip\r\n" if b"gzip" in request.head.lower() else b""
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%bTransfer-Encoding: chunked\r\n\r\n" % coding)
+        writer.write(b"9\r\ndata: 1\n\n\r\n")
+        await writer.drain()
+        writer.transport.close()
+
+    engine = await bench.engine()
+    engine.script = die
+    bench.route(engine, routing=Routing(api_keys=api_keys))
+    body = b'{"model": "chat", "messages": [], "stream": true, "temperature": 0}'
+    headers = b"accept-encoding: gzip, deflate\r\nX-Kept: 1\r\nAuthorization: Bearer a-key\r\n"
+    answer = await bench.ask(post(body, headers=headers))
+    assert b"engine_lost" in answer.body
+    assert b"x-kept: 1" in engine.requests[0].head.lower()
 
 
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b"deflate\r\nTransfer-Encoding: chunked"])

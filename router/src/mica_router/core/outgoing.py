@@ -1,4 +1,5 @@
-"""What an engine gets of the client's headers: no key that was checked here, and a trace context if the client has none."""
+"""What an engine gets of the client's headers: no key that was checked here, no leave to compress what the router may have to read
+or to add to, and a trace context if the client has none."""
 
 from __future__ import annotations
 
@@ -14,9 +15,17 @@ from mica_router.core.request import Request
 _NOT_ZERO: Final = 1 << 7 | 1 << 191
 
 
-def forwarded_of(request: Request, *, hides_keys: bool) -> bytes:
-    """Header lines."""
-    return render_forwarded(without_keys(request.headers)) if hides_keys else request.forwarded
+_GENERATING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+"""Their answers may be streams, which go on at another engine or end with an error event, and are put together of streams."""
+
+
+def forwarded_of(request: Request, *, path: str, hides_keys: bool) -> bytes:
+    """Header lines. `path`: that of the request, for the engine."""
+    unread = path in _GENERATING and b"accept-encoding" in request.lookup
+    if not unread and not hides_keys:
+        return request.forwarded
+    headers = without_keys(request.headers) if hides_keys else request.headers
+    return render_forwarded([header for header in headers if not unread or header[0].lower() != b"accept-encoding"])
 
 
 def is_traced(request: Request) -> bool:

@@ -41,7 +41,7 @@ class Lane:
         self.model = features.route.public_name
         self.deadlines = context.deadlines(routing.deadlines)
         self.total = routing.deadlines.total or math.inf
-        self.lines = forwarded_of(request, hides_keys=bool(routing.api_keys))
+        self.lines = forwarded_of(request, path=features.path, hides_keys=bool(routing.api_keys))
         self.untraced = not is_traced(request)
         self.repeatable = is_repeatable(features.method, features.path)
         self.method = request.method
