@@ -150,8 +150,36 @@ def test_hops_that_cannot_be_are_refused_in_words() -> None:
     gone = no_relay(config, kinds={}, without=["http://127.0.0.1:7001"])
     assert gone is not None
     assert "gpu: none serves the model" in gone
-    with pytest.raises(BadKey, match=r"services\.gpu and in services\.cpu"):
+    with pytest.raises(BadKey, match=r"decider\.relay does nothing while services\.cpu is empty: add an engine there"):
         parse(BASE | {"decider": RELAY, "services": {"cpu": []}})
+
+
+@pytest.mark.parametrize(
+    ("absent", "decider", "words"),
+    [
+        ("cpu", {"policy": "thresholds"}, "decider.policy does nothing while services.cpu is empty: .* set it to predict"),
+        ("gpu", {"policy": "balance"}, "decider.policy does nothing while services.gpu is empty"),
+        ("cpu", {"gpu_cache_threshold": 50.0}, "decider.gpu_cache_threshold does nothing .* set it to 90.0"),
+        ("cpu", {"cpu_max_batch_size": 50}, "decider.cpu_max_batch_size does nothing .* set it to 20"),
+    ],
+)
+def test_what_divides_requests_is_refused_where_there_is_one_tier(absent: str, decider: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadKey, match=words):
+        parse(BASE | {"services": {absent: []}, "decider": decider})
+
+
+def test_engines_of_one_tier_are_bounded_as_the_file_says() -> None:
+    (cpu,) = service({"services": {"gpu": []}, "decider": {"cpu_max_batch_size": 5}}).engines
+    (gpu,) = service({"services": {"cpu": []}, "decider": {"max_num_seqs": 7}}).engines
+    assert (cpu.max_in_flight, gpu.max_in_flight) == (5, 7)
+
+
+@pytest.mark.parametrize("policy", ["predict", "thresholds", "balance"])
+@pytest.mark.parametrize("left_out", ["http://127.0.0.1:7001", "http://127.0.0.1:7002"])
+def test_a_tier_that_serves_another_model_today_does_not_keep_the_router_from_starting(policy: str, left_out: str) -> None:
+    found = service({"decider": {"policy": policy}}, without=[left_out])
+    assert len(found.engines) == 1
+    assert found.routing.decider is None
 
 
 def test_rules_that_the_router_would_not_take_are_refused_when_the_file_is_checked() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.routes import RouteTable, ServiceKey
-from mica_router.core.routing import DeciderUse, RequestDefaults, Routing
+from mica_router.core.routing import CpuUse, DeciderUse, RequestDefaults, Routing
 from mica_router.ports import RouteSourceError
 from mica_router.sources.file import FileRouteSource
 from mica_router.sources.routes_file import parse_routes_file
@@ -54,9 +54,9 @@ models:
       queue: {maxRequests: 9, maxWait: 5s}
       rules:
         - {name: long, conditions: {max_tokens: {gte: 1024}}, action: {device: CPU}}
-    cpu: {mode: standby, when: {gpuKVPercent: 70}, maxOutputTokens: 32}
+    cpu: {mode: overflow, when: {gpuKVPercent: 70}, maxOutputTokens: 32}
     defaults: {max_tokens: 200, temperature: 0.7}
-    decider: {policy: thresholds, maxNumSeqs: 8}
+    decider: {policy: predict}
     apiKeys: [%s]
 """ % ("ab" * 32)
 
@@ -80,15 +80,61 @@ def test_a_file_says_everything_that_the_router_can_do() -> None:
     assert (routing.policy, routing.deadlines.connect, routing.deadlines.total) == ("prefix", 0.5, 600.0)
     assert (routing.queue.max_requests, routing.queue.max_wait) == (9, 5.0)
     assert [(rule.name, rule.tier) for rule in routing.rules] == [("long", "cpu")]
-    assert (routing.cpu.mode, routing.cpu.gpu_kv_percent, routing.cpu.max_output_tokens) == ("standby", 70, 32)
+    assert (routing.cpu.mode, routing.cpu.gpu_kv_percent, routing.cpu.max_output_tokens) == ("overflow", 70, 32)
     assert routing.defaults == RequestDefaults(max_tokens=200, temperature=0.7)
-    assert routing.decider == DeciderUse(policy="thresholds", max_num_seqs=8)
+    assert routing.decider == DeciderUse(policy="predict")
     assert routing.api_keys == (b"\xab" * 32,)
 
 
 def test_what_a_file_leaves_out_is_as_in_a_cluster() -> None:
     (service,) = parse_routes_file("models: [{name: a, routing: {retries: 1}}]", created=0)
-    assert service.routing == Routing(retries=1)
+    assert service.routing == Routing(retries=1, cpu=CpuUse(max_output_tokens=256))
+
+
+def test_the_deciders_of_syshax_are_told_their_numbers() -> None:
+    text = "models: [{name: a, engines: %s, decider: {policy: %s}}]"
+    (one,) = parse_routes_file(text % (BOTH, "thresholds, maxNumSeqs: 8"), created=0)
+    assert one.routing.decider == DeciderUse(policy="thresholds", max_num_seqs=8)
+    (two,) = parse_routes_file(text % (BOTH, "balance, cpuMaxBatchSize: 3"), created=0)
+    assert two.routing.decider == DeciderUse(policy="balance", cpu_max_batch_size=3)
+
+
+BOTH = "[{url: 'http://y'}, {url: 'http://z', tier: cpu}]"
+IN_VAIN = [
+    ("engines: [{url: 'http://y'}], cpu: {}", "list one in engines with tier: cpu"),
+    ("endpoints: ['http://y'], cpu: {mode: standby}", "list one in engines with tier: cpu"),
+    ("endpoints: ['http://y'], decider: {policy: thresholds}", "thresholds divides requests between two tiers"),
+    ("engines: [{url: 'http://y', tier: cpu}], decider: {policy: balance}", "balance divides requests between two tiers"),
+    (
+        f"engines: {BOTH}, decider: {{policy: thresholds}}, cpu: {{when: {{gpuKVPercent: 80}}, maxOutputTokens: 9}}",
+        "cpu.maxOutputTokens, cpu.when would do nothing, because decider.policy thresholds decides without it",
+    ),
+    (f"engines: {BOTH}, decider: {{policy: balance}}, cpu: {{mode: standby}}", "cpu.mode would do nothing"),
+    (f"engines: {BOTH}, cpu: {{mode: standby, maxOutputTokens: 9}}", "cpu.maxOutputTokens would do nothing, because in mode"),
+    (f"engines: {BOTH}, cpu: {{mode: standby, when: {{gpuWaiting: 2}}}}", "cpu.when would do nothing, because in mode standby"),
+    ("routing: {policy: p2c, sessionHeader: x-user}", "routing.sessionHeader is for policies auto and session, not p2c"),
+]
+
+
+@pytest.mark.parametrize(("keys", "words"), IN_VAIN)
+def test_a_key_that_would_do_nothing_beside_others_is_refused(keys: str, words: str) -> None:
+    with pytest.raises(RouteSourceError) as refused:
+        parse_routes_file(f"models: [{{name: a, {keys}}}]", created=0)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        f"engines: {BOTH}, cpu: {{mode: standby, when: {{noGPUReady: true}}}}",
+        f"engines: {BOTH}, cpu: {{mode: overflow}}, decider: {{policy: thresholds}}",
+        "engines: [{url: 'http://y', tier: cpu}], cpu: {when: {noGPUReady: false}}",
+        "cpu: {mode: standby}",
+        "routing: {sessionHeader: x-user}",
+    ],
+)
+def test_a_key_that_does_something_is_taken(keys: str) -> None:
+    assert parse_routes_file(f"models: [{{name: a, {keys}}}]", created=0)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +175,7 @@ def test_what_a_file_leaves_out_is_as_in_a_cluster() -> None:
         ("models: [{name: Chat}]", "models.0.name"),
         ("models: [{name: 7}]", "models.0.name"),
         ("models: [{name: a, weight: 3}]", "models.0.weight: Extra inputs"),
-        ("models: [{name: a, endpoints: ['127.0.0.1:80']}]", "models.0.endpoints.0: Value error, must start with http://"),
+        ("models: [{name: a, endpoints: ['127.0.0.1:80']}]", "models.0.endpoints.0: must start with http://"),
         ("models: [{name: a, endpoints: ['ftp://x']}]", "must start with http://"),
         ("models: [{name: a, endpoints: ['http://x/v1']}]", "must be http[s]://HOST:PORT and nothing more"),
         ("models: [{name: a, endpoints: ['http://u:p@x']}]", "must be http[s]://HOST:PORT and nothing more"),

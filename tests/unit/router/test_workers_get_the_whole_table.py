@@ -14,7 +14,6 @@ models:
     default: true
     engines: [{url: "https://e", kind: vllm, numerics: x}, {url: "http://f", tier: cpu}]
     routing: {rules: [{name: r, conditions: {a: {in: [1, x]}, b: {exists: true}}, action: {device: CPU}}]}
-    cpu: {mode: standby}
     defaults: {max_tokens: 5}
     decider: {policy: thresholds, maxNumSeqs: null}
 """

@@ -254,7 +254,16 @@ class Config(Section):
     routing: Routing = Routing()
 
     @model_validator(mode="after")
-    def _relay_has_two_tiers(self) -> Self:
-        if self.decider.relay and not (self.services.gpu and self.services.cpu):
-            raise ValueError("decider.relay needs engines in services.gpu and in services.cpu: add one, or set it to false")
+    def _what_divides_has_two_tiers(self) -> Self:
+        absent = next((tier for tier in TIERS if not getattr(self.services, tier)), None)
+        if absent is None:
+            return self
+        names = ["relay", "policy", "gpu_cache_threshold", "cpu_throughput_threshold"]
+        for name in names if absent == "gpu" else [*names, "cpu_max_batch_size"]:
+            default = type(self.decider).model_fields[name].default
+            if getattr(self.decider, name) != default:
+                raise ValueError(
+                    f"decider.{name} does nothing while services.{absent} is empty: add an engine there, or set it to "
+                    f"{str(default).lower()}"
+                )
         return self

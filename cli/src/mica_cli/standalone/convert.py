@@ -20,27 +20,33 @@ DEFAULT_KIND: Final = "vllm"
 def routes_of(config: Config, *, kinds: Mapping[str, str], without: Collection[str] = ()) -> dict[str, Any]:
     """Content of the routes file. `kinds`: engine program by URL, as far as it is known; `without`: URLs that are left out."""
     params, seconds = config.models.params, config.system.request_timeout
+    engines = [engine for engine in _engines(config, kinds) if engine["url"] not in without]
+    # With engines of one tier (the others may serve another model today) there is nothing to divide.
+    divided = len({engine["tier"] for engine in engines}) == len(TIERS)
     model: dict[str, Any] = {
         "name": _NOT_IN_NAMES.sub("-", config.models.default.lower())[:63].strip("-") or "model",
         "model": config.models.default,
         "default": True,
-        "engines": [engine for engine in _engines(config, kinds) if engine["url"] not in without],
+        "engines": engines,
         "defaults": {"max_tokens": params.max_tokens, "temperature": params.temperature},
-        "decider": _decider(config.decider),
         "routing": {
             "timeouts": {"total": _duration(seconds)},
             "queue": {"maxRequests": config.system.max_queue_size, "maxWait": _duration(seconds)},
             "rules": [rule.model_dump(mode="json") for rule in config.routing.rules],
         },
     }
-    if config.services.cpu:
-        cpu: dict[str, Any] = {"mode": "relay" if config.decider.relay else "overflow", "maxOutputTokens": 0}
-        if config.decider.relay:
-            cpu["relayAfterTokens"] = config.decider.token_limit_min
-        if config.decider.policy == "predict":
-            cpu["when"] = {"gpuKVPercent": int(config.decider.gpu_cache_threshold)}
-        model["cpu"] = cpu
+    if divided:
+        model |= {"decider": _decider(config.decider), "cpu": _cpu(config.decider)}
     return {"models": [model]}
+
+
+def _cpu(decider: Decider) -> dict[str, Any]:
+    """How the CPU tier is used, as far as the decider does not say it."""
+    if decider.relay:
+        return {"mode": "relay", "relayAfterTokens": decider.token_limit_min}
+    if decider.policy != "predict":
+        return {"mode": "overflow"}
+    return {"mode": "overflow", "maxOutputTokens": 0, "when": {"gpuKVPercent": int(decider.gpu_cache_threshold)}}
 
 
 def no_relay(config: Config, *, kinds: Mapping[str, str], without: Collection[str] = ()) -> str | None:

@@ -1,5 +1,5 @@
-"""What an engine gets of the client's headers: no key that was checked here, no leave to compress what the router may have to read
-or to add to, and a trace context if the client has none."""
+"""What an engine gets of the client's headers: no key that was checked here, no leave to compress what the router may have to
+read or to add to, and a trace context if the client has none."""
 
 from __future__ import annotations
 

@@ -165,6 +165,44 @@ class _Model(_Part):
                 "because token ids must mean the same to both"
             )
 
+    @model_validator(mode="after")
+    def _no_key_is_in_vain(self) -> Self:
+        """Combinations in which a key could do nothing."""
+        routing = self.routing
+        if routing is not None and "session_header" in routing.model_fields_set and routing.policy not in ("auto", "session"):
+            raise ValueError(f"routing.sessionHeader is for policies auto and session, not {routing.policy}: remove it")
+        if self.cpu is not None:
+            self._cpu_is_heeded(self.cpu)
+        if self.endpoints or self.engines:
+            self._tiers_are_there()
+        return self
+
+    def _cpu_is_heeded(self, cpu: _CPU) -> None:
+        """Raises ValueError. sysHAX's deciders know no other thresholds than their own, and no tier that only stands by."""
+        said = cpu.model_fields_set & {"when", "max_output_tokens"}
+        if isinstance(self.decider, _Thresholds | _Balance):
+            said |= {"mode"} if cpu.mode == "standby" else set()
+            why = f"decider.policy {self.decider.policy} decides without it"
+        elif cpu.mode == "standby":
+            said -= {"when"} if cpu.when.model_fields_set <= {"no_gpu_ready"} else set()
+            why = "in mode standby the CPU tier answers only while no GPU engine is ready"
+        else:
+            return
+        if said:
+            keys = ", ".join(f"cpu.{to_camel(name)}" for name in sorted(said))
+            raise ValueError(f"{keys} would do nothing, because {why}: remove it")
+
+    def _tiers_are_there(self) -> None:
+        """Raises ValueError where something divides requests between tiers of which one has no engine."""
+        tiers = {engine.tier for engine in self.engines} or {"gpu"}
+        if self.cpu is not None and "cpu" not in tiers:
+            raise ValueError("cpu says how engines of the CPU tier are used: list one in engines with tier: cpu, or remove it")
+        if isinstance(self.decider, _Thresholds | _Balance) and len(tiers) < 2:
+            raise ValueError(
+                f"decider.policy {self.decider.policy} divides requests between two tiers: list engines with tier: gpu and with "
+                "tier: cpu, or remove decider"
+            )
+
     def names(self) -> list[str]:
         """Every name that clients may use."""
         return [self.model or self.name, *self.aliases, *self.adapters]
@@ -185,7 +223,7 @@ class _Model(_Part):
     def _routing(self) -> Routing:
         """Raises ValueError."""
         spec = None if self.routing is None else msgspec.convert(self.routing.to_wire(), cluster_routing.Routing)
-        cpu = None if self.cpu is None else msgspec.convert(_wire(self.cpu), cluster_routing.CPUUse)
+        cpu = msgspec.convert(_wire(self.cpu or _CPU()), cluster_routing.CPUUse)
         return replace(
             cluster_routing.read_routing(spec, cpu=cpu, key_hashes=()),
             api_keys=tuple(bytes.fromhex(digest) for digest in self.api_keys),
@@ -244,4 +282,4 @@ def _service(model: _Model, *, place: str, created: int) -> Service:
 
 def _explain(entry: Any) -> str:
     place = ".".join(str(part) for part in entry["loc"])
-    return f"{place or 'file'}: {entry['msg']}"
+    return f"{place or 'file'}: {entry['msg'].removeprefix('Value error, ')}"
