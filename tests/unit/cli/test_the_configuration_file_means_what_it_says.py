@@ -104,6 +104,8 @@ def test_every_old_name_sets_the_key_that_it_means(old):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("services.gpu.port", "010", "010 means 8 in YAML; write 8 if that is meant"),
+        ("services.cpu.0.port", "1:30", "1:30 means 90 in YAML"),
         ("services.gpu.prot", "1", "there is no key services.gpu.prot"),
         ("services", "{}", "there is no key services"),
         ("services.gpu.port", "70000", "less than or equal to 65535"),
@@ -195,12 +197,13 @@ def test_the_commands_of_the_published_guide_work_in_order(mica):
     assert mica("model").stdout == "model name: ds-32b\nmax_tokens: 200\ntemperature: 0.7\n"
 
 
-def test_a_refused_value_leaves_the_file_as_it_was(mica, tmp_path):
+@pytest.mark.parametrize(("key", "value"), [("services.gpu.port", "x"), ("system.max_queue_size", "-1"), ("--no-key", "1")])
+def test_a_refused_value_leaves_the_file_as_it_was(mica, tmp_path, key, value):
     mica("init")
     before = (tmp_path / "etc" / "router.yaml").read_bytes()
-    refused = mica("config", "services.gpu.port", "x")
+    refused = mica("config", key, value)
     assert refused.exit_code == 1
-    assert "services.gpu" in refused.stderr
+    assert key.rpartition(".")[0] in refused.stderr
     assert (tmp_path / "etc" / "router.yaml").read_bytes() == before
 
 

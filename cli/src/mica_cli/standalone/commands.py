@@ -33,7 +33,8 @@ def _key_list() -> str:
 def register(app: typer.Typer) -> None:
     """Add the commands to `mica`."""
     app.command("init")(init)
-    app.command("config", epilog=_key_list())(config)
+    # A value may begin with a dash, and is no option then.
+    app.command("config", epilog=_key_list(), context_settings={"ignore_unknown_options": True})(config)
     app.command("check-config")(check_config)
     app.command("interfaces")(interfaces)
     app.command("model")(model)

@@ -50,6 +50,9 @@ def set_key(tree: Mapping[str, Any], key: str, value: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise BadKey(f"{key}: the value is not valid YAML: {error}") from error
     paths = _paths(tree, key)
+    if type(parsed) is int and str(parsed) != value.strip() and any(_wants(path) is not str for path in paths):
+        # YAML knows numbers of other bases: 010 is 8, and 1:30 is 90.
+        raise BadKey(f"{key}: {value} means {parsed} in YAML; write {parsed} if that is meant")
     changed = deepcopy(dict(tree))
     for path in paths:
         _put(changed, path, parsed if _wants(path) is not str or isinstance(parsed, str) else value)
