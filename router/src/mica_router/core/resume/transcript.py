@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -12,6 +13,8 @@ from mica_router.core.events import LONGEST_EVENT
 from mica_router.core.resume.refusals import Refused
 
 DONE: Final = b"[DONE]"
+# Digits alone: Python would take signs as well, and a chunk of less than nothing is followed by itself.
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?$", re.DOTALL)
 # How vLLM ends an answer that it could not finish: at its shutdown, and when its core failed.
 GAVE_UP: Final = frozenset({"abort", "error"})
 
@@ -115,10 +118,10 @@ def dechunk(raw: bytes) -> bytes:
         end = raw.find(b"\r\n", at)
         if end < 0:
             break
-        try:
-            size = int(raw[at:end].partition(b";")[0], 16)
-        except ValueError as error:
-            raise Unreadable("no chunk begins where one should") from error
+        found = _CHUNK_SIZE.match(raw, at, end)
+        if found is None:
+            raise Unreadable("no chunk begins where one should")
+        size = int(found[1], 16)
         payload.append(raw[end + 2 : end + 2 + size])
         at = end + 2 + size + 2
         if size == 0:
