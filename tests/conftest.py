@@ -1,8 +1,14 @@
-"""For every test: Python 3.11 makes an event loop for whoever asks for the present one, and nobody closes that loop."""
+"""For every test: no event loop that nobody closes (Python 3.11 makes one for whoever asks), and no property that must hurry."""
 
 from __future__ import annotations
 
 import asyncio
+
+from hypothesis import settings
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("mica", deadline=None)
+settings.load_profile("mica")
 
 
 def pytest_configure() -> None:

@@ -8,15 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from agent_under_test import AgentUnderTest, make_settings
 from fake_kubelet import FakeKubelet
-
-settings.register_profile("mica-device-plugin", deadline=None)
-settings.load_profile("mica-device-plugin")
 
 
 @pytest.fixture
