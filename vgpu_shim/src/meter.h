@@ -12,6 +12,7 @@ _Static_assert(MICA_BATCHES == 64, "a bit each");
 /* The word of a batch: everything that joining it needs, in one compare-and-swap. The guard bits are set while the field below has not run out: a
  * subtraction of too much borrows them, so that joining is one sum and one comparison. */
 #define MICA_WORD_LEFT ((UINT64_C(1) << 35) - 1) /* ns of its budget that are left */
+_Static_assert(MICA_WORD_LEFT == MICA_LONGEST_ESTIMATE_NS, "a subtraction of one estimate clears the guard and borrows nothing beyond it");
 #define MICA_WORD_LEFT_GUARD (UINT64_C(1) << 35)
 #define MICA_WORD_LAUNCH (UINT64_C(1) << 36) /* launches that may still join, 7 bits */
 #define MICA_WORD_LAUNCH_GUARD (UINT64_C(1) << 43)

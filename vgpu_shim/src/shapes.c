@@ -19,7 +19,8 @@ uint16_t mica_shape_search(uint64_t key, size_t at)
 
 static void store_mean(struct mica_shape *shape, int64_t mean)
 {
-    atomic_store_explicit(&shape->mean, mean > SHORTEST_NS ? mean : SHORTEST_NS, memory_order_relaxed);
+    mean = mean < SHORTEST_NS ? SHORTEST_NS : mean > MICA_LONGEST_ESTIMATE_NS ? MICA_LONGEST_ESTIMATE_NS : mean;
+    atomic_store_explicit(&shape->mean, mean, memory_order_relaxed);
 }
 
 static void widen(struct mica_shape *shape, int64_t square_us, int64_t part)

@@ -10,6 +10,8 @@
 
 enum { MICA_SHAPES = 4096, MICA_SHAPE_NONE = 0xffff };
 enum { MICA_FIRST_ESTIMATE_NS = 5000000 }; /* of a shape nobody has measured: too much on purpose, the rest is given back when it has */
+/* As much as a batch can be charged in advance, 34 s; what takes longer is charged for the rest while it runs. */
+#define MICA_LONGEST_ESTIMATE_NS ((INT64_C(1) << 35) - 1)
 
 struct mica_shape {
     _Atomic uint64_t key;
@@ -43,7 +45,7 @@ static inline bool mica_shape_known(uint16_t shape)
     return atomic_load_explicit(&mica_shapes[shape].samples, memory_order_relaxed) != 0;
 }
 
-/* Nanoseconds a launch is expected to take. */
+/* Nanoseconds a launch is expected to take, MICA_LONGEST_ESTIMATE_NS at most. */
 static inline int64_t mica_shape_ns(const struct mica_shape *shape)
 {
     int64_t mean = atomic_load_explicit(&shape->mean, memory_order_relaxed);

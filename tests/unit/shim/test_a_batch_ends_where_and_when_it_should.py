@@ -4,6 +4,7 @@ Without a mark of ours where it would change what the program's streams wait for
 """
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -199,3 +200,16 @@ def test_a_context_is_not_ended_before_the_helper_is_out_of_it(cards, call):
     called = [line.split()[2] for line in (cards.directory / "trace").read_text().splitlines()]
     asked = call.startswith("cuDevicePrimaryCtxRelease_v2")  # once, for the handle, after retaining it
     assert called.count(call.split("(")[0]) == asked
+
+
+def test_kernels_of_minutes_are_counted_and_harm_nothing(cards):
+    """Longer than what a batch can be charged in advance: each is a batch of its own, and over when it is over."""
+    env = cards.member(limited=True, MICA_CORES="50")
+    found = cards.probe("--spin", "1500", "--kernel-us", "100000000", "--depth", "1", env=env)
+    assert found["spin_error"] == 0
+    region = (cards.directory / f"mica-{os.getuid()}-default.v2.region").read_bytes()
+    inflight = struct.unpack_from("<q", region, 4096 + 144)[0]
+    launches, batches = struct.unpack_from("<Q", region, 4096 + 200)[0], struct.unpack_from("<I", region, 4096 + 272)[0]
+    assert launches == found["launches"]
+    assert (inflight, batches & 0xFFFF) == (0, 0)
+    assert cards.truth()["busy_ns"] / 1500e9 == pytest.approx(0.5, abs=0.1)
