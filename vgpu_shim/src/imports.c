@@ -78,27 +78,43 @@ static bool closes_one_of_several(CUdeviceptr pointer, int change)
     return several;
 }
 
+/* Put into the table; what another thread put there for the same handle meanwhile stays and is open once more. False without memory. */
+static bool put(const struct mica_entry *entry)
+{
+    struct mica_entry old, *place;
+    mica_acquire(&opened.lock);
+    place = mica_table_claim(&opened, entry->key, &old);
+    const bool again = place && old.key && old.owner == entry->owner;
+    if (place)
+        *place = *entry;
+    if (again) {
+        place->mappings = old.mappings + 1;
+        place->kind = old.kind == OPENED_CHARGED ? OPENED_CHARGED : entry->kind;
+    }
+    mica_release(&opened.lock);
+    if (place && old.key && old.kind == OPENED_CHARGED && (!again || entry->kind == OPENED_CHARGED)) /* gone, or charged twice */
+        mica_ledger_release(old.gpu, old.bytes);
+    return place;
+}
+
 /* Memory was opened: charge it or not, and remember. */
 static CUresult remember(int gpu, CUdeviceptr pointer, uint64_t id)
 {
     if (opened_again(pointer, id))
         return MICA_CUDA_SUCCESS;
     int place = mica_ledger_find_export(id);
-    struct mica_entry entry = {.key = pointer, .bytes = size_of(pointer), .gpu = gpu, .owner = (void *)(uintptr_t)id, .kind = OPENED_FREE}, old;
+    struct mica_entry entry = {.key = pointer, .bytes = size_of(pointer), .gpu = gpu, .owner = (void *)(uintptr_t)id, .kind = OPENED_FREE};
     entry.handles = place < 0 ? UINT32_MAX : (unsigned)place;
     if (place < 0) {
         entry.kind = OPENED_CHARGED;
-        if (!mica_charge(gpu, entry.bytes))
-            return MICA_CUDA_OUT_OF_MEMORY;
+        if (!mica_charge(gpu, entry.bytes)) /* which another thread may have done for both */
+            return opened_again(pointer, id) ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
     }
-    if (!mica_table_swap(&opened, &entry, &old)) {
-        if (place < 0)
-            mica_ledger_release(gpu, entry.bytes);
-        return MICA_CUDA_OUT_OF_MEMORY;
-    }
-    if (old.key && old.kind == OPENED_CHARGED)
-        mica_ledger_release(old.gpu, old.bytes);
-    return MICA_CUDA_SUCCESS;
+    if (put(&entry))
+        return MICA_CUDA_SUCCESS;
+    if (place < 0)
+        mica_ledger_release(gpu, entry.bytes);
+    return MICA_CUDA_OUT_OF_MEMORY;
 }
 
 static CUresult open_handle(CUdeviceptr *pointer, CUipcHandle handle, unsigned flags, __typeof__(cuIpcOpenMemHandle) *call)

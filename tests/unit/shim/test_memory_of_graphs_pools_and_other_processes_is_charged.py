@@ -163,6 +163,26 @@ def test_a_handle_that_is_opened_twice_is_charged_once_until_it_is_closed_twice(
     assert ask(taker, "cu.cuIpcCloseMemHandle(r[1])") == 1
 
 
+@pytest.mark.parametrize("memory", ["2GiB", "1GiB"])  # room for both, and for one that pays for both
+def test_a_handle_that_two_threads_open_at_once_is_charged_until_both_have_closed_it(cards, memory):
+    """The second comes while the first asks the driver how much it is."""
+    cards.configure(trace="1")
+    giver = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"))
+    handle = ask(giver, "give(alloc(600 * MIB)[1])")
+    preload = cards.shim.compile("instrument.c", "-shared", "-fPIC", "-ldl", "-lpthread", name="libinstrument.so")
+    env = cards.env(limited=True, MICA_MEMORY=memory, MICA_SLICE="other", INSTRUMENT="cuMemGetAddressRange_v2")
+    env["LD_PRELOAD"] = f"{preload}:{env['LD_PRELOAD']}"
+    taker = cards.start_python(OPEN, env=env)
+    assert ask(taker, f"(tell := ctypes.CDLL({str(preload)!r})) and (second := []) or 0") == 0
+    assert ask(taker, f"(call := ctypes.CFUNCTYPE(None)(lambda: second.append(take('{handle}')))) and 0") == 0
+    assert ask(taker, "setattr(ctypes.c_void_p.in_dll(tell, 'instrument_instead'), 'value', ctypes.cast(call, ctypes.c_void_p).value)") is None
+    assert ask(taker, f"(r := take('{handle}'))[0] or second[0][0] or r[1].value - second[0][1].value") == 0
+    used = "(info()[2] - info()[1]) // MIB"
+    assert ask(taker, used) == 600
+    assert ask(taker, f"cu.cuIpcCloseMemHandle(r[1]) or {used}") == 600
+    assert ask(taker, f"cu.cuIpcCloseMemHandle(r[1]) or {used}") == 0
+
+
 def test_what_another_container_exported_is_refused_where_it_does_not_fit(cards):
     giver = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"))
     taker = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="512MiB", MICA_SLICE="other"))
