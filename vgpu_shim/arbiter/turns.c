@@ -224,14 +224,14 @@ static void charge_idle(struct card *card, uint64_t now)
 {
     struct contender *c = card->list[card->holder];
     const uint64_t end = c->drained_at > card->granted_at ? c->drained_at : now; /* others may have been waited for longer */
-    int64_t held = (int64_t)(end - card->granted_at), used = (int64_t)(c->busy - card->busy_at_grant), idle = held - used;
+    const int64_t held = (int64_t)(end - card->granted_at), used = clamp((int64_t)(c->busy - card->busy_at_grant), 0, held), idle = held - used;
     if (used > held / 2) {
         double taken = (double)held / (double)used;
-        taken = taken < 1 ? 1 : taken > TAKEN_MOST ? TAKEN_MOST : taken;
+        taken = taken > TAKEN_MOST ? TAKEN_MOST : taken;
         c->taken = c->taken > 0 ? c->taken + (taken - c->taken) / 8 : taken;
     }
     if (idle > held / 8)
-        c->credit -= (idle > held ? held : idle) - held / 8;
+        c->credit -= idle - held / 8;
 }
 
 /* How long its work is waited for. What it says may be a lie, and others pay for the wait: so there is an end to it, which comes sooner each time that

@@ -107,7 +107,7 @@ def test_a_container_that_is_killed_with_work_under_way_does_not_hold_up_the_oth
 
 
 def test_answers_make_sense_whatever_containers_write(cards):
-    flags = ["-D_GNU_SOURCE", "-I", str(cards.shim.root / "gen")]
+    flags = ["-D_GNU_SOURCE", "-I", str(cards.shim.root / "gen"), "-fsanitize=undefined", "-fsanitize-trap=undefined"]
     program = cards.shim.compile("turns.c", *flags)
     for seed in range(4):
         said = cards.run(program, "100000", str(seed), env=cards.env()).stdout.split()

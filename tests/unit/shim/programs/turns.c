@@ -25,7 +25,7 @@ static void observe(struct contender *c, uint64_t now)
     if (draw(3))
         c->active_at = hostile ? state << draw(64) : now - draw(2000000);
     c->batches = draw(2) ? 0 : (uint32_t)draw(hostile ? 65536 : 4);
-    c->busy = hostile ? state << draw(64) : c->busy + draw(1000000);
+    c->busy = !hostile ? c->busy + draw(1000000) : draw(2) ? c->busy ^ UINT64_C(1) << 63 : state << draw(64);
     c->balance = hostile ? (int64_t)(state << draw(64)) : (int64_t)draw(100000000) - 50000000;
     c->inflight_until = hostile ? state << draw(64) : now + draw(20000000);
     c->alive = draw(20) != 0;
