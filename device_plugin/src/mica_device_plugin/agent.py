@@ -33,7 +33,15 @@ from mica_device_plugin.install import (
 from mica_device_plugin.janitor import Janitor
 from mica_device_plugin.keeper import LimitsKeeper
 from mica_device_plugin.kubelet_state import KubeletState, LocalKubelet
-from mica_device_plugin.loops import DriverWatch, PoolWatch, feed_devices, keep_clean, keep_limits, refresh_feed
+from mica_device_plugin.loops import (
+    DriverWatch,
+    PoolWatch,
+    feed_devices,
+    keep_clean,
+    keep_limits,
+    keep_regions_small,
+    refresh_feed,
+)
 from mica_device_plugin.metrics import AgentMetrics, NodeCollector
 from mica_device_plugin.publisher import Publisher
 from mica_device_plugin.registrar import Registrar
@@ -52,6 +60,7 @@ from mica_runtime.service import run_parts
 COMPONENT: Final = "node-agent"
 _LOOK_EVERY_S: Final = 1.0
 _SWEEP_EVERY_S: Final = 3.0
+_CUT_EVERY_S: Final = 0.25
 _SWEEP_PAUSE_S: Final = 0.3
 _UMASK: Final = 0o022
 _log = get_logger(__name__)
@@ -172,6 +181,7 @@ class Agent:
             self.publisher.run(),
             self.events.run(),
             keep_limits(self.keeper, wake=self._outdated, pause=_SWEEP_PAUSE_S),
+            keep_regions_small(self.store, every=_CUT_EVERY_S),
             keep_clean(janitor, wake=self._sweep, every=_SWEEP_EVERY_S, pause=_SWEEP_PAUSE_S),
         ]
 
@@ -211,7 +221,7 @@ class Agent:
         return allocate_binds(
             library=self._installed.library,
             limits=self._layout.limits_dir(key),
-            usage=self._layout.usage_dir(key),
+            region=self._layout.region_file(key),
             arbiter=self._layout.arbiter_dir,
             library_dir=self._settings.library_dir,
         )

@@ -45,11 +45,12 @@ def cdi_name(key: SliceKey) -> str:
     return f"{names.CDI_KIND}={key}"
 
 
-def allocate_binds(*, library: Path, limits: Path, usage: Path, arbiter: Path, library_dir: Path) -> tuple[Bind, ...]:
+def allocate_binds(*, library: Path, limits: Path, region: Path, arbiter: Path, library_dir: Path) -> tuple[Bind, ...]:
     """Mounts of the limiter: they are there even if no spec of ours ever comes, so that the container fails closed.
 
     ``library`` is the installed version on the host, ``library_dir`` the library directory inside the container,
-    ``arbiter`` the directory of the node page (the directory, so that a page that is made anew is seen).
+    ``arbiter`` the directory of the node page (the directory, so that a page that is made anew is seen). ``region`` is the file,
+    not its directory: a container can write to it and must not make others there.
     """
     limiter, front, monitor = library / "libmica.so", library / "libmica-nvml.so", library / "gpu-monitor"
     return (
@@ -60,7 +61,7 @@ def allocate_binds(*, library: Path, limits: Path, usage: Path, arbiter: Path, l
         Bind(monitor, "/usr/bin/gpu-monitor"),
         Bind(monitor, "/opt/xpu/bin/gpu-monitor"),
         Bind(limits, "/run/mica/limits"),
-        Bind(usage, "/run/mica/usage", read_only=False),
+        Bind(region, "/run/mica/usage/region", read_only=False),
         Bind(arbiter, "/run/mica/node"),
     )
 

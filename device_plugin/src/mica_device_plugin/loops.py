@@ -1,4 +1,4 @@
-"""The agent's own loops: look at the driver, find the pool, tell the kubelet, clean up. Each is level-triggered."""
+"""The agent's own loops: look at the driver, find the pool, tell the kubelet, cut regions, clean up. Each is level-triggered."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from mica_device_plugin.files import Files
 from mica_device_plugin.janitor import Janitor
 from mica_device_plugin.keeper import LimitsKeeper
 from mica_device_plugin.node_cache import load_pool, store_pool
+from mica_device_plugin.slices import SliceStore
 from mica_device_plugin.state import AgentState
-from mica_device_plugin.values import PoolChoice
+from mica_device_plugin.values import PoolChoice, SliceKey
 from mica_runtime.logging import get_logger
 from mica_runtime.waiting import woken
 
@@ -148,6 +149,21 @@ async def keep_clean(janitor: Janitor, *, wake: asyncio.Event, every: float, pau
         await janitor.sweep()
         await asyncio.sleep(pause)
         await woken(wake, within=every)
+
+
+async def keep_regions_small(store: SliceStore, *, every: float) -> None:
+    """Cut regions that containers made longer, until cancelled; says so once for each."""
+    told: set[SliceKey] = set()
+    while True:
+        try:
+            cut = await asyncio.to_thread(store.cut_regions)
+        except OSError as error:
+            cut = {}
+            _log.error("usage regions cannot be looked at", error=str(error))
+        for key in cut.keys() - told:
+            _log.error("a container made its usage region longer: cut off, now and from now on", key=key, bytes=cut[key])
+        told |= cut.keys()
+        await asyncio.sleep(every)
 
 
 def _usable(survey: Survey) -> Survey:

@@ -74,13 +74,18 @@ def read_region(path: Path) -> tuple[GPUUsage, ...]:
     """Records of a region file. Raises InvalidRegion, also when the file is not a plain one of the right size."""
     descriptor = _open(path)
     try:
+        if os.fstat(descriptor).st_size != SIZE:
+            raise InvalidRegion("not of the right size")
         return parse_region(os.pread(descriptor, SLOTS_OFFSET, 0))
     finally:
         os.close(descriptor)
 
 
 def is_live(path: Path) -> bool:
-    """Whether a process of the container holds a slot: the kernel drops the lock with the process, so this cannot be stale."""
+    """Whether a process of the container holds a slot: the kernel drops the lock with the process, so this cannot be stale.
+
+    Also where the container has changed the file's size: what it does to its region must not make it look dead.
+    """
     try:
         descriptor = _open(path)
     except InvalidRegion:
@@ -93,15 +98,33 @@ def is_live(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _open(path: Path) -> int:
+def cut(path: Path) -> int:
+    """Cut off what a container made its region longer by; how many bytes. 0 also where there is none that can be cut.
+
+    May wait for a container that is writing.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        surplus = path.lstat().st_size - SIZE
+        if surplus <= 0:
+            return 0
+        descriptor = _open(path, os.O_WRONLY)
+    except (FileNotFoundError, NotADirectoryError, InvalidRegion):
+        return 0
+    try:
+        os.ftruncate(descriptor, SIZE)
+    finally:
+        os.close(descriptor)
+    return surplus
+
+
+def _open(path: Path, access: int = os.O_RDONLY) -> int:
+    try:
+        descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise InvalidRegion(f"cannot be opened: {error.strerror}") from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size != SIZE:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidRegion("not a plain file of the right size")
+        raise InvalidRegion("not a plain file")
     return descriptor
 
 

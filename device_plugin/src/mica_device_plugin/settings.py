@@ -57,11 +57,11 @@ class Layout:
         return self.limits_dir(key) / "limits"
 
     def usage_dir(self, key: str) -> Path:
-        """Mounted writable into the container."""
+        """Holds the usage region; not mounted."""
         return self.slices / key / "usage"
 
     def region_file(self, key: str) -> Path:
-        """The usage region of one container."""
+        """The usage region of one container; mounted writable into it."""
         return self.usage_dir(key) / "region"
 
     @property

@@ -62,10 +62,14 @@ class SliceStore:
         )
 
     def prepare(self, key: SliceKey) -> None:
-        """Make the directories that Allocate's mounts name: two empty ones of this slice, and the arbiter's."""
-        self._files.make_dir(self._layout.arbiter_dir)
-        self._files.make_dir(self._layout.limits_dir(key))
-        self._files.make_dir(self._layout.usage_dir(key))
+        """Make what Allocate's mounts name: the directories of limits and node page, and a region that the limiter refuses.
+
+        It is replaced before the container starts. Where nothing is, a runtime makes a directory to mount.
+        """
+        self._make_dirs(key)
+        if not self._files.is_file(self._layout.region_file(key)):
+            self._files.remove_tree(self._layout.region_file(key))
+            self._files.write(self._layout.region_file(key), b"", mode=_REGION_MODE)
 
     def write_pin(self, pin: Pin) -> None:
         """Store a verified decision; it survives a power failure once this returns."""
@@ -84,7 +88,7 @@ class SliceStore:
         """Make everything the container needs: an empty region unless a process still uses it, the limits, the CDI spec."""
         if not self.is_live(key):
             self._files.remove_tree(self._layout.usage_dir(key))
-        self.prepare(key)
+        self._make_dirs(key)
         if not self.is_live(key):
             self._files.write(self._layout.region_file(key), bytes(region.SIZE), mode=_REGION_MODE)
         self._write_limits(key, limits, self._files.read(self._layout.limits_file(key)) or b"")
@@ -110,6 +114,16 @@ class SliceStore:
     def is_live(self, key: SliceKey) -> bool:
         """Whether a process inside the container still uses a GPU."""
         return self._liveness(self._layout.region_file(key))
+
+    def cut_regions(self) -> Mapping[SliceKey, int]:
+        """Take from containers what they made their regions longer by, which uses the node's memory; bytes by slice."""
+        found = {key: region.cut(self._layout.region_file(key)) for key in _keys(self._files.names(self._layout.slices))}
+        return {key: surplus for key, surplus in found.items() if surplus}
+
+    def _make_dirs(self, key: SliceKey) -> None:
+        self._files.make_dir(self._layout.arbiter_dir)
+        self._files.make_dir(self._layout.limits_dir(key))
+        self._files.make_dir(self._layout.usage_dir(key))
 
     def _write_limits(self, key: SliceKey, limits: Limits, before: bytes) -> None:
         """By rename, so that the limiter reads all of it or what was there before."""

@@ -26,12 +26,42 @@ async def test_allocate_names_the_cdi_device_and_the_limiters_mounts_without_any
         "/usr/bin/gpu-monitor",
         "/opt/xpu/bin/gpu-monitor",
         "/run/mica/limits",
-        "/run/mica/usage",
+        "/run/mica/usage/region",
         "/run/mica/node",
     }
-    assert [path for path, m in mounts.items() if not m.read_only] == ["/run/mica/usage"]
+    assert [path for path, m in mounts.items() if not m.read_only] == ["/run/mica/usage/region"]
     assert agent.layout.arbiter_dir.is_dir() and mounts["/run/mica/node"].host_path == str(agent.layout.arbiter_dir)
-    assert agent.layout.limits_dir(key).is_dir() and agent.layout.usage_dir(key).is_dir()
+    assert agent.layout.limits_dir(key).is_dir()
+    assert mounts["/run/mica/usage/region"].host_path == str(agent.layout.region_file(key))
+    assert agent.layout.region_file(key).read_bytes() == b""  # the limiter refuses it
+
+
+async def test_a_directory_that_a_runtime_made_where_the_region_was_to_be_gives_way(agent, kubelet):
+    agent.cluster.add(slice_pod(GPUShare(GPU_A, 3072, 20)))
+    given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
+    region = agent.layout.region_file(slice_key(given.ids))
+    region.unlink()
+    region.mkdir()
+    agent.agent.store.prepare(slice_key(given.ids))
+    assert region.is_file()
+    region.unlink()
+    region.mkdir()
+    await kubelet.pre_start(given)
+    assert region.stat().st_size == SIZE
+
+
+async def test_a_region_that_its_container_makes_longer_is_cut_while_it_runs(agent, kubelet):
+    """All that a container may use of the node's memory in it is the region."""
+    agent.cluster.add(slice_pod(GPUShare(GPU_A, 3072, 20)))
+    given = await kubelet.allocate(uid="uid-1", pod="pod-1", container="c0")
+    await kubelet.pre_start(given)
+    region = agent.layout.region_file(slice_key(given.ids))
+    inode = region.stat().st_ino
+    for _ in range(2):
+        with region.open("ab") as file:
+            file.write(b"x" * (1 << 20))
+        await agent.eventually(lambda: region.stat().st_size == SIZE)
+    assert region.stat().st_ino == inode
 
 
 async def test_the_slice_is_written_before_prestart_answers(agent, kubelet):

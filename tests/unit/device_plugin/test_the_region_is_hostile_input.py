@@ -1,5 +1,6 @@
 """The region reader against rubbish, and against a region as the limiter writes it."""
 
+import fcntl
 import os
 import struct
 
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mica_device_plugin.region import MAGIC, SIZE, SLOTS_OFFSET, GPUUsage, InvalidRegion, is_live, parse_region, read_region
+from mica_device_plugin.region import MAGIC, SIZE, SLOTS_OFFSET, GPUUsage, InvalidRegion, cut, is_live, parse_region, read_region
+
+F_OFD_SETLK = 37
 
 
 def region(*, count: int = 1, cores: int = 20, uuid: bytes = b"GPU-1", version: int = 2) -> bytearray:
@@ -67,4 +70,34 @@ def test_only_a_plain_file_of_the_right_size_is_opened(tmp_path):
         with pytest.raises(InvalidRegion):
             read_region(path)
         assert not is_live(path)
+        assert cut(path) == 0
+    assert secret.stat().st_size == SIZE
     assert read_region(secret) == () and not is_live(secret)
+
+
+@pytest.mark.parametrize("size", [SIZE + 1, SIZE - 1, 0])
+def test_a_container_does_not_look_dead_because_it_changed_the_size_of_its_region(tmp_path, size):
+    path = tmp_path / "region"
+    path.write_bytes(bytes(SIZE))
+    with path.open("r+b") as held:
+        fcntl.fcntl(held, F_OFD_SETLK, struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, SLOTS_OFFSET, 1, 0))
+        os.truncate(path, size)
+        assert is_live(path)
+        with pytest.raises(InvalidRegion):
+            read_region(path)
+    assert not is_live(path)
+
+
+def test_what_is_beyond_the_region_is_cut_and_what_is_in_it_stays(tmp_path):
+    path = tmp_path / "region"
+    path.write_bytes(b"y" * SIZE + b"x" * 5000)
+    assert (cut(path), cut(path)) == (5000, 0)
+    assert path.read_bytes() == b"y" * SIZE
+
+
+def test_a_link_to_something_longer_is_not_cut(tmp_path):
+    other, path = tmp_path / "other", tmp_path / "region"
+    other.write_bytes(bytes(SIZE + 1))
+    path.symlink_to(other)
+    assert cut(path) == 0
+    assert other.stat().st_size == SIZE + 1
