@@ -19,9 +19,12 @@ import pynvml
 
 from benchmarks._command import CannotMeasure
 from benchmarks.gpu.options import Options
+from mica_api.allocation import GPUShare
+from mica_device_plugin import region
+from mica_device_plugin.limits import Limits, render_limits
+from mica_device_plugin.values import SliceOwner
 
 WORKER: Final = Path(__file__).with_name("worker.py")
-REGION_BYTES: Final = 1_069_056
 SIMULATED_UUID: Final = "GPU-5a1e0000-0000-4000-8000-000000000000"
 _STARTING_S: Final = 120
 
@@ -39,10 +42,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """A slice: percent of the card (0: uncapped) and bytes."""
+    """A slice: percent of the card (0: uncapped) and memory."""
 
     cores: int
-    memory: int = 16 << 30
+    memory_mib: int = 16 << 10
 
 
 class Bench:
@@ -70,7 +73,7 @@ class Bench:
         folder = self.folder / "slices" / f"slice-{self._slices}"
         for part in ("limits", "usage"):
             (folder / part).mkdir(parents=True)
-        (folder / "usage" / "region").write_bytes(bytes(REGION_BYTES))
+        (folder / "usage" / "region").write_bytes(bytes(region.SIZE))
         env = self.bare() | {
             "LD_PRELOAD": str(self.options.file("libmica.so")),
             "MICA_LIMITS_FILE": str(folder / "limits" / "limits"),
@@ -81,15 +84,14 @@ class Bench:
         return env
 
     def resize(self, env: dict[str, str], cap: Cap, *, generation: int) -> None:
-        """Write a slice's limits, as the node agent does."""
+        """Write a slice's limits, in the node agent's words."""
         path = Path(env["MICA_LIMITS_FILE"])
         uuid = SIMULATED_UUID if self.options.simulated else card_uuid()
-        driver = f"driver={self.options.file('sim/libcuda.so.1')}\n" if self.options.simulated else ""
+        driver = str(self.options.file("sim/libcuda.so.1")) if self.options.simulated else None
+        share = GPUShare(uuid, cap.memory_mib, cap.cores)
+        limits = Limits(SliceOwner("benchmark", path.parent.parent.name), (share,), driver=driver)
         fresh = path.with_suffix(".new")
-        fresh.write_text(
-            f"version=1\ngeneration={generation}\nmode=enforce\n{driver}gpus=1\n"
-            f"gpu.0.uuid={uuid}\ngpu.0.memory={cap.memory}\ngpu.0.cores={cap.cores}\n"
-        )
+        fresh.write_bytes(render_limits(limits, generation=generation))
         fresh.replace(path)
 
     def ask(self, *words: str, env: dict[str, str] | None = None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _family(made: Bench, family: str) -> list[Figure]:
     before = card_used(made)
     program = subprocess.Popen(
         [sys.executable, str(PROGRAM), family, "1"],
-        env=made.limited(Cap(cores=0, memory=CAP)),
+        env=made.limited(Cap(cores=0, memory_mib=CAP >> 20)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

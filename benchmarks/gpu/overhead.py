@@ -57,7 +57,7 @@ def _torch(made: Bench, pairs: int) -> list[Figure]:
         if not made.options.time_for(60):
             break
         bare.append(_step(made.bare()))
-        limited.append(_step(made.limited(Cap(cores=100, memory=64 << 30))))
+        limited.append(_step(made.limited(Cap(cores=100, memory_mib=64 << 10))))
     if not bare:
         raise CannotMeasure("no time was left for PyTorch")
     rows = []

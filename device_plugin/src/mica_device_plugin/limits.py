@@ -22,14 +22,14 @@ class Limits:
     """What a container may use. ``shares`` are in the CUDA order of their cards inside it.
 
     ``compute``: how its slices share the time of their cards. ``oversubscribe``: what does not fit on a full card may live on the
-    host. ``driver``: the real driver, as the container sees it.
+    host. ``driver``: the real driver, as the container sees it; None: the limiter looks for it in the usual places.
     """
 
     owner: SliceOwner
     shares: tuple[GPUShare, ...]
     compute: Compute = DEFAULT_COMPUTE
     oversubscribe: bool = False
-    driver: str = DRIVER_IN_CONTAINER
+    driver: str | None = DRIVER_IN_CONTAINER
 
 
 def render_limits(limits: Limits, *, generation: int) -> bytes:
@@ -40,7 +40,7 @@ def render_limits(limits: Limits, *, generation: int) -> bytes:
         "mode=enforce",
         f"pod={limits.owner.pod_uid}",
         f"container={limits.owner.container}",
-        f"driver={limits.driver}",
+        *([f"driver={limits.driver}"] if limits.driver is not None else []),
         f"oversubscribe={'true' if limits.oversubscribe else 'false'}",
         f"gpus={len(limits.shares)}",
     ]

@@ -175,7 +175,13 @@ def test_a_handle_that_two_threads_open_at_once_is_charged_until_both_have_close
     taker = cards.start_python(OPEN, env=env)
     assert ask(taker, f"(tell := ctypes.CDLL({str(preload)!r})) and (second := []) or 0") == 0
     assert ask(taker, f"(call := ctypes.CFUNCTYPE(None)(lambda: second.append(take('{handle}')))) and 0") == 0
-    assert ask(taker, "setattr(ctypes.c_void_p.in_dll(tell, 'instrument_instead'), 'value', ctypes.cast(call, ctypes.c_void_p).value)") is None
+    assert (
+        ask(
+            taker,
+            "setattr(ctypes.c_void_p.in_dll(tell, 'instrument_instead'), 'value', ctypes.cast(call, ctypes.c_void_p).value)",
+        )
+        is None
+    )
     assert ask(taker, f"(r := take('{handle}'))[0] or second[0][0] or r[1].value - second[0][1].value") == 0
     used = "(info()[2] - info()[1]) // MIB"
     assert ask(taker, used) == 600

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mica_api.allocation import GPUShare
 from mica_api.compute import COMPUTE_POLICIES, MAX_WEIGHT, PRIORITIES, Compute
 from mica_api.request import MAX_NUMBER
-from mica_device_plugin.limits import Limits, render_limits
+from mica_device_plugin.limits import DRIVER_IN_CONTAINER, Limits, render_limits
 from mica_device_plugin.values import SliceOwner
 
 SOURCES = Path(__file__).parents[3] / "vgpu_shim" / "src"
@@ -27,6 +27,7 @@ limits = st.builds(
     ).map(tuple),
     st.builds(Compute, st.sampled_from(COMPUTE_POLICIES), st.sampled_from(PRIORITIES), st.integers(1, MAX_WEIGHT)),
     st.booleans(),
+    st.sampled_from([DRIVER_IN_CONTAINER, None]),
 )
 
 
@@ -41,6 +42,6 @@ def test_every_field_arrives(reader, tmp_path_factory, written, generation):
     path = tmp_path_factory.getbasetemp() / "limits"
     path.write_bytes(render_limits(written, generation=generation))
     file, *cards = subprocess.run([reader, path], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert file == f"{generation} 1 {int(written.oversubscribe)} {written.driver} {len(written.shares)} -"
+    assert file == f"{generation} 1 {int(written.oversubscribe)} {written.driver or ''} {len(written.shares)} -"
     compute = f"{written.compute.weight} {POLICIES[written.compute.policy]} {CLASSES[written.compute.priority]}"
     assert cards == [f"{share.uuid} {share.memory_mib << 20} {share.cores} {compute}" for share in written.shares]
