@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
+import time
 from collections.abc import Mapping
 
 from mica_router.core.engines import Endpoint
@@ -27,7 +27,7 @@ class Relay:
     """What one process relays with. `publish` gives it a table; `serve` runs until cancelled, then drains."""
 
     def __init__(self, settings: RouterSettings, *, counts: Counts | None = None) -> None:
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         self._settings = settings
         tls = engine_tls(settings)
         self.engine_metrics = EngineMetrics(HttpMetricsPort(tls=tls), clock=clock, interval=settings.scrape_interval)

@@ -11,6 +11,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Final
 
+from mica_router.hot import Gaps
+
 TTFB_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 GAP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 5.0)
 NO_MODEL: Final = ""
@@ -57,7 +59,7 @@ class Series:
     def __init__(self) -> None:
         self.queue = Histogram()
         self.first_token = Histogram()
-        self.gap = Histogram(GAP_BUCKETS)
+        self.gap = Gaps(GAP_BUCKETS)
 
 
 class RouterMetrics:

@@ -15,6 +15,10 @@ WHOLE: Final = 1
 LAST: Final = 2
 """What `whole_chunks` finds. LAST: the body's end is among them, and nothing behind it."""
 
+# An event's end and a chunk's end; the first LF might also be that of a chunk's header, before a payload of one LF.
+EVENT_END: Final = b"\n\n\r\n"
+ONE_BYTE: Final = b"\r\n\n\r\n"
+
 LONGEST: Final = 4096
 """Reads from this size on have no entry in `OPENINGS`."""
 

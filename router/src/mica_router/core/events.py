@@ -11,12 +11,10 @@ from typing import Final
 
 import httptools
 
+from mica_router.core.chunks import EVENT_END, ONE_BYTE
 from mica_router.core.response import ResponseReader
 
 END_OF_CHUNKS: Final = b"0\r\n\r\n"
-# An event's end and a chunk's end; the first LF might also be that of a chunk's header, before a payload of one LF.
-EVENT_END: Final = b"\n\n\r\n"
-ONE_BYTE: Final = b"\r\n\n\r\n"
 LONGEST_EVENT: Final = 4 * 1024 * 1024
 _SYNTHETIC_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -11,6 +11,7 @@ from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
 from mica_router.core.outgoing import trace_line
 from mica_router.core.request import Request
+from mica_router.hot import Passing
 from mica_router.metrics import Series
 from mica_router.relay.access_log import log_access
 from mica_router.relay.attempt import Attempt
@@ -27,7 +28,7 @@ CUT = 599
 _log = get_logger(__name__)
 
 
-class Ending:
+class Ending(Passing):
     """State of an exchange. Every way out passes `_done` once."""
 
     __slots__ = (
@@ -38,7 +39,6 @@ class Ending:
         "_delivery",
         "_features",
         "_handling",
-        "_heard_at",
         "_hedge",
         "_in_engine",
         "_key",

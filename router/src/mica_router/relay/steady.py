@@ -1,24 +1,18 @@
 """Short ways for what happens nearly always: a whole answer in one read, and a read of a stream that is chunks of events.
 
-They do in one step what the long way (`relay.exchange`) does in many, and nothing else: `pass_on` records, times and writes. As
-soon as anything is unusual they leave it to the long way, which also says when the short one may be taken again.
+They do in one step what the long way (`relay.exchange`) does in many, and nothing else: `pass_on` (`hot`) records, times and
+writes. As soon as anything is unusual they leave it to the long way, which also says when the short one may be taken again.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mica_router.core.chunks import LONGEST, OPENINGS, WHOLE, whole_chunks
-from mica_router.core.events import EVENT_END, ONE_BYTE
-from mica_router.metrics import GAP_BUCKETS, Histogram
 from mica_router.relay.access_log import log_access
 from mica_router.relay.ending import Ending
 
 if TYPE_CHECKING:
     from mica_router.core.response import ResponseHead
-    from mica_router.ports import Clock
     from mica_router.relay.attempt import Attempt
 
 
@@ -28,12 +22,7 @@ _OK: Final = 200
 class Steady(Ending):
     """An exchange as long as all goes its way."""
 
-    __slots__ = ("_clock", "_gaps", "_hear", "_write")
-
-    _clock: Clock
-    _gaps: Histogram
-    _hear: Callable[[bytes], bool] | None
-    _write: Callable[[bytes], None]
+    __slots__ = ()
 
     def attempt_whole(self, attempt: Attempt, head: ResponseHead, body: bytes) -> bool:
         """Deliver an answer that came whole in one read, and be done with it. False: something about it or around it is not as
@@ -76,31 +65,5 @@ class Steady(Ending):
         if not self._heard_at or not self._delivery.passing:
             return
         recording = self._handling.recording
-        self._clock = self._context.clock
-        self._gaps = series.gap
-        self._hear = None if recording is None else recording.heard
-        self._write = self._client.writer()
+        self.steady(self._context.clock, series.gap, None if recording is None else recording.heard, self._client.writer())
         attempt.shorten(self.pass_on)
-
-    def pass_on(self, data: bytes) -> bool:
-        """Pass on whole chunks of whole events. False: it is something else, or an engine that gives up; nothing was done.
-
-        The engine's deadline needs nothing here: it is checked against `_heard_at`.
-        """
-        size = len(data)
-        if size >= LONGEST or data[-4:] != EVENT_END:
-            return False
-        count, opening = OPENINGS[size]
-        if data[:count] != opening and (data.endswith(ONE_BYTE) or whole_chunks(data) != WHOLE):
-            return False
-        hear = self._hear
-        if hear is not None and hear(data):
-            return False
-        now = self._clock()
-        gap = now - self._heard_at
-        self._heard_at = now
-        gaps = self._gaps
-        gaps.total += gap
-        gaps.buckets[bisect_left(GAP_BUCKETS, gap)] += 1
-        self._write(data)
-        return True

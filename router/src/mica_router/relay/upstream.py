@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol, cast
 
 from mica_router.core.engines import Endpoint
+from mica_router.hot import Line
 
 
 class UpstreamUser(Protocol):
@@ -19,18 +19,18 @@ class UpstreamUser(Protocol):
         """The connection ended, or broke if there is an `error`; it will not be returned to the pool."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Line, asyncio.Protocol):
     """Idle while `user` is None. An engine that talks or hangs up while idle is disconnected.
 
     `short_way` is tried first with what arrives; when it says False, it is given up and the user gets that read.
     """
 
-    __slots__ = ("_unwanted", "endpoint", "idle_since", "paused", "short_way", "transport", "user")
+    __slots__ = ("_unwanted", "endpoint", "idle_since", "paused", "transport", "user")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.user: UpstreamUser | None = None
-        self.short_way: Callable[[bytes], bool] | None = None
+        self.short_way = None
         self.idle_since = 0.0
         self.transport: asyncio.Transport | None = None
         self.paused = False
@@ -48,13 +48,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._unwanted:
             self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes of the engine."""
-        short_way = self.short_way
-        if short_way is not None:
-            if short_way(data):
-                return
-            self.short_way = None
+    def long_way(self, data: bytes) -> None:
+        """Bytes of the engine that the short way did not take."""
         if self.user is None:
             self.abort()
         else:

@@ -9,15 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from mica_router.core.continuation import TooLong
+from mica_router.hot import Reel
 
 _STEP: Final = 4096
-_IN_EITHER: Final = b"or"
-"""In "error" as well as in "abort"."""
-
-
-def gives_up(data: bytes) -> bool:
-    """Whether these bytes of a stream hold an error event, or the end of an answer that was not finished."""
-    return b'{"error"' in data or b'"finish_reason":"abort"' in data or b'"finish_reason":"error"' in data
 
 
 class Shelf:
@@ -57,34 +51,22 @@ class Kept:
         self._size = 0
 
 
-class Tape:
+class Tape(Reel):
     """One stream's bytes, after `before` bytes that are held for it anyway. `full`: it let go of them, and records no more."""
 
-    __slots__ = ("_before", "_held", "_left", "_parts", "_shelf", "full")
+    __slots__ = ("_before", "_held", "_shelf", "full")
 
     def __init__(self, shelf: Shelf, *, before: int = 0) -> None:
         self._shelf = shelf
-        self._parts: list[bytes] = []
+        self._parts = []
         self._before = before
         self._held = before
         self._left = 0
         self.full = False
         shelf.held += before
 
-    def heard(self, data: bytes) -> bool:
-        """Keep these too, unless the engine says in them that it gave up: then it is as good as dead, and True is returned."""
-        # Called for every read of a stream: one search (`find`, because `in` costs twice that), and no second call.
-        if data.find(_IN_EITHER) >= 0 and gives_up(data):
-            return True
-        left = self._left - len(data)
-        if left < 0:
-            return self._ask_for_more(data)
-        self._left = left
-        self._parts.append(data)
-        return False
-
     def _ask_for_more(self, data: bytes) -> bool:
-        """The same, when what the shelf allowed is used up."""
+        """Keep these, when what the shelf allowed is used up."""
         if self.keep(len(data)):
             self._parts.append(data)
         return False

@@ -1,0 +1,6 @@
+from mica_router.hot.plain import Gaps as Gaps
+from mica_router.hot.plain import Line as Line
+from mica_router.hot.plain import Passing as Passing
+from mica_router.hot.plain import Reel as Reel
+
+DIGEST: str
