@@ -45,8 +45,8 @@ drift: venv
 	@PYTHON=$(PY) hack/generate_stubs.sh build/stubs
 	@cd build/stubs && for f in $$(find . -type f); do cmp $$f ../../device_plugin/src/$$f || { echo "mica: run 'make generate' and commit the result"; exit 1; }; done
 
-kernel: venv ## the C kernel of the placement engine, into its package
-	@$(PY) extender/build_kernel.py --unless-current
+kernel: venv ## the parts in C of the placement engine and of the router, into their packages
+	@$(PY) build_native.py --unless-current
 
 unit: venv shim kernel
 	@$(PYTEST) -n auto -m "not exhaustive" tests/unit
@@ -106,4 +106,4 @@ bench-%: venv kernel ## run one benchmark: benchmarks/<name>; PART=<part> runs o
 	@$(PY) -m benchmarks.$* $(PART)
 
 clean: ## remove what was built in the tree (caches outside stay)
-	@rm -rf build dist extender/src/mica_extender/placement/kernel/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf build dist extender/src/mica_extender/placement/kernel/*.so router/src/mica_router/hot/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -19,6 +19,7 @@ from mica_router.core.routes import RouteTable
 from mica_router.core.tier_chooser import TierChooser
 from mica_router.explain import explain_request
 from mica_router.exposition import RouterCollector, Snapshot, take_snapshot
+from mica_router.hot import NATIVE
 from mica_router.json_metrics import metrics_view
 from mica_router.metrics import ModelDemand
 from mica_router.ports import RouteSource, RouteSourceError
@@ -242,6 +243,8 @@ async def start() -> None:
 
 
 async def _run(settings: RouterSettings, source: RouteSource) -> None:
+    if not NATIVE:
+        _log.info("events are passed on in Python: the part in C was not built for this machine (`make kernel`)")
     gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
     run = run_single if settings.workers == 1 else run_supervised
     try:

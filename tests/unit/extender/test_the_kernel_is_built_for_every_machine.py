@@ -10,7 +10,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).parents[3]
-BUILDER = ROOT / "extender" / "build_kernel.py"
+BUILDER = ROOT / "build_native.py"
 NEWEST_GLIBC = (2, 17)
 
 
@@ -32,7 +32,7 @@ def glibc_versions(library: Path) -> set[tuple[int, ...]]:
 def test_one_set_of_sources_makes_a_library_for_x86_64_and_for_aarch64(tmp_path: Path) -> None:
     made = {machine: tmp_path / f"{machine}.so" for machine in ("x86_64", "aarch64")}
     for machine, library in made.items():
-        subprocess.run([sys.executable, str(BUILDER), "--machine", machine, "--out", str(library)], check=True)
+        subprocess.run([sys.executable, str(BUILDER), "placement", "--machine", machine, "--out", str(library)], check=True)
     with made["x86_64"].open("rb") as intel, made["aarch64"].open("rb") as arm:
         assert [ELFFile(intel)["e_machine"], ELFFile(arm)["e_machine"]] == ["EM_X86_64", "EM_AARCH64"]
     assert functions(made["x86_64"]) == functions(made["aarch64"]) >= {"mica_evaluate", "mica_score", "mica_kernel_digest"}

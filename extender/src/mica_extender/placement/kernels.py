@@ -236,7 +236,7 @@ def load_native(directory: Path = _DIRECTORY) -> NativeKernel:
 
 
 def sources_digest(directory: Path = _DIRECTORY) -> str:
-    """Names the kernel's sources, as ``build_kernel.py`` does."""
+    """Names the kernel's sources, as ``build_native.py`` does."""
     digest = hashlib.sha256()
     for file in sorted([*directory.glob("*.c"), *directory.glob("*.h")]):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

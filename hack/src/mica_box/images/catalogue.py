@@ -34,7 +34,8 @@ from mica_box.versions import Versions
 
 COMPONENTS = ("api", "operator", "extender", "device_plugin", "router", "cli")
 KERNEL = "extender/src/mica_extender/placement/kernel/libplacement.so"
-"""Built into the tree; without it the extender would compute placements on numpy, several times slower."""
+RELAY = "router/src/mica_router/hot/_native.abi3.so"
+"""Built into the tree; without them the extender and the router would do in Python what takes several times as long there."""
 USER = "65532:65532"
 TAG_LENGTH = 12
 ALIAS_TAG = "dev"
@@ -55,7 +56,8 @@ def code_files(paths: Paths) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for component in COMPONENTS:
         files |= tree(paths.repo / component / "src", "opt/mica/src")
-    require(paths.repo / KERNEL, "kernel")
+    for library in (KERNEL, RELAY):
+        require(paths.repo / library, "kernel")
     for name in ("libmica.so", "libmica-nvml.so", "gpu-monitor"):
         files[f"opt/mica/lib/{name}"] = require(paths.shim / name, "shim")
     files["opt/mica/bin/mica-arbiter"] = require(paths.shim / "mica-arbiter", "shim")

@@ -209,8 +209,8 @@ static bool whole_events(const char *data, size_t size) {
     size_t at = behind_chunk(data, size, 0, &payload, &plain);
     if (at == size && plain && payload > 1)
         return true;
-    if (!memcmp(data + size - 6, "\r\n\n\r\n", 6))
-        return false;
+    if (memcmp(data + size - 5, "\r\n\n\r\n", 5) == 0)
+        return false; /* the first LF may be that of a chunk's header */
     while (at && at < size)
         at = behind_chunk(data, size, at, &payload, &plain);
     return at == size;

@@ -24,16 +24,16 @@ def gives_up(data: bytes) -> bool:
 class Gaps:
     """A histogram of the times between reads: counts per bucket (the last one is above all bounds) and the sum, in seconds."""
 
-    __slots__ = ("_bounds", "buckets", "total")
+    __slots__ = ("bounds", "buckets", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.buckets = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
         """Record one value."""
-        self.buckets[bisect_left(self._bounds, seconds)] += 1
+        self.buckets[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
 
@@ -93,9 +93,11 @@ class Passing:
         hear = self._hear
         if hear is not None and hear(data):
             return False
-        now = self._clock()
-        self._gaps.observe(now - self._heard_at)
+        now, gaps = self._clock(), self._gaps
+        gap = now - self._heard_at
         self._heard_at = now
+        gaps.buckets[bisect_left(gaps.bounds, gap)] += 1
+        gaps.total += gap
         self._write(data)
         return True
 

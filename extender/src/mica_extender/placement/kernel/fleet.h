@@ -97,7 +97,7 @@ static inline int64_t mica_memory_on(const mica_container *wanted, int64_t card_
 
 #define MICA_EXPORT __attribute__((visibility("default")))
 
-/* Digest of the sources, see build_kernel.py. */
+/* Digest of the sources, see build_native.py. */
 MICA_EXPORT const char *mica_kernel_digest(void);
 
 /* check.check_card: MICA_FITS, or the first check that the card fails under a card policy with or without mutex. */
