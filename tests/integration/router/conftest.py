@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -71,14 +72,19 @@ class OpenAiEngine(BaseHTTPRequestHandler):
         pass
 
 
+StartEngine = Callable[..., int]
+
+
 @pytest.fixture
-def start_openai_engine() -> Iterator[Callable[[str], int]]:
-    """Start an engine on an address; returns its port."""
+def start_openai_engine() -> Iterator[StartEngine]:
+    """Start an engine on an address, with `tls` behind it; returns its port."""
     started: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
-    def start(host: str) -> int:
+    def start(host: str, *, tls: ssl.SSLContext | None = None) -> int:
         server = ThreadingHTTPServer((host, 0), OpenAiEngine)
         server.daemon_threads = True
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         started.append((server, thread))
@@ -93,7 +99,7 @@ def start_openai_engine() -> Iterator[Callable[[str], int]]:
 
 
 @pytest.fixture
-def openai_engine(start_openai_engine: Callable[[str], int]) -> str:
+def openai_engine(start_openai_engine: StartEngine) -> str:
     """URL of an engine on this host."""
     return f"http://127.0.0.1:{start_openai_engine('127.0.0.1')}"
 
