@@ -29,3 +29,8 @@ def test_it_waits_longer_than_the_router_drains() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
     assert found is not None
     assert int(found[1]) > RouterSettings.model_fields["drain_timeout"].default + 1.5
+
+
+def test_it_is_installed_with_what_its_commands_need() -> None:
+    assert re.search(r"pip install \S+\[cli,router\]", UNIT)
+    assert not re.search(r"pip install mica\b(?!-)", UNIT)
