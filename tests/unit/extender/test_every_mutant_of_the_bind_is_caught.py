@@ -24,6 +24,7 @@ SINGLE = f"{HERE}/test_a_leader_begins_when_nothing_of_the_last_can_land.py"
 CHARGES = f"{HERE}/test_a_pod_is_charged_its_busiest_moment.py"
 ANSWERS = f"{HERE}/test_binds_survive_lost_answers_and_races.py"
 COUNTS = f"{HERE}/test_the_ledger_counts_every_slice_once.py"
+STORIES = f"{HERE}/test_no_interleaving_gives_a_card_twice.py"
 
 DIRECTED = {
     "adopt-own-decision": f"{ANSWERS}::test_what_is_stored_is_adopted_and_not_what_was_sent",
@@ -37,6 +38,7 @@ DIRECTED = {
     "no-resource-version": f"{SINGLE}::test_a_binding_names_the_pod_it_was_decided_for_and_when_the_server_must_give_up",
     "no-takeover-fence": f"{SINGLE}::test_a_new_leader_decides_nothing_before_its_list_has_come",
     "old-event-overwrites-bind": f"{COUNTS}::test_an_event_of_before_the_bind_leaves_the_reservation",
+    "renewals-by-their-time": f"{STORIES}::test_what_the_clocks_of_machines_show_changes_nothing[9]",
     "retry-does-not-join": f"{ANSWERS}::test_calls_for_one_pod_join_one_write",
     "server-does-not-give-up": f"{SINGLE}::test_a_binding_names_the_pod_it_was_decided_for_and_when_the_server_must_give_up",
     "second-try-without-a-look": f"{ANSWERS}::test_a_second_try_chooses_its_cards_anew",

@@ -8,9 +8,10 @@ from itertools import combinations
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mica_api.compute import ComputeChoice, ComputeRules
 from mica_api.request import ContainerRequest, PodRequest
 from mica_api.selection import Selection
-from mica_extender.explain.changes import Change, Kind, applied, fewest_free_cards, smallest_changes
+from mica_extender.explain.changes import AMOUNTS, Change, Kind, applied, fewest_free_cards, smallest_changes
 from mica_extender.explain.oracle import Oracle, emptied, greatest, with_free
 from mica_extender.placement import Card, NodeState, Placement, Rejection, Shape, choose
 
@@ -26,13 +27,18 @@ def cards(draw: st.DrawFn, index: int) -> Card:
     cores = draw(st.integers(0, 100)) if slices else 0
     model = draw(st.sampled_from(MODELS))
     healthy = draw(st.integers(0, 9)) > 0
-    return Card(f"GPU-{index}", index, model, memory, healthy=healthy, used_mib=used, used_cores=cores, slices=slices)
+    numa = draw(st.sampled_from((None, 0, 1)))
+    taken = {"used_mib": used, "used_cores": cores, "slices": slices}
+    return Card(f"GPU-{index}", index, model, memory, healthy=healthy, numa=numa, **taken)
 
 
 @st.composite
 def nodes(draw: st.DrawFn) -> NodeState:
     count = draw(st.integers(1, 4))
-    return NodeState("n", draw(st.integers(2, 4)), tuple(draw(cards(i)) for i in range(count)))
+    policy = draw(st.sampled_from((("fragmentation",), ("fragmentation",), ("mutex", "binpack"))))
+    compute = ComputeRules(max_weight=draw(st.sampled_from((100, 500))))
+    found = tuple(draw(cards(i)) for i in range(count))
+    return NodeState("n", draw(st.integers(2, 4)), found, gpu_policy=policy, compute=compute)
 
 
 @st.composite
@@ -52,6 +58,9 @@ selections = st.builds(
     use_models=st.sampled_from((frozenset(), frozenset({"h100"}))),
     avoid_models=st.sampled_from((frozenset(), frozenset({"a100"}))),
     use_uuids=st.sampled_from((frozenset(), frozenset({"GPU-0"}))),
+    gpu_policy=st.sampled_from(((), (), ("mutex",), ("numa", "binpack"))),
+    numa_bind=st.booleans(),
+    compute=st.sampled_from((ComputeChoice(), ComputeChoice(weight=300))),
 )
 one_container = st.builds(lambda c, s: Shape(PodRequest((c,)), s), requests("main"), selections)
 two_containers = st.builds(lambda a, b, s: Shape(PodRequest((a, b)), s), requests("a"), requests("b"), selections)
@@ -77,7 +86,12 @@ async def test_an_amount_is_reduced_by_no_more_than_is_needed(shape: Shape, node
     assume(not fits(shape, node))
     changes = await changes_of(shape, node)
     wanted = shape.request.containers[0]
-    amounts: tuple[tuple[Kind, int], ...] = (("memory", wanted.memory_mib), ("cores", wanted.cores), ("number", wanted.number))
+    amounts: tuple[tuple[Kind, int], ...] = (
+        ("memory", 0 if wanted.memory_percent else wanted.memory_mib),
+        ("memoryPercent", wanted.memory_percent),
+        ("cores", wanted.cores),
+        ("number", wanted.number),
+    )
     for kind, start in amounts:
         change = changes.get((kind, "main"))
         if change is not None:
@@ -85,8 +99,8 @@ async def test_an_amount_is_reduced_by_no_more_than_is_needed(shape: Shape, node
             assert change.by == start - change.to or (kind == "memory" and not start and not change.by)
             if change.to + 1 < (start or LARGEST + 1):
                 assert not fits(*applied(larger_by_one(change), shape, node))
-        elif start > 1:
-            nothing_helps = [Change(kind, "main", to=to) for to in range(1, start)]
+        elif start > 1 or (kind == "memory" and not wanted.memory_percent):
+            nothing_helps = [Change(kind, "main", to=to) for to in range(1, start or LARGEST + 1)]
             assert not any(fits(*applied(tried, shape, node)) for tried in nothing_helps)
 
 
@@ -122,8 +136,41 @@ async def test_a_filter_is_blamed_exactly_when_dropping_it_alone_would_do(shape:
         allowed = Change("model", names=(model,))
         helps = not shape.selection.accepts_model(model) and fits(*applied(allowed, shape, node))
         assert (("model", model) in changes) == helps
-    helps = bool(shape.selection.use_uuids) and fits(*applied(Change("uuid"), shape, node))
-    assert (("uuid", "") in changes) == helps
+    demanded = {
+        "uuid": bool(shape.selection.use_uuids),
+        "policy": "mutex" in (shape.selection.gpu_policy or node.gpu_policy),
+        "numaBind": shape.selection.numa_bind,
+    }
+    for kind, stated in demanded.items():
+        helps = stated and fits(*without(kind, shape, node))
+        assert ((kind, "") in changes) == helps, kind
+    excessive = shape.selection.compute.weight is not None and shape.selection.compute.weight > node.compute.max_weight
+    assert any(kind == "compute" for kind, _ in changes) == (excessive and fits(*without("compute", shape, node)))
+
+
+def without(kind: str, shape: Shape, node: NodeState) -> tuple[Shape, NodeState]:
+    """The pod without one of its demands, made here once more."""
+    selection = shape.selection
+    order = tuple(policy for policy in selection.gpu_policy or node.gpu_policy if policy != "mutex") or ("fragmentation",)
+    dropped = {
+        "uuid": replace(selection, use_uuids=frozenset(), avoid_uuids=frozenset()),
+        "policy": replace(selection, gpu_policy=order),
+        "numaBind": replace(selection, numa_bind=False),
+        "compute": replace(selection, compute=ComputeChoice()),
+    }
+    return replace(shape, selection=dropped[kind]), node
+
+
+@given(two_containers, nodes())
+async def test_an_amount_of_one_of_several_containers_is_reduced_by_no_more_than_is_needed(shape: Shape, node: NodeState) -> None:
+    assume(not fits(shape, node))
+    for change in (await changes_of(shape, node)).values():
+        if change.kind not in AMOUNTS:
+            continue
+        [wanted] = (container for container in shape.request.containers if container.name == change.container)
+        stated = {"memory": wanted.memory_mib, "memoryPercent": wanted.memory_percent, "cores": wanted.cores}
+        if change.to + 1 < (stated.get(change.kind, wanted.number) or LARGEST + 1):
+            assert not fits(*applied(larger_by_one(change), shape, node))
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(-1, 60))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from .harness.awaits import AWAITS
 from .harness.faults import CANNOT_BE, FAULTS, KILL, empty_cells, table
 from .harness.runs import told
-from .harness.story import Plan, tell
+from .harness.story import Plan, plan_of, tell
 
 RUNS = 10_000
 FEW = 60
@@ -53,6 +54,17 @@ def test_a_kill_between_any_two_steps_loses_nothing(seed: int) -> None:
 def test_the_same_seed_tells_the_same_story() -> None:
     one, two = tell(11), tell(11)
     assert (one.hits, one.bindings, one.lasted_s, one.steps) == (two.hits, two.bindings, two.lasted_s, two.steps)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_the_clocks_of_machines_show_changes_nothing(seed: int) -> None:
+    """Step by step the same story of every kind, whether they jump by an hour at every look or not."""
+    steady, jumping = (tell(seed, replace(plan_of(seed), clocks_jump=jump)) for jump in (False, True))
+    assert jumping.problems == []
+    assert (steady.hits, steady.bindings, steady.lasted_s, steady.steps) == (
+        *(jumping.hits, jumping.bindings),
+        *(jumping.lasted_s, jumping.steps),
+    )
 
 
 def test_every_await_of_the_bind_is_a_row_and_an_empty_cell_is_a_failure() -> None:

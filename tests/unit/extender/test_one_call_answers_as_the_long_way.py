@@ -17,7 +17,7 @@ from mica_extender.placement.onepass import MAX_BYTES
 from mica_extender.scheduling import wire
 from mica_extender.scheduling.app import NOT_LEADING, SchedulerApp
 from mica_extender.scheduling.binder import Binder
-from mica_extender.scheduling.verbs import NodeVerbs
+from mica_extender.scheduling.verbs import FilterReply, NodeVerbs
 from mica_extender.state.leadership import AlwaysLeading
 from mica_extender.state.records import PodRecord
 
@@ -135,10 +135,10 @@ class NeverAsked:
         raise AssertionError("nothing is to be read")
 
 
-def app_of(world: World, leadership: Any, synced: Any) -> SchedulerApp:
+def app_of(world: World, leadership: Any, synced: Any, nodes: NodeVerbs | None = None) -> SchedulerApp:
     return SchedulerApp(
         ledger=world.ledger,
-        nodes=NodeVerbs(ledger=world.ledger, kernel=load_native()),
+        nodes=nodes or NodeVerbs(ledger=world.ledger, kernel=load_native()),
         binder=Binder(ledger=world.ledger, pods=world.pods, api=NeverAsked(), leadership=leadership),
         leadership=leadership,
         synced=synced,
@@ -169,6 +169,21 @@ async def test_who_does_not_lead_or_has_not_read_everything_answers_nothing_at_o
     assert NOT_LEADING in (await app.respond("POST", "/filter", body)).body.decode()
     leadership.on, synced[0] = True, False
     assert app.at_once("POST", "/filter", body) is None
+
+
+class Broken(NodeVerbs):
+    """Fails where the kernel would answer."""
+
+    def filter_at_once(self, question: wire.NodeQuestion) -> FilterReply | None:
+        raise RuntimeError("broken")
+
+
+async def test_what_fails_at_once_is_answered_the_long_way() -> None:
+    world = cluster()
+    app = app_of(world, AlwaysLeading(), lambda: True, Broken(ledger=world.ledger, kernel=load_native()))
+    body = body_of(pod_body(), NODES)
+    assert app.at_once("POST", "/filter", body) is None
+    assert (await app.respond("POST", "/filter", body)).status == 200
 
 
 @pytest.mark.parametrize(

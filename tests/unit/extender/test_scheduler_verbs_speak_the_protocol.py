@@ -203,6 +203,31 @@ async def test_preempt_keeps_only_nodes_where_the_pod_fits_once_the_victims_are_
     assert answer["NodeNameToMetaVictims"] == {"n1": victims["n1"]}
 
 
+async def test_preempt_keeps_victims_without_slices_exactly_where_the_pod_fits_as_it_is(world: World) -> None:
+    """They give the pod CPU; cards they do not give, so that a node whose cards are full is no candidate for all its victims."""
+    world.see_node(node_body("full"))
+    for index in range(2):
+        world.see_pod(world.bound_body(pod_body(f"big{index}", containers=BIG), "full"))
+    pods = [{"metadata": {"uid": f"cpu-{index}", "name": "no-slice"}} for index in range(2)]
+    victims = {name: {"Pods": pods, "NumPDBViolations": 2} for name in ("n1", "full", "no GPU there")}
+    answer = await Bench(world).ask("preempt", {"Pod": pod_body(), "NodeNameToVictims": victims})
+    kept = {"n1": {"Pods": [{"UID": "cpu-0"}, {"UID": "cpu-1"}], "NumPDBViolations": 2}}
+    assert answer == {"NodeNameToMetaVictims": kept}
+
+
+async def test_nobody_is_preempted_for_a_pod_whose_request_cannot_be_honoured(world: World) -> None:
+    pod = pod_body(annotations={"mica.dev/request": "nonsense"})
+    answer = await Bench(world).ask("preempt", {"Pod": pod, "NodeNameToMetaVictims": {"n1": {"Pods": [{"UID": "v"}]}}})
+    assert answer == {"NodeNameToMetaVictims": {}}
+
+
+@pytest.mark.parametrize("leading", [True, False])
+async def test_nobody_is_preempted_before_this_replica_may_decide(world: World, leading: bool) -> None:
+    bench = Bench(world, leading=leading, synced=not leading)
+    answer = await bench.ask("preempt", {"Pod": pod_body(), "NodeNameToMetaVictims": {"n1": {"Pods": [{"UID": "v"}]}}})
+    assert answer == {"NodeNameToMetaVictims": {}}
+
+
 @pytest.mark.parametrize("verb", ["filter", "prioritize", "bind", "preempt"])
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"null", b'{"Pod":7}', b'{"Pod":{"metadata":{"annotations":[]}}}', b"\xff\xfe", b"[" * 5000]

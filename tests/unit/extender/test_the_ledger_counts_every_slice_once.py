@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from mica_api import names
 from mica_api.allocation import GPUShare, encode_pod_allocation
 from mica_api.request import ContainerRequest, PodRequest
 from mica_extender.placement import Code, Placement, Rejection, Shape, Verdict, choose
-from mica_extender.state.records import PoolRecord, decode_pod
+from mica_extender.state.records import PoolRecord, decode_node, decode_pod
 from mica_runtime.reflector import Change
 
 from .conftest import World, node_body, pod_body
@@ -130,6 +131,26 @@ def test_two_containers_on_one_card_are_two_slices(world: World) -> None:
     containers = [ContainerRequest(name, number=1, cores=10, memory_mib=1024) for name in ("a", "b")]
     world.see_pod(world.bound_body(pod_body(containers=containers), "n1"))
     assert world.used("n1")[0] == (2048, 20, 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "status"),
+    [
+        ({"maxSlicesPerGPU": 2**40}, {}),
+        ({"maxSlicesPerGPU": 0}, {}),
+        ({"memoryOvercommitPercent": 2**60}, {}),
+        ({"gpus": [{"uuid": "GPU-0", "index": 0, "model": "A100", "memoryMiB": 2**62}]}, {}),
+        ({"gpus": [{"uuid": "GPU-0", "index": 0, "model": "A100", "memoryMiB": -1}]}, {}),
+        ({}, {"slices": [{"podUID": "x", "gpus": [{"uuid": "GPU-n1-0", "memoryMiB": 2**62, "cores": 0}] * 2}]}),
+        ({}, {"slices": [{"podUID": "x", "gpus": [{"uuid": "GPU-n1-0", "memoryMiB": -50_000, "cores": -50}]}]}),
+        ({}, {"cpu": {"allocatableMilli": 1, "requestedMilli": -(2**63)}}),
+    ],
+)
+def test_a_node_that_says_what_no_node_has_cannot_be_read(spec: dict[str, Any], status: dict[str, Any]) -> None:
+    """And is left out by the watch, instead of ending the process in the arrays that the amounts are summed in."""
+    body = node_body("n1", **status)
+    with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
+        decode_node(json.dumps({**body, "spec": {**body["spec"], **spec}}).encode())
 
 
 def test_pods_are_counted_again_when_their_node_comes_back(world: World) -> None:

@@ -96,10 +96,9 @@ def _check_container(container: Container) -> None:
                 "remove it from securityContext.capabilities.add"
             )
     for variable in container.env:
-        if variable.get("name") in FORBIDDEN_ENV:
-            raise Refused(
-                f"container {container.name} sets {variable.get('name')}: it can switch off the limits of the slice; remove it"
-            )
+        name = str(variable.get("name", ""))
+        if name in FORBIDDEN_ENV:
+            raise Refused(f"container {container.name} sets {name}: it can switch off the limits of the slice; remove it")
 
 
 def _check_annotations(annotations: dict[str, str]) -> None:

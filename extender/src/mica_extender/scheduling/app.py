@@ -101,7 +101,11 @@ class SchedulerApp:
             question = wire.read_nodes(body)
         except wire.Malformed:
             return None
-        answer = act(question)
+        try:
+            answer = act(question)
+        except Exception:
+            _log.exception("verb failed; it is answered the long way", verb=path[1:])
+            return None
         if answer is None:
             return None
         self._metrics.took(path[1:], started)

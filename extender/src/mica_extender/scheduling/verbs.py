@@ -203,10 +203,12 @@ async def confirm_victims(question: PreemptQuestion, ledger: Ledger) -> Mapping[
     """The candidates on which the pod fits once their victims are gone.
 
     Victims are never added or taken away: kube-scheduler chose them, and its own filters know nothing of cards. A pod that asks
-    for no slice keeps all its candidates.
+    for no slice keeps all its candidates, one whose request cannot be honoured has none.
     """
     shape = question.pod.shape
-    if shape is None or not shape.request.asks:
+    if shape is None:
+        return {}
+    if not shape.request.asks:
         return question.candidates
     effort = Effort()
     confirmed: dict[str, Victims] = {}

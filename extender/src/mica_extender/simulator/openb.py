@@ -7,6 +7,7 @@ row is refused with file, line and column.
 from __future__ import annotations
 
 import csv
+import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mica_api.request import MAX_CORES, MAX_NUMBER, ContainerRequest, PodRequest
 from mica_api.selection import Selection
 from mica_extender.placement.model import Card, NodeState, Shape
 from mica_extender.simulator.model import BadInput, Job, Machine, Scenario
+from mica_extender.simulator.text import read_text
 
 NODES: Final = "openb_node_list_gpu_node.csv"
 MILLI: Final = 1000
@@ -25,6 +27,9 @@ MAX_SLICES: Final = 1000
 _NODE_COLUMNS: Final = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 _POD_COLUMNS: Final = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
 _LARGEST: Final = 10**9
+_DIGITS: Final = 100
+_SHOWN: Final = 40
+"""Characters of a wrong number that are repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,33 +108,33 @@ class _Row:
 
     def number(self, column: str, *, least: int = 0, most: int = _LARGEST) -> int:
         written = self.values[column].strip()
-        if not (written.isascii() and written.isdigit()) or not least <= int(written) <= most:
-            raise self.bad(column, f"{written!r} is not a whole number from {least} to {most}")
+        digits = written.isascii() and written.isdigit() and len(written) <= _DIGITS
+        if not digits or not least <= int(written) <= most:
+            raise self.bad(column, f"{written[:_SHOWN]!r} is not a whole number from {least} to {most}")
         return int(written)
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
+    text = read_text(path, help_="; the folder of the trace has the node list and openb_pod_list_*.csv")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file, strict=True)
-            columns = tuple(next(reader, ()))
-            for column in needed:
-                if column not in columns:
-                    raise BadInput(f"{path}, line 1: there is no column {column}; the columns are {', '.join(columns) or 'none'}")
-            seen: dict[str, int] = {}
-            for values in reader:
-                if len(values) != len(columns):
-                    problem = f"{len(values)} values in a row, {len(columns)} columns in the header"
-                    raise BadInput(f"{path}, line {reader.line_num}, column {min(len(values), len(columns)) + 1}: {problem}")
-                row = _Row(path, reader.line_num, dict(zip(columns, values, strict=True)), columns)
-                first = seen.setdefault(row.text(needed[0]), row.line)
-                if first != row.line:
-                    raise row.bad(needed[0], f"{row.text(needed[0])} is in line {first} already")
-                yield row
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; the folder of the trace has the node list and openb_pod_list_*.csv") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}, byte {error.start}: it is not UTF-8 text") from error
+        columns = tuple(next(reader, ()))
+        for column in needed:
+            if column not in columns:
+                raise BadInput(f"{path}, line 1: there is no column {column}; the columns are {', '.join(columns) or 'none'}")
+        twice = next((at for at, column in enumerate(columns, start=1) if column in columns[: at - 1]), 0)
+        if twice:
+            raise BadInput(f"{path}, line 1, column {twice}: {columns[twice - 1]} is a column already")
+        seen: dict[str, int] = {}
+        for values in reader:
+            if len(values) != len(columns):
+                problem = f"{len(values)} values in a row, {len(columns)} columns in the header"
+                raise BadInput(f"{path}, line {reader.line_num}, column {min(len(values), len(columns)) + 1}: {problem}")
+            row = _Row(path, reader.line_num, dict(zip(columns, values, strict=True)), columns)
+            first = seen.setdefault(row.text(needed[0]), row.line)
+            if first != row.line:
+                raise row.bad(needed[0], f"{row.text(needed[0])} is in line {first} already")
+            yield row
     except csv.Error as error:
         raise BadInput(f"{path}, line {reader.line_num}: {error}") from error
 

@@ -22,11 +22,15 @@ from mica_extender.placement.dream import LEVELS
 from mica_extender.placement.mix import CardKind
 from mica_extender.placement.model import Card, NodeState
 from mica_extender.simulator.model import BadInput, Job, Machine, Scenario
+from mica_extender.simulator.text import read_text
 from mica_extender.state.records import NodeRecord, PodRecord, PoolRecord, decode_node, decode_pod, decode_pool
 
 _USED: Final = frozenset({"VGPUNode", "VGPUPool", "Pod"})
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_DIGITS: Final = 19
+"""Of a whole number that 64 bits hold."""
 T = TypeVar("T")
 
 
@@ -67,20 +71,35 @@ class _Item:
     value: dict[str, Any]
 
     def bad(self, problem: str, path: str = "$") -> BadInput:
-        line, column = _place(self, path)
-        name = (self.value.get("metadata") or {}).get("name") if isinstance(self.value.get("metadata"), dict) else None
-        return BadInput(f"{self.path}, line {line}, column {column} ({self.value.get('kind')} {name}): {problem}")
+        what = f" ({self.value['kind']} {self.metadata.get('name')})" if "kind" in self.value else ""
+        words = f"{self.path}{_place(self, path)}{what}: {problem}"
+        return BadInput(words.encode(errors="backslashreplace").decode())
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The object's metadata; empty when there is none that could be meant."""
+        found = self.value.get("metadata")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def slice_pod(self) -> bool:
+        """Whether it carries the label of pods that were admitted."""
+        labels = self.metadata.get("labels")
+        return isinstance(labels, dict) and labels.get(names.LABEL_SLICE) == names.LABEL_SLICE_VALUE
 
 
 def read_snapshot(paths: Sequence[Path]) -> Snapshot:
     """Nodes and pods of all files. Raises BadInput."""
     items = [item for path in paths for item in _items(path)]
     nodes = _decode(items, "VGPUNode", decode_node)
-    pools = {pool.name: pool for _, pool in _decode(items, "VGPUPool", decode_pool)}
+    pools = _decode(items, "VGPUPool", decode_pool)
     if not nodes:
         raise BadInput(f"{', '.join(map(str, paths))}: no VGPUNode in it; add what `kubectl get vgpunodes -o json` gives")
+    _refuse_twice((item, pool.name) for item, pool in pools)
     _refuse_twice((item, node.name) for item, node in nodes)
-    machines = tuple(_machine(node, pools.get(node.pool)) for _, node in nodes)
+    _refuse_twice(((item, card.uuid) for item, node in nodes for card in node.cards), "GPU {} is", "$.spec.gpus")
+    by_name = {pool.name: pool for _, pool in pools}
+    machines = tuple(_machine(node, by_name.get(node.pool)) for _, node in nodes)
     kind = _usual_kind(machines)
     running, waiting = [], []
     pods = sorted(_decode(items, "Pod", decode_pod), key=lambda pair: _created(pair[0]))
@@ -90,7 +109,7 @@ def read_snapshot(paths: Sequence[Path]) -> Snapshot:
         if pod.terminal or (pod.shape is None and not pod.problem):
             continue
         if pod.shape is None:
-            if ((item.value.get("metadata") or {}).get("labels") or {}).get(names.LABEL_SLICE) == names.LABEL_SLICE_VALUE:
+            if item.slice_pod:
                 raise item.bad(pod.problem)
             continue
         if not pod.shape.request.asks:
@@ -108,9 +127,9 @@ def read_snapshot(paths: Sequence[Path]) -> Snapshot:
 
 
 def _items(path: Path) -> Iterable[_Item]:
-    text = _text(path)
+    text = read_text(path)
     try:
-        documents = [json.loads(text)] if text.lstrip()[:1] in ("{", "[") else list(yaml.load_all(text, _LOADER))
+        documents = [_json(text)] if text.lstrip()[:1] in ("{", "[") else list(yaml.load_all(text, _LOADER))
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}, line {error.lineno}, column {error.colno}: it is not JSON: {error.msg}") from error
     except yaml.MarkedYAMLError as error:
@@ -119,13 +138,15 @@ def _items(path: Path) -> Iterable[_Item]:
         raise BadInput(f"{path}{place}: it is not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: it is not YAML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: it cannot be read: {error}") from error
     for number, document in enumerate(documents):
         if document is None:
             continue
         single = isinstance(document, dict) and "items" not in document
         values = [document] if single else document["items"] if isinstance(document, dict) else document
         if not isinstance(values, list):
-            raise BadInput(f"{path}: document {number + 1} is neither an object nor a list of objects")
+            raise _Item(path, number, -1, {}).bad("it is neither an object nor a list of objects")
         for at, value in enumerate(values):
             item = _Item(path, number, -1 if single else at, value if isinstance(value, dict) else {})
             if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
@@ -133,13 +154,9 @@ def _items(path: Path) -> Iterable[_Item]:
             yield item
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}, byte {error.start}: it is not UTF-8 text") from error
+def _json(text: str) -> Any:
+    """The document. A number that no field can hold becomes infinite, and is then refused with the place of its object."""
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS + 1 else float(digits))
 
 
 def _decode(items: Iterable[_Item], kind: str, decode: Callable[[bytes], T]) -> list[tuple[_Item, T]]:
@@ -148,18 +165,28 @@ def _decode(items: Iterable[_Item], kind: str, decode: Callable[[bytes], T]) -> 
         if item.value["kind"] != kind:
             continue
         try:
-            found.append((item, decode(json.dumps(item.value, default=str).encode())))
+            found.append((item, decode(json.dumps(item.value, default=str, allow_nan=False).encode())))
+        except (TypeError, RecursionError) as error:
+            raise item.bad(f"it is no JSON object: {error}") from error
         except msgspec.DecodeError as error:
             words = str(error)
             at = re.search(r" - at `(.*?)`", words)
             raise item.bad(words.split(" - at ")[0], at[1] if at else "$") from error
+        except ValueError as error:
+            raise item.bad(f"it is no JSON object: {error}") from error
     return found
 
 
-def _place(item: _Item, path: str) -> tuple[int, int]:
-    """Line and column of what ``path`` names in the item, or of the nearest thing around it that is there."""
-    documents = yaml.compose_all(_text(item.path), _LOADER)
-    node = next(found for number, found in enumerate(documents) if number == item.document)
+def _place(item: _Item, path: str) -> str:
+    """Line and column of what ``path`` names in the item, or of the nearest thing around it that is there.
+
+    JSON is YAML but for a few characters; where it is not, the object's name has to do.
+    """
+    try:
+        documents = yaml.compose_all(_SURROGATE.sub(r"\\u003f", read_text(item.path)), _LOADER)
+        node = next(found for number, found in enumerate(documents) if number == item.document)
+    except (yaml.YAMLError, RecursionError):
+        return ""
     steps: list[str | int] = [] if item.position < 0 else ["items", item.position]
     if isinstance(node, yaml.SequenceNode):
         steps = steps[1:]
@@ -173,19 +200,19 @@ def _place(item: _Item, path: str) -> tuple[int, int]:
         if found is None:
             break
         node = found
-    return node.start_mark.line + 1, node.start_mark.column + 1
+    return f", line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
 
 
-def _refuse_twice(named: Iterable[tuple[_Item, str]]) -> None:
+def _refuse_twice(named: Iterable[tuple[_Item, str]], what: str = "it is", path: str = "$.metadata.name") -> None:
     seen: set[str] = set()
     for item, name in named:
         if name in seen:
-            raise item.bad("it is in the snapshot twice", "$.metadata.name")
+            raise item.bad(f"{what.format(name)} in the snapshot twice", path)
         seen.add(name)
 
 
 def _created(item: _Item) -> str:
-    return str((item.value.get("metadata") or {}).get("creationTimestamp") or "")
+    return str(item.metadata.get("creationTimestamp") or "")
 
 
 def _machine(node: NodeRecord, pool: PoolRecord | None) -> Machine:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from mica_api.allocation import GPUShare
+from mica_api.cpu import MAX_MILLI
+from mica_api.request import MAX_MIB
 from mica_api.sharing import NO_OVERCOMMIT, Sharing
 from mica_extender.placement import Card
 from mica_extender.placement.topology import link_rate
+
+# A node's agent writes these, and sums of them live in arrays of 32 and 64 bits: what a node may say is bounded here, far beyond
+# what the schema allows or any card has, so that one node that says nonsense is left out and not the end of the process.
+_Percent = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+_MiB = Annotated[int, msgspec.Meta(ge=0, le=MAX_MIB)]
+_Milli = Annotated[int, msgspec.Meta(ge=0, le=MAX_MILLI)]
 
 
 class _Named(msgspec.Struct):
@@ -28,9 +36,9 @@ class _GPU(msgspec.Struct):
     uuid: str
     index: int
     model: str
-    memoryMiB: int
+    memoryMiB: Annotated[int, msgspec.Meta(ge=1, le=MAX_MIB)]
     health: Literal["Healthy", "Unhealthy"] = "Healthy"
-    numaNode: int | None = None
+    numaNode: Annotated[int, msgspec.Meta(ge=-1, le=2**15)] | None = None
     mode: Literal["Shared", "Exclusive"] = "Shared"
     cordoned: bool = False
     links: list[_Link] | None = None
@@ -38,16 +46,16 @@ class _GPU(msgspec.Struct):
 
 class _NodeSpec(msgspec.Struct):
     pool: str
-    maxSlicesPerGPU: int
+    maxSlicesPerGPU: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
     gpus: list[_GPU]
-    memoryOvercommitPercent: int = NO_OVERCOMMIT
-    coresOvercommitPercent: int = NO_OVERCOMMIT
+    memoryOvercommitPercent: _Percent = NO_OVERCOMMIT
+    coresOvercommitPercent: _Percent = NO_OVERCOMMIT
 
 
 class _HeldGPU(msgspec.Struct):
     uuid: str
-    memoryMiB: int
-    cores: int
+    memoryMiB: _MiB
+    cores: _Percent
 
 
 class _Held(msgspec.Struct):
@@ -68,8 +76,8 @@ class _Condition(msgspec.Struct):
 
 
 class _CPU(msgspec.Struct):
-    allocatableMilli: int
-    requestedMilli: int
+    allocatableMilli: _Milli
+    requestedMilli: _Milli
 
 
 class _NodeStatus(msgspec.Struct):

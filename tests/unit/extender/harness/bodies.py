@@ -47,7 +47,7 @@ def node(name: str, *, gpus: int, max_slices: int) -> dict[str, Any]:
 
 
 def lease(holder: str, *, transitions: int, renewed: int, duration_s: int) -> dict[str, Any]:
-    """The scheduler's Lease; ``renewed`` counts renewals where a real one has its holder's clock."""
+    """The scheduler's Lease; ``renewed`` is what its holder's clock showed, in seconds."""
     return {
         "metadata": {"name": names.SCHEDULER_NAME, "namespace": "mica-system"},
         "spec": {

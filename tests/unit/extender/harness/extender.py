@@ -21,6 +21,7 @@ from mica_extender.state.leadership import LeaseWatch, Takeover
 from mica_extender.state.ledger import Ledger
 from mica_runtime.kube import KubeClient
 
+from .clocks import WallClock
 from .faults import Strikes
 from .loop import Process
 from .store import Body, Store
@@ -42,7 +43,8 @@ _KERNEL = load_native()
 class Extender:
     """A process; killed, it is gone with all it knew."""
 
-    def __init__(self, pod_name: str, store: Store, strikes: Strikes, outage: Outage, judge: Judge) -> None:
+    def __init__(self, pod_name: str, store: Store, strikes: Strikes, outage: Outage, judge: Judge, wall: WallClock) -> None:
+        self._wall = wall
         self.process = Process(f"extender of {pod_name}")
         self._strikes = strikes
         client = Client(store, self.process, strikes, outage, lambda key, body: judge.sending(self, key, body))
@@ -63,6 +65,7 @@ class Extender:
             leadership=self.leadership,
             cards=CardChoice(self.ledger, _KERNEL),
             clock=clock,
+            wall=self._wall,
         )
         evictor = Evictor(
             ledger=self.ledger,

@@ -14,6 +14,7 @@ from typing import Any
 from mica_api import names
 
 from . import bodies
+from .clocks import WallClock
 from .extender import Extender, Judge
 from .faults import Strikes
 from .loop import Process
@@ -30,7 +31,10 @@ LEASE_KEY = f"mica-system/{names.SCHEDULER_NAME}"
 class Scheduler:
     """One process; ``extender`` gives the process that answers at the moment, if one does."""
 
-    def __init__(self, pod_name: str, identity: str, store: Store, strikes: Strikes, outage: Outage, judge: Judge) -> None:
+    def __init__(
+        self, pod_name: str, identity: str, store: Store, strikes: Strikes, outage: Outage, judge: Judge, wall: WallClock
+    ) -> None:
+        self._wall = wall
         self.process = Process(f"kube-scheduler of {pod_name}")
         self.extender: Extender | None = None
         self.leading = False
@@ -74,8 +78,8 @@ class Scheduler:
 
     def _hold(self, spec: Body, *, mine: bool) -> None:
         transitions = spec["leaseTransitions"] + (0 if mine else 1)
-        renewed = int(spec["renewTime"]) + 1
-        self._store.put("leases", bodies.lease(self._identity, transitions=transitions, renewed=renewed, duration_s=LEASE_S))
+        lease = bodies.lease(self._identity, transitions=transitions, renewed=self._wall(), duration_s=LEASE_S)
+        self._store.put("leases", lease)
         if not self.leading:
             self.leading = True
             self._wake()
@@ -84,8 +88,8 @@ class Scheduler:
         """SIGTERM: the leader gives the Lease away before it ends."""
         spec = self._store.kinds["leases"].bodies[LEASE_KEY]["spec"]
         if self.leading and spec["holderIdentity"] == self._identity:
-            renewed = int(spec["renewTime"]) + 1
-            self._store.put("leases", bodies.lease("", transitions=spec["leaseTransitions"], renewed=renewed, duration_s=1))
+            lease = bodies.lease("", transitions=spec["leaseTransitions"], renewed=self._wall(), duration_s=1)
+            self._store.put("leases", lease)
         self.process.kill()
 
     async def _watch(self, name: str) -> None:

@@ -18,6 +18,7 @@ from mica_api.request import ContainerRequest, decode_request
 from . import bodies
 from .agent import Agent
 from .awaits import AWAITS, suspended_at
+from .clocks import WallClock
 from .extender import Extender
 from .faults import KILL, Hits, Strikes
 from .loop import Process, VirtualLoop
@@ -37,7 +38,8 @@ SENDING = next(a.label for a in AWAITS if a.waits_for == "self._api.bind")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a story is about. ``kill_step``: the step of the first extender after which it is killed.
+    """What a story is about. ``kill_step``: the step of the first extender after which it is killed. The wall clocks of all
+    machines jump by hours unless ``clocks_jump`` is off.
 
     A stale decider wakes up after its Lease and then everything works, so that the time of the repair can be judged. An intruder
     writes decisions that cannot be right while faults go on.
@@ -50,6 +52,7 @@ class Plan:
     intruder: bool = False
     outage: bool = False
     kill_step: int = 0
+    clocks_jump: bool = True
 
 
 @dataclass
@@ -88,6 +91,7 @@ class Replica:
         self.name = name
         self._story = story
         self._starts = 0
+        self._wall = WallClock(f"{name} {story.seed}", jumps=story.plan.clocks_jump)
         self.extender = self._new_extender()
         self.scheduler = self._new_scheduler()
         loop = asyncio.get_running_loop()
@@ -95,12 +99,13 @@ class Replica:
 
     def _new_extender(self) -> Extender:
         story = self._story
-        return Extender(self.name, story.store, story.strikes, story.outage, story.oracle)
+        return Extender(self.name, story.store, story.strikes, story.outage, story.oracle, self._wall)
 
     def _new_scheduler(self) -> Scheduler:
         self._starts += 1
         story = self._story
-        made = Scheduler(self.name, str(self._starts), story.store, story.strikes, story.outage, story.oracle)
+        identity = str(self._starts)
+        made = Scheduler(self.name, identity, story.store, story.strikes, story.outage, story.oracle, self._wall)
         made.extender = self.extender
         # The patch of a condition moves the pod's revision, and so fences a stale decider by chance; here it must not.
         made.patches_lost = 1.0 if story.plan.stale_decider else 0.3
