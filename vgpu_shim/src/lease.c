@@ -24,7 +24,8 @@ static struct stat page_seen;
 static const struct mica_node *outdated; /* the one before: nobody reads it any more when the next one comes */
 static _Atomic uint64_t own_inode;
 
-bool mica_lease_path(char *path, unsigned bytes)
+/* Where the page is; false when that is too long to be named. */
+static bool page_path(char *path, unsigned bytes)
 {
     if (mica_limits_managed())
         return snprintf(path, bytes, "/run/mica/node/page") > 0;
@@ -89,7 +90,7 @@ static void look(uint64_t now)
     const struct mica_node_container *entry = atomic_load(&place);
     if (node && mica_lease_arbiter(now) && entry && atomic_load(&entry->inode) == atomic_load(&own_inode))
         return;
-    if (!mica_lease_path(path, sizeof path) || stat(path, &st) != 0)
+    if (!page_path(path, sizeof path) || stat(path, &st) != 0)
         return;
     if (!node || st.st_ino != page_seen.st_ino || st.st_dev != page_seen.st_dev) {
         const struct mica_node *fresh = map(path, &st);

@@ -17,7 +17,5 @@ int64_t mica_lease_rest(int gpu, uint64_t now);
 void mica_lease_wait(int gpu, uint64_t ns);
 /* A forked child: who was looking is not here. */
 void mica_lease_forked(void);
-/* True when the path may be believed: a container's own by its mount, stand-alone ones by owner. */
-bool mica_lease_path(char *path, unsigned bytes);
 
 #endif

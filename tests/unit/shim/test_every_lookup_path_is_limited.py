@@ -3,7 +3,7 @@
 import pytest
 
 GIB = 1 << 30
-WAYS = ["linked", "soname", "path", "deepbind", "dlmopen", "next", "real-dlsym", "proc1", "proc2"]
+WAYS = ["linked", "soname", "path", "deepbind", "dlmopen", "next", "real-dlsym", "proc1", "proc2", "walk"]
 
 
 def reach(cards, way, env, driver="libcuda.so.1"):
@@ -37,6 +37,15 @@ def test_the_limiter_mounted_over_the_driver_file_is_not_taken_for_the_driver(ca
     env = cards.env(limited=True, MICA_MEMORY="1GiB")
     env["LD_LIBRARY_PATH"] = f"{tmp_path / 'lib'}:{env['LD_LIBRARY_PATH']}"
     assert reach(cards, "soname", env) == "2"
+
+
+@pytest.mark.parametrize("way", ["walk", "absolute"])
+def test_where_the_limiter_is_mounted_over_the_versioned_file_who_goes_by_path_finds_it(cards, tmp_path, way):
+    """As the node agent mounts it; the driver is where the agent says."""
+    mounted = tmp_path / "libcuda.so.550.1"
+    mounted.write_bytes(cards.shim.library.read_bytes())
+    env = cards.env(limited=True, MICA_MEMORY="1GiB")
+    assert reach(cards, way, env, driver=str(mounted)) == "2"
 
 
 def test_per_thread_stream_variants_stay_per_thread(cards):

@@ -1,6 +1,7 @@
 /* Reach the driver in one way, try to allocate 2 GiB, and print the error: 2 under a smaller limit, 0 without. usage: paths WAY [DRIVER] */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,31 @@
 static void *(*lookup)(void *, const char *) = dlsym;
 static void *handle;
 static int proc_version; /* 0: dlsym, 1 or 2: that version of cuGetProcAddress */
+
+static ElfW(Addr) entry_of(const struct link_map *object, ElfW(Sxword) tag)
+{
+    for (const ElfW(Dyn) *at = object->l_ld; at->d_tag != DT_NULL; at++)
+        if (at->d_tag == tag)
+            return at->d_un.d_ptr;
+    return 0;
+}
+
+/* The object's own tables, read as a profiler or a launcher of its own reads them: no lookup function is asked. */
+static void *walk(void *object, const char *symbol)
+{
+    const struct link_map *map = object;
+    const char *names = (const char *)entry_of(map, DT_STRTAB);
+    const ElfW(Sym) *symbols = (const ElfW(Sym) *)entry_of(map, DT_SYMTAB);
+    const uint32_t *hash = (const uint32_t *)entry_of(map, DT_GNU_HASH);
+    if (!names || !symbols || !hash)
+        return NULL;
+    const uint32_t *buckets = hash + 4 + hash[2] * (sizeof(ElfW(Addr)) / 4), *chains = buckets + hash[0];
+    for (uint32_t b = 0; b < hash[0]; b++)
+        for (uint32_t s = buckets[b]; s; s = chains[s - hash[1]] & 1 ? 0 : s + 1)
+            if (strcmp(names + symbols[s].st_name, symbol) == 0)
+                return (void *)(map->l_addr + symbols[s].st_value);
+    return NULL;
+}
 
 static void *find(const char *symbol, const char *base, int version)
 {
@@ -57,6 +83,8 @@ int main(int argc, char **argv)
         return printf("no handle: %s\n", dlerror()), 1;
     if (strcmp(way, "real-dlsym") == 0) /* libc's own dlsym, looked up by name */
         lookup = (void *(*)(void *, const char *))dlsym(dlopen("libc.so.6", RTLD_NOW), "dlsym");
+    if (strcmp(way, "walk") == 0)
+        lookup = walk;
     proc_version = strcmp(way, "proc1") == 0 ? 1 : strcmp(way, "proc2") == 0 ? 2 : 0;
     printf("%d\n", attempt());
     return 0;
