@@ -27,12 +27,13 @@ static uint64_t serve(uint64_t now)
     uint64_t wait = 0;
     for (int i = 0; i < MICA_METERS; i++) {
         struct mica_meter *meter = &mica_meters[i];
-        if (!atomic_load(&meter->context) || meter->gpu < 0 || !mica_meter_unsettled(meter))
+        const int gpu = atomic_load(&meter->gpu);
+        if (!atomic_load(&meter->context) || gpu < 0 || !mica_meter_unsettled(meter))
             continue;
         mica_meter_serve(meter, !mica_gate_captures());
         if (mica_meter_unsettled(meter)) /* still running, and looked after */
-            atomic_store_explicit(&mica_region->gpus[meter->gpu].active_at, now, memory_order_relaxed);
-        uint64_t mine = mica_gate_pace(meter->gpu, now, BRISK_NS, CALM_NS, LEISURE_NS);
+            atomic_store_explicit(&mica_region->gpus[gpu].active_at, now, memory_order_relaxed);
+        uint64_t mine = mica_gate_pace(gpu, now, BRISK_NS, CALM_NS, LEISURE_NS);
         wait = !wait || mine < wait ? mine : wait;
     }
     return wait;

@@ -52,7 +52,7 @@ struct mica_batch {
 /* Measurements of one context. Lock order: lock of a meter, nothing else. */
 struct mica_meter {
     _Atomic(CUcontext) context;
-    int gpu;
+    _Atomic int gpu; /* read once where it may become another context's meanwhile */
     mica_lock lock;
     int first, last; /* batches in use in the order they were opened: numbers + 1, 0 = none; guarded by lock */
     _Atomic uint64_t taken; /* those that are not free, a bit each; written under the lock */
@@ -80,7 +80,7 @@ static inline __attribute__((always_inline)) struct mica_meter *mica_meter_curre
         return NULL;
     if (MICA_UNLIKELY(atomic_load_explicit(&mica_meters[0].context, memory_order_acquire) != context))
         return mica_meter_find(context, gpu);
-    *gpu = mica_meters[0].gpu;
+    *gpu = atomic_load_explicit(&mica_meters[0].gpu, memory_order_relaxed);
     return &mica_meters[0];
 }
 /* Launches of this process that may go without asking: no GPU of it has a cap, and there is no arbiter. Approximate between threads. */

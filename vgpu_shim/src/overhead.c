@@ -9,7 +9,7 @@
 #include "growth.h"
 #include "memory.h"
 
-enum { TRIES = 64, REFRESH_NS = 1000000000 };
+enum { TRIES = 64, ASK_ANYWAY = 16, REFRESH_NS = 1000000000 };
 /* The most that an unmeasured context is charged: above what current drivers take for one. */
 #define MOST_UNMEASURED (UINT64_C(768) << 20)
 #define MOST_MODULE (UINT64_C(1) << 30)
@@ -89,21 +89,41 @@ static bool set(int gpu, enum mica_part part, uint64_t wanted, bool may_refuse)
     return wanted <= now || raise_by(gpu, part, wanted - now, may_refuse);
 }
 
-/* What this process holds and what is charged for its allocations, at one moment: nothing is allocated or freed meanwhile. */
-static bool measure(int gpu, uint64_t *held, uint64_t *data, int tries)
+/* What is charged for this process's allocations. */
+static uint64_t allocated(int gpu)
 {
+    const int64_t own = (int64_t)(mica_ledger_own(gpu) - charged(gpu)) - atomic_load(&outside[gpu]);
+    return own > 0 ? (uint64_t)own : 0;
+}
+
+enum seen {
+    UNSEEN, /* NVML does not say what this process holds */
+    MOVING, /* it was allocated or freed all the time: held less data is not too much, but may be too little */
+    STILL
+};
+
+/* What this process holds and what is charged for its allocations, at one moment: nothing is allocated or freed meanwhile. */
+static enum seen measure(int gpu, uint64_t *held, uint64_t *data, int tries)
+{
+    uint64_t most = 0;
     while (tries-- > 0) {
-        uint64_t before = atomic_load(&mica_activity);
-        bool still = (uint32_t)before == 0;
-        if (still && !mica_nvml_own_bytes(mica_region->gpus[gpu].uuid, held))
-            return false;
-        int64_t own = (int64_t)(mica_ledger_own(gpu) - charged(gpu)) - atomic_load(&outside[gpu]);
-        *data = own > 0 ? (uint64_t)own : 0;
+        const uint64_t before = atomic_load(&mica_activity), first = allocated(gpu);
+        const bool still = (uint32_t)before == 0;
+        if (!still && tries % ASK_ANYWAY) {
+            sched_yield();
+            continue;
+        }
+        if (!mica_nvml_own_bytes(mica_region->gpus[gpu].uuid, held))
+            return UNSEEN;
+        *data = allocated(gpu);
         if (still && atomic_load(&mica_activity) == before)
-            return true;
-        sched_yield();
+            return STILL;
+        const uint64_t charges = first > *data ? first : *data; /* charged before it is held, and until it is no longer */
+        most = *held > charges && *held - charges > most ? *held - charges : most;
     }
-    return false;
+    *held = most;
+    *data = 0;
+    return MOVING;
 }
 
 /* What the card has free, by the driver's count; 0 when there is no context to ask in. */
@@ -150,7 +170,7 @@ void mica_growth_begin(struct mica_growth *g, int gpu, enum mica_part part)
         g->gpu = MICA_GPU_NONE;
         return;
     }
-    const bool first = growing[gpu].under_way++ == 0, seen = measure(gpu, &held, &data, 1);
+    const bool first = growing[gpu].under_way++ == 0, seen = measure(gpu, &held, &data, 1) == STILL;
     if (first) {
         growing[gpu].seen = seen;
         growing[gpu].held = held;
@@ -204,7 +224,8 @@ static bool end_locked(const struct mica_growth *g, CUresult result, CUcontext c
     bool fits = true;
     growing[g->gpu].under_way--;
     growing[g->gpu].reserved -= g->reserved;
-    if (!result && measure(g->gpu, &held, &data, TRIES)) {
+    const enum seen seen = result ? UNSEEN : measure(g->gpu, &held, &data, TRIES);
+    if (seen == STILL) {
         const int64_t change = grown(g->gpu, held);
         if (atomic_load(&managed[g->gpu]) > 0) /* only the difference says something */
             fits = set(g->gpu, g->part, moved(charged(g->gpu) - g->reserved, change), true);
@@ -212,6 +233,10 @@ static bool end_locked(const struct mica_growth *g, CUresult result, CUcontext c
             fits = set(g->gpu, g->part, beyond(g->gpu, held, data), true);
         if (g->part == MICA_CONTEXT && fits && mica_ledger_overhead(g->gpu, MICA_CONTEXT))
             atomic_store(&mica_region->gpus[g->gpu].learned_context, mica_ledger_overhead(g->gpu, MICA_CONTEXT));
+        atomic_store(&watched[g->gpu], 1);
+    } else if (seen == MOVING) { /* what is missing is found by a refresh */
+        const uint64_t least = atomic_load(&managed[g->gpu]) > 0 ? 0 : beyond(g->gpu, held, data);
+        fits = least <= charged(g->gpu) || set(g->gpu, g->part, least, true);
         atomic_store(&watched[g->gpu], 1);
     } else if (!result) {
         fits = end_unseen(g, context);
@@ -260,7 +285,7 @@ CUresult mica_growth_begin_context(struct mica_growth *g, CUdevice device, bool 
 static void refresh(int gpu, int tries)
 {
     uint64_t held = 0, data = 0;
-    if (atomic_load(&managed[gpu]) > 0 || !measure(gpu, &held, &data, tries))
+    if (atomic_load(&managed[gpu]) > 0 || measure(gpu, &held, &data, tries) != STILL)
         return;
     (void)set(gpu, MICA_MODULE, beyond(gpu, held, data), false);
 }

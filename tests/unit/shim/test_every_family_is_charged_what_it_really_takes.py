@@ -165,6 +165,28 @@ def test_where_nvml_cannot_see_the_process_the_charge_is_never_too_low(cards, se
     assert exercise(cards, "all", seed, environment={"MICA_NVML": "/nowhere", "TEST_ACCURACY": "enough"}) >= 1
 
 
+# While another thread is about to be given memory: what the process holds cannot be told from what it is about to have.
+CONTEXT_MEANWHILE = """
+import threading
+assert init() == 0
+def stuck():
+    assert init() == 0
+    cu.cuMemAllocPitch_v2(ref(u64()), ref(u64()), ctypes.c_size_t(MIB), ctypes.c_size_t(8), 4)
+threading.Thread(target=stuck, daemon=True).start()
+while (used := info()[2] - info()[1]) < 8 * MIB: time.sleep(0.001)
+error = cu.cuCtxCreate_v2(ref(ctypes.c_void_p()), 0, 0)
+answer(error, info()[2] - info()[1] - used)
+os._exit(0)
+"""
+
+
+def test_a_context_that_is_made_while_another_thread_allocates_is_not_charged_what_neighbours_hold(cards):
+    cards.configure(fault_0="cuMemAllocPitch_v2:1:block")
+    neighbour = cards.start_python("init(); answer(alloc(500 * MIB)[0]); sys.stdin.read()", env=cards.env())
+    assert neighbour.stdout.readline() == "[0]\n"
+    assert cards.python(CONTEXT_MEANWHILE, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[0, 0]]
+
+
 @pytest.mark.parametrize("nvml", ["seen", "unseen"])
 @pytest.mark.parametrize(("call", "thread"), [("cuModuleLoadData", ""), ("cuModuleLoadData", "1"), ("cuMemGetInfo_v2", "")])
 def test_an_instrument_that_loads_code_while_the_driver_does_neither_hangs_nor_goes_uncharged(cards, call, thread, nvml):
