@@ -119,9 +119,11 @@ static CUresult create(struct making m)
     if (gpu == MICA_GPU_NONE || !m.out || !m.asked || (m.desc.flags & (SPARSE | DEFERRED))) /* those take memory that cuMemCreate charged */
         return ask_driver(&m);
     uint64_t exact = of_twin(&m), wanted = exact ? exact : least(&m);
-    if (!mica_charge(gpu, wanted))
-        return MICA_CUDA_OUT_OF_MEMORY;
     mica_activity_begin();
+    if (!mica_charge(gpu, wanted)) {
+        mica_activity_end();
+        return MICA_CUDA_OUT_OF_MEMORY;
+    }
     uint64_t before = exact ? 0 : card_free();
     result = ask_driver(&m);
     uint64_t took = result ? 0 : exact ? exact : measured(before, wanted);

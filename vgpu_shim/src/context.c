@@ -10,12 +10,14 @@
         CUcontext going = (context); \
         mica_gate_rest(going); \
         const void *mark = going ? mica_memory_mark(going) : NULL; \
+        mica_activity_begin(); \
         CUresult result = (real); \
         bool ended = !result && (gone); \
         mica_gate_resume(going, ended); \
         mica_current_forget(); /* also when it fails: a context that was current may not be so any more */ \
         if (going) \
             mica_memory_settle(mark, going, ended); \
+        mica_activity_end(); \
         if (ended && going && atomic_load(&mica_slice_state) == 1) \
             mica_overhead_refresh(); \
         return result; \

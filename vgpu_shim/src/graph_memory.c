@@ -317,13 +317,15 @@ CUresult cuGraphAddNode_v3(CUgraphNode *node, CUgraph graph, const CUgraphNode *
 
 CUresult cuDeviceGraphMemTrim(CUdevice device)
 {
+    mica_activity_begin();
     CUresult result = MICA_REAL(cuDeviceGraphMemTrim, device);
     int gpu = atomic_load(&mica_slice_state) == 1 ? mica_gpu_of_device(device) : MICA_GPU_NONE;
-    if (result || gpu < 0 || !atomic_load(&noted))
-        return result;
-    mica_acquire(&cards[gpu].lock);
-    settle(gpu);
-    mica_release(&cards[gpu].lock);
+    if (!result && gpu >= 0 && atomic_load(&noted)) {
+        mica_acquire(&cards[gpu].lock);
+        settle(gpu);
+        mica_release(&cards[gpu].lock);
+    }
+    mica_activity_end();
     return result;
 }
 

@@ -178,6 +178,22 @@ void mica_imports_adopt(void)
     mica_release(&opened.lock);
 }
 
+static CUresult import_external(int gpu, CUexternal *memory, const CUexternalDesc *desc)
+{
+    if (!mica_charge(gpu, desc->size))
+        return MICA_CUDA_OUT_OF_MEMORY;
+    CUresult result = MICA_REAL(cuImportExternalMemory, memory, desc);
+    const struct mica_entry entry = {.key = result ? 0 : (uintptr_t)*memory, .bytes = desc->size, .gpu = gpu};
+    if (!result && mica_table_put(&externals, &entry)) {
+        mica_overhead_outside(gpu, (int64_t)desc->size);
+        return MICA_CUDA_SUCCESS;
+    }
+    if (!result)
+        (void)MICA_REAL(cuDestroyExternalMemory, *memory);
+    mica_ledger_release(gpu, desc->size);
+    return result ? result : MICA_CUDA_OUT_OF_MEMORY;
+}
+
 /* Another API's memory (Vulkan, for one), which nobody else charges. */
 CUresult cuImportExternalMemory(CUexternal *memory, const CUexternalDesc *desc)
 {
@@ -187,26 +203,16 @@ CUresult cuImportExternalMemory(CUexternal *memory, const CUexternalDesc *desc)
         return result;
     if (gpu < 0 || !memory || !desc)
         return MICA_REAL(cuImportExternalMemory, memory, desc);
-    if (!mica_charge(gpu, desc->size))
-        return MICA_CUDA_OUT_OF_MEMORY;
-    result = MICA_REAL(cuImportExternalMemory, memory, desc);
-    if (result) {
-        mica_ledger_release(gpu, desc->size);
-        return result;
-    }
-    const struct mica_entry entry = {.key = (uintptr_t)*memory, .bytes = desc->size, .gpu = gpu};
-    if (mica_table_put(&externals, &entry)) {
-        mica_overhead_outside(gpu, (int64_t)desc->size);
-        return MICA_CUDA_SUCCESS;
-    }
-    (void)MICA_REAL(cuDestroyExternalMemory, *memory);
-    mica_ledger_release(gpu, desc->size);
-    return MICA_CUDA_OUT_OF_MEMORY;
+    mica_activity_begin();
+    result = import_external(gpu, memory, desc);
+    mica_activity_end();
+    return result;
 }
 
 CUresult cuDestroyExternalMemory(CUexternal memory)
 {
     struct mica_entry entry;
+    mica_activity_begin();
     bool known = mica_table_take(&externals, (uintptr_t)memory, &entry);
     CUresult result = MICA_REAL(cuDestroyExternalMemory, memory);
     if (known && result)
@@ -215,6 +221,7 @@ CUresult cuDestroyExternalMemory(CUexternal memory)
         mica_ledger_release(entry.gpu, entry.bytes);
         mica_overhead_outside(entry.gpu, -(int64_t)entry.bytes);
     }
+    mica_activity_end();
     return result;
 }
 

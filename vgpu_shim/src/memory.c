@@ -116,7 +116,7 @@ static void freed(const struct mica_entry *entry)
     if (entry->kind == MICA_KIND_EXPORTED)
         mica_ledger_drop_export((int)entry->handles, 0);
     if (entry->kind == MICA_KIND_MANAGED)
-        mica_overhead_managed(entry->gpu, -1);
+        mica_overhead_managed(entry->gpu, -(int64_t)entry->bytes);
 }
 
 void mica_memory_exported(CUdeviceptr base, unsigned place)
@@ -145,7 +145,7 @@ static inline __attribute__((always_inline)) bool remember(CUdeviceptr pointer, 
     if (MICA_UNLIKELY(!entry))
         return false;
     if (MICA_UNLIKELY(kind == MICA_KIND_MANAGED))
-        mica_overhead_managed(gpu, 1);
+        mica_overhead_managed(gpu, (int64_t)bytes);
     if (MICA_UNLIKELY(old.key != 0)) /* freed by a way we do not see */
         freed(&old);
     return true;
@@ -204,9 +204,11 @@ static inline __attribute__((always_inline)) CUresult keep(int gpu, CUcontext co
         uint64_t wanted = gpu == MICA_GPU_NONE ? 0 : (reserve); \
         if (MICA_UNLIKELY(!wanted)) \
             return (real); /* no context, no bytes: the driver says so */ \
-        if (MICA_UNLIKELY(!mica_charge(gpu, wanted))) \
-            return MICA_CUDA_OUT_OF_MEMORY; \
         mica_activity_begin(); \
+        if (MICA_UNLIKELY(!mica_charge(gpu, wanted))) { \
+            mica_activity_end(); \
+            return MICA_CUDA_OUT_OF_MEMORY; \
+        } \
         result = (real); \
         if (MICA_UNLIKELY(result)) { \
             mica_ledger_release(gpu, wanted); \

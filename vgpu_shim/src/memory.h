@@ -29,8 +29,8 @@ bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *ow
 /* Another process may have this allocation open; `place` is the export's in the region. */
 void mica_memory_exported(CUdeviceptr base, unsigned place);
 
-/* Allocating and freeing calls of this process: low half those under way, upper half those that ended. Whoever compares what the driver
- * took with what is charged looks only while none is under way. */
+/* Allocating and freeing calls of this process, with what is charged for them: low half those under way, upper half those that ended. Whoever
+ * compares what the driver took with what is charged looks only while none is under way. */
 extern _Atomic uint64_t mica_activity;
 static inline void mica_activity_begin(void)
 {

@@ -15,7 +15,7 @@ enum { TRIES = 64, ASK_ANYWAY = 16, REFRESH_NS = 1000000000 };
 #define MOST_MODULE (UINT64_C(1) << 30)
 
 static _Atomic int64_t outside[MICA_GPUS];
-static _Atomic int managed[MICA_GPUS];
+static _Atomic int64_t managed[MICA_GPUS]; /* bytes */
 static _Atomic int watched[MICA_GPUS]; /* this process has had a context here */
 static mica_lock lock;                 /* one measurement at a time */
 static _Atomic uint64_t owner;         /* thread that has it */
@@ -24,8 +24,9 @@ static uint64_t refreshed_at;
 /* Calls under way that make the overhead larger, and what was seen when it was last accounted for. Guarded by lock. */
 static struct {
     int under_way;
-    bool seen;           /* NVML saw this process: held is known */
-    uint64_t held, free; /* free: the card's, 0 = unknown */
+    bool seen;    /* NVML saw this process: rest is known */
+    int64_t rest; /* what it holds less what is charged for its allocations, but managed ones */
+    uint64_t free; /* the card's, 0 = unknown */
     uint64_t reserved;   /* of what contexts under way were seen to take */
 } growing[MICA_GPUS];
 
@@ -52,7 +53,7 @@ void mica_overhead_outside(int gpu, int64_t change)
     atomic_fetch_add(&outside[gpu], change);
 }
 
-void mica_overhead_managed(int gpu, int change)
+void mica_overhead_managed(int gpu, int64_t change)
 {
     atomic_fetch_add(&managed[gpu], change);
 }
@@ -106,6 +107,7 @@ enum seen {
 static enum seen measure(int gpu, uint64_t *held, uint64_t *data, int tries)
 {
     uint64_t most = 0;
+    mica_pools_settle(); /* which shrink when the host waits, before their charge does */
     while (tries-- > 0) {
         const uint64_t before = atomic_load(&mica_activity), first = allocated(gpu);
         const bool still = (uint32_t)before == 0;
@@ -149,20 +151,20 @@ static uint64_t shrunk(int gpu)
     return now && before > now && before - now <= MOST_MODULE ? before - now : 0;
 }
 
-/* The change of what the process holds since this was last asked. */
-static int64_t grown(int gpu, uint64_t held)
+/* The change of what the process holds beyond its allocations since this was last asked; what comes to the card of managed memory meanwhile is in it. */
+static int64_t grown(int gpu, uint64_t held, uint64_t data)
 {
-    const uint64_t before = growing[gpu].held;
+    const int64_t before = growing[gpu].rest, rest = (int64_t)(held - data) + atomic_load(&managed[gpu]);
     const bool known = growing[gpu].seen;
-    growing[gpu].held = held;
+    growing[gpu].rest = rest;
     growing[gpu].seen = true;
-    return known ? (int64_t)(held - before) : 0;
+    return known ? rest - before : 0;
 }
 
 /* What others under way have taken so far is accounted for before another one begins, so that nothing counts twice. */
 void mica_growth_begin(struct mica_growth *g, int gpu, enum mica_part part)
 {
-    uint64_t held = 0, data, total;
+    uint64_t held = 0, data = 0, total;
     *g = (struct mica_growth){.gpu = gpu, .part = part};
     if (gpu < 0)
         return;
@@ -172,11 +174,12 @@ void mica_growth_begin(struct mica_growth *g, int gpu, enum mica_part part)
     }
     const bool first = growing[gpu].under_way++ == 0, seen = measure(gpu, &held, &data, 1) == STILL;
     if (first) {
-        growing[gpu].seen = seen;
-        growing[gpu].held = held;
+        growing[gpu].seen = false;
+        if (seen)
+            (void)grown(gpu, held, data);
         growing[gpu].free = part == MICA_MODULE && !seen ? card_free(&total) : 0;
     } else if (seen && atomic_load(&managed[gpu]) > 0) {
-        (void)set(gpu, part, moved(charged(gpu), grown(gpu, held)), false);
+        (void)set(gpu, part, moved(charged(gpu), grown(gpu, held, data)), false);
     } else if (!seen && part == MICA_MODULE) {
         if (growing[gpu].free)
             (void)raise_by(gpu, part, shrunk(gpu), false);
@@ -226,7 +229,7 @@ static bool end_locked(const struct mica_growth *g, CUresult result, CUcontext c
     growing[g->gpu].reserved -= g->reserved;
     const enum seen seen = result ? UNSEEN : measure(g->gpu, &held, &data, TRIES);
     if (seen == STILL) {
-        const int64_t change = grown(g->gpu, held);
+        const int64_t change = grown(g->gpu, held, data);
         if (atomic_load(&managed[g->gpu]) > 0) /* only the difference says something */
             fits = set(g->gpu, g->part, moved(charged(g->gpu) - g->reserved, change), true);
         else

@@ -10,8 +10,9 @@ void mica_overhead_refresh(void);
 void mica_overhead_tick(uint64_t now);
 /* Bytes that are charged here and that the card's own count does not give this process: another API's memory. */
 void mica_overhead_outside(int gpu, int64_t change);
-/* Managed memory is charged whole and is on the card in parts: while there is some, what a process holds says nothing about its overhead. */
-void mica_overhead_managed(int gpu, int change);
+/* Managed memory is charged whole and is on the card in parts: while there is some, what a process holds says nothing about its
+ * overhead. change: of its bytes. */
+void mica_overhead_managed(int gpu, int64_t change);
 void mica_overhead_forked(void);
 
 /* nvml.c: bytes of a card that the node's NVML attributes to this process; false where it does not say. */

@@ -127,8 +127,10 @@ static void look_at_all(int gpu, bool trimming)
     for (struct mica_pool_record *at = atomic_load(&records); at; at = at->next) {
         if (!at->pool || !mica_try(&at->lock))
             continue; /* who holds the lock settles */
+        mica_activity_begin();
         if (at->pool && (gpu < 0 || at->gpu == gpu)) /* asked again: a record may be another pool's by now */
             look_at(at, trimming);
+        mica_activity_end();
         mica_release(&at->lock);
     }
 }
@@ -358,11 +360,13 @@ CUresult cuMemPoolDestroy(CUmempool pool)
             mica_release(&record->lock);
         return result;
     }
+    mica_activity_begin();
     mica_acquire(&record->lock);
     bool again = record->closed;
     if (!again)
         close_pool(record);
     mica_release(&record->lock);
+    mica_activity_end();
     return again ? MICA_CUDA_INVALID_VALUE : MICA_CUDA_SUCCESS;
 }
 
@@ -371,10 +375,12 @@ CUresult cuMemPoolTrimTo(CUmempool pool, size_t keep)
     struct mica_pool_record *record = mica_driver() ? lookup(pool) : NULL;
     if (!record)
         return MICA_REAL(cuMemPoolTrimTo, pool, keep);
+    mica_activity_begin();
     mica_acquire(&record->lock);
     CUresult result = MICA_REAL(cuMemPoolTrimTo, pool, keep);
     settle(record);
     mica_release(&record->lock);
+    mica_activity_end();
     return result;
 }
 

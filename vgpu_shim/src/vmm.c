@@ -67,9 +67,11 @@ CUresult cuMemCreate(CUmemHandle *handle, size_t bytes, const CUmemProp *prop, u
         return result;
     if (gpu < 0)
         return MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
-    if (!mica_charge(gpu, bytes))
-        return MICA_CUDA_OUT_OF_MEMORY;
     mica_activity_begin();
+    if (!mica_charge(gpu, bytes)) {
+        mica_activity_end();
+        return MICA_CUDA_OUT_OF_MEMORY;
+    }
     result = MICA_REAL(cuMemCreate, handle, bytes, prop, flags);
     if (!result && !remember(*handle, bytes, gpu, MEMORY_OWN)) {
         (void)MICA_REAL(cuMemRelease, *handle);
@@ -84,6 +86,7 @@ CUresult cuMemCreate(CUmemHandle *handle, size_t bytes, const CUmemProp *prop, u
 CUresult cuMemRelease(CUmemHandle handle)
 {
     /* The lock is held across the driver's call: it may give the handle's number to another thread at once. */
+    mica_activity_begin();
     mica_acquire(&lock);
     CUresult result = MICA_REAL(cuMemRelease, handle);
     struct mica_entry *memory = result ? NULL : memory_named(handle), gone;
@@ -93,6 +96,7 @@ CUresult cuMemRelease(CUmemHandle handle)
         drop_if_unused(memory);
     }
     mica_release(&lock);
+    mica_activity_end();
     return result;
 }
 
@@ -111,6 +115,7 @@ static bool charge_foreign(CUmemHandle handle, uint64_t bytes, size_t offset)
 
 CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUmemHandle handle, unsigned long long flags)
 {
+    mica_activity_begin();
     mica_acquire(&lock);
     CUresult result = charge_foreign(handle, bytes, offset) ? MICA_REAL(cuMemMap, pointer, bytes, offset, handle, flags) : MICA_CUDA_OUT_OF_MEMORY;
     struct mica_entry *memory = result ? NULL : memory_named(handle);
@@ -125,6 +130,7 @@ CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUmemHandle 
             memory->handles++; /* no room to remember it: charged for good rather than not at all */
     }
     mica_release(&lock);
+    mica_activity_end();
     return result;
 }
 
@@ -142,6 +148,7 @@ static CUdeviceptr next_mapping(CUdeviceptr from, CUdeviceptr end)
 
 CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes)
 {
+    mica_activity_begin();
     mica_acquire(&lock);
     CUresult result = MICA_REAL(cuMemUnmap, pointer, bytes);
     const CUdeviceptr end = pointer + bytes;
@@ -155,6 +162,7 @@ CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes)
         }
     }
     mica_release(&lock);
+    mica_activity_end();
     return result;
 }
 

@@ -187,6 +187,24 @@ def test_a_context_that_is_made_while_another_thread_allocates_is_not_charged_wh
     assert cards.python(CONTEXT_MEANWHILE, env=cards.env(limited=True, MICA_MEMORY="1GiB")) == [[0, 0]]
 
 
+WHILE_A_CONTEXT_IS_MADE = """
+assert init() == 0
+assert cu.cuMemAllocManaged(ref(u64()), ctypes.c_size_t(MIB), 1) == 0
+call = ctypes.CFUNCTYPE(None)(lambda: alloc(100 * MIB))
+ctypes.c_void_p.in_dll(ctypes.CDLL("PRELOAD"), "instrument_instead").value = ctypes.cast(call, ctypes.c_void_p).value
+assert cu.cuCtxCreate_v2(ref(ctypes.c_void_p()), 0, 0) == 0
+answer((info()[2] - info()[1]) // (100 * MIB))
+"""
+
+
+def test_what_is_allocated_while_a_context_is_made_is_charged_once_also_beside_managed_memory(cards):
+    cards.configure(trace="1")
+    preload = cards.shim.compile("instrument.c", "-shared", "-fPIC", "-ldl", "-lpthread", name="libinstrument.so")
+    env = cards.env(limited=True, MICA_MEMORY="1GiB", INSTRUMENT="cuCtxCreate_v2")
+    env["LD_PRELOAD"] = f"{preload}:{env['LD_PRELOAD']}"
+    assert cards.python(WHILE_A_CONTEXT_IS_MADE.replace("PRELOAD", str(preload)), env=env) == [[1]]
+
+
 @pytest.mark.parametrize("nvml", ["seen", "unseen"])
 @pytest.mark.parametrize(("call", "thread"), [("cuModuleLoadData", ""), ("cuModuleLoadData", "1"), ("cuMemGetInfo_v2", "")])
 def test_an_instrument_that_loads_code_while_the_driver_does_neither_hangs_nor_goes_uncharged(cards, call, thread, nvml):
