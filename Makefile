@@ -57,7 +57,8 @@ exhaustive: venv shim kernel ## unit tests that take minutes of CPU: 10,000 inte
 sanitize: venv ## the limiter's and the simulator's tests under ASan, UBSan and TSan
 	@$(PY) -c 'from mica_box.host import install; install(["cc", "/usr/include/stdio.h"])'
 	@MICA_SHIM_SANITIZE=address,undefined $(PYTEST) -n auto -m "not exhaustive" tests/unit/shim
-	@MICA_SHIM_SANITIZE=thread $(PYTEST) tests/unit/shim/test_threads_do_everything_at_once.py
+	@MICA_SHIM_SANITIZE=thread $(PYTEST) tests/unit/shim/test_threads_do_everything_at_once.py \
+	  tests/unit/shim/test_a_batch_ends_where_and_when_it_should.py::test_a_context_that_is_released_and_made_again_is_measured_each_time
 
 check: lint types layers drift unit ## the fast loop: format, lint, types, layers, generated files, unit tests
 
