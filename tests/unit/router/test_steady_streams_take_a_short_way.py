@@ -51,6 +51,9 @@ class Wire:
     def get_extra_info(self, name: str) -> None:
         return None
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 class Rig:
     """A relay between two wires, and a clock that stands still."""
@@ -226,6 +229,7 @@ class Follower:
 
 
 @given(st.lists(pieces, max_size=14).map(b"".join) | st.binary(min_size=1, max_size=600).map(chunk))
+@example(b"-1\r\n")
 @example(b"1\r\n\n\r\n")
 @example(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 @example(b"2\r\nxy\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")

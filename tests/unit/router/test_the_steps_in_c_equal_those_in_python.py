@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import socket
 import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,16 @@ from hypothesis import strategies as st
 from mica_router import hot
 from mica_router.core.chunks import LONGEST
 from mica_router.core.events import END_OF_CHUNKS, chunk
-from mica_router.hot import _native, plain
+from mica_router.hot import Outlet, _native, plain
 from mica_router.metrics import GAP_BUCKETS
 
 ROOT = Path(__file__).parents[3]
 EVENT = chunk(b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n')
+
+
+def through(write: Callable[[bytes], Any]) -> Outlet:
+    """A client that has no socket of its own."""
+    return Outlet(write, -1, bool, int)
 
 
 class Stream:
@@ -62,7 +69,7 @@ class Stream:
         def write(data: bytes) -> None:
             events.append(("written", data))
 
-        self.exchange.steady(clock, self.gaps, self.reel.heard if records else None, write)
+        self.exchange.steady(clock, self.gaps, self.reel.heard if records else None, through(write))
         self.connection: Any = Connection()
         self.connection.short_way = None
 
@@ -111,6 +118,7 @@ steps = st.tuples(reads, st.sampled_from((0.0, *GAP_BUCKETS, 0.0015, 7.0)))
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(steps, max_size=8), st.integers(0, 600), st.booleans())
+@example([(b"-" + b"x" * 16 + b"\n\n\r\n", 0.0)], 1000, False)
 @example([(EVENT, 0.001), (EVENT, 0.0011), (EVENT, 90.0)], 1000, True)
 @example([(b"1\r\n\n\r\n", 0.0), (b"2\r\n\n\n\r\n", 0.0), (b"3\r\n\r\n\n\r\n", 0.0)], 1000, True)
 @example([(chunk(b"a\r\n\n") + chunk(b"\r\n\n"), 0.0), (b"1\r\na\r\n" + chunk(b"\n\n"), 0.0)], 1000, False)
@@ -133,7 +141,7 @@ def test_what_the_called_raise_is_passed_on(kind: Any) -> None:
 
     for clock, hear, write in ((fails, works, works), (time.monotonic, fails, works), (time.monotonic, works, fails)):
         stream = Stream(kind, room=1000)
-        stream.exchange.steady(clock, stream.gaps, hear, write)
+        stream.exchange.steady(clock, stream.gaps, hear, through(write))
         with pytest.raises(ValueError, match="a fault"):
             stream.read(EVENT)
 
@@ -141,17 +149,88 @@ def test_what_the_called_raise_is_passed_on(kind: Any) -> None:
 @pytest.mark.parametrize("kind", [_native, plain])
 def test_the_usual_clock_and_one_that_tells_the_same_are_one(kind: Any) -> None:
     stream = Stream(kind, room=1000)
-    stream.exchange.steady(time.monotonic, stream.gaps, None, stream.events.append)
+    stream.exchange.steady(time.monotonic, stream.gaps, None, through(stream.events.append))
     before = time.monotonic()
     stream.read(EVENT)
     assert before <= stream.exchange._heard_at <= time.monotonic()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours and the client's end of a connection."""
+    ours, client = socket.socketpair()
+    ours.setblocking(False)
+    client.setblocking(False)
+    with ours, client:
+        yield ours, client
+
+
+class Transport:
+    """A transport over `sock` that only keeps what it is given."""
+
+    def __init__(self, kind: Any, sock: socket.socket) -> None:
+        self.kept, self.closes, self.holds = b"", False, 0
+        self.stream = Stream(kind, room=1000)
+        outlet = Outlet(self.write, sock.fileno(), lambda: self.closes, lambda: self.holds)
+        self.stream.exchange.steady(time.monotonic, self.stream.gaps, None, outlet)
+
+    def write(self, data: bytes) -> None:
+        self.kept += data
+
+
+def test_events_go_into_the_socket_where_nothing_is_before_them(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, client = ends
+    transport = Transport(_native, ours)
+    transport.stream.read(EVENT)
+    assert (client.recv(4096), transport.kept) == (EVENT, b"")
+    transport.holds = 7
+    transport.stream.read(EVENT)
+    transport.holds, transport.closes = 0, True
+    transport.stream.read(EVENT)
+    assert transport.kept == EVENT * 2
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    in_python = Transport(plain, ours)
+    in_python.stream.read(EVENT)
+    assert in_python.kept == EVENT
+
+
+def test_what_a_socket_does_not_take_is_the_transports(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, client = ends
+    transport = Transport(_native, ours)
+    event, said = chunk(b"x" * 3000 + b"\n\n"), 0
+    while not transport.kept:
+        transport.stream.read(event)
+        said += 1
+    read = b""
+    while len(read) < said * len(event) - len(transport.kept):
+        read += client.recv(65536)
+    assert read + transport.kept == event * said
+    transport.kept = b""
+    client.close()
+    transport.stream.read(event)
+    assert transport.kept == event
+
+
+def test_faults_of_what_a_transport_tells_are_passed_on(ends: tuple[socket.socket, socket.socket]) -> None:
+    def fails() -> Any:
+        raise ValueError("a fault")
+
+    ours, _ = ends
+    transport = Transport(_native, ours)
+    for closing, queued in ((fails, int), (bool, fails)):
+        transport.stream.exchange.steady(
+            time.monotonic, transport.stream.gaps, None, Outlet(print, ours.fileno(), closing, queued)
+        )
+        with pytest.raises(ValueError, match="a fault"):
+            transport.stream.read(EVENT)
 
 
 def test_streams_that_hold_each_other_are_collected() -> None:
     gone = []
     for _ in range(3):
         stream = Stream(_native, room=1000)
-        stream.exchange.steady(time.monotonic, stream.gaps, stream.exchange.pass_on, stream.connection.data_received)
+        stream.exchange.steady(time.monotonic, stream.gaps, stream.exchange.pass_on, through(stream.connection.data_received))
         stream.connection.short_way = stream.exchange.pass_on
         stream.reel._parts.append(stream.exchange.pass_on)
         gone.append(weakref.ref(stream.exchange))
@@ -163,7 +242,7 @@ def test_streams_that_hold_each_other_are_collected() -> None:
 def test_steps_that_were_told_nothing_do_nothing() -> None:
     assert not _native.Passing().pass_on(EVENT)
     with pytest.raises(TypeError):
-        _native.Passing().steady(time.monotonic, [], None, print)
+        _native.Passing().steady(time.monotonic, [], None, through(print))
     with pytest.raises(ValueError, match="at most 16 bounds"):
         _native.Gaps(tuple(float(bound) for bound in range(17)))
 

@@ -29,13 +29,13 @@ def _opening(size: int) -> tuple[int, bytes]:
         opening = b"%x\r\n" % max(payload, 0)
         if payload > 1 and len(opening) == digits + 2:
             return len(opening), opening
-    return 1, b"-"
+    return 1, b""
 
 
 # A chunk of one byte has none: its LF could be taken for the end of an event.
 OPENINGS: Final = tuple(_opening(size) for size in range(LONGEST))
 """By the size of a read: with how many and which bytes it begins if it is one chunk of two bytes or more. Where it cannot be one,
-what no chunk begins with. To compare a slice is cheaper than `startswith`."""
+what no slice of that many bytes equals. To compare a slice is cheaper than `startswith`."""
 
 # The payload's size, by the opening of a chunk: sizes of two and three digits, as engines write them.
 _SHORT: Final = {b"%x\r\n" % size: size for size in range(0x10, 0x100)}

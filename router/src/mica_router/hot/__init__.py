@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mica_router.hot import plain
+from mica_router.hot.plain import Outlet
 
 
 def sources_digest(directory: Path = Path(__file__).parent) -> str:
@@ -36,4 +37,4 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from mica_router.hot._native import Gaps, Line, Passing, Reel
 
-__all__ = ["NATIVE", "Gaps", "Line", "Passing", "Reel", "plain", "sources_digest"]
+__all__ = ["NATIVE", "Gaps", "Line", "Outlet", "Passing", "Reel", "plain", "sources_digest"]

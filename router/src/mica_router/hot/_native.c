@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <structmember.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define LONGEST 4096 /* core/chunks.py */
@@ -31,7 +32,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     double heard_at;
-    PyObject *clock, *gaps, *hear, *write;
+    PyObject *clock, *gaps, *hear, *write, *closing, *queued; /* the last two only with a file of 0 or more */
+    int file;
 } Passing;
 
 typedef struct {
@@ -80,7 +82,7 @@ static void end(PyObject *self, inquiry clear_it) {
     static void type##_end(PyObject *self) { end(self, type##_clear); }
 
 COLLECTED(Reel, parts, 1)
-COLLECTED(Passing, clock, 4)
+COLLECTED(Passing, clock, 6)
 COLLECTED(Line, short_way, 1)
 
 /* Call with one argument; what is written in C, as nearly everything here, without what a call through the interpreter takes. */
@@ -228,6 +230,37 @@ static double now_by(PyObject *clock) {
     return now;
 }
 
+/* What a transport tells by a bool or a size; -1 with an exception. */
+static Py_ssize_t told_by(PyObject *what) {
+    PyObject *answer = PyObject_CallNoArgs(what);
+    Py_ssize_t value = answer ? PyLong_AsSsize_t(answer) : -1;
+    Py_XDECREF(answer);
+    return value;
+}
+
+/* Into the socket at once, where the transport is open and holds nothing back: bytes sent, 0 if none could be, -1: an exception.
+ * What goes wrong with the socket is left to the transport, which is given what was not sent. */
+static ssize_t send_at_once(const Passing *self, const char *bytes, size_t size) {
+    if (self->file < 0)
+        return 0;
+    Py_ssize_t closing = told_by(self->closing), queued = closing ? closing : told_by(self->queued);
+    if (closing || queued)
+        return closing < 0 || queued < 0 ? -1 : 0;
+    ssize_t sent = send(self->file, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? 0 : sent;
+}
+
+static int write_out(const Passing *self, PyObject *data, const char *bytes, Py_ssize_t size) {
+    ssize_t sent = send_at_once(self, bytes, (size_t)size);
+    if (sent < 0 || sent == size)
+        return sent < 0 ? -1 : 1;
+    PyObject *rest = sent ? PyBytes_FromStringAndSize(bytes + sent, size - sent) : Py_NewRef(data);
+    PyObject *written = rest ? tell(self->write, rest) : NULL;
+    Py_XDECREF(rest);
+    Py_XDECREF(written);
+    return written ? 1 : -1;
+}
+
 /* 1: passed on. 0: nothing was done. -1: an exception. */
 static int pass(Passing *self, PyObject *data) {
     char *bytes;
@@ -248,9 +281,7 @@ static int pass(Passing *self, PyObject *data) {
         return -1;
     count_gap((Gaps *)self->gaps, now - self->heard_at);
     self->heard_at = now;
-    PyObject *written = tell(self->write, data);
-    Py_XDECREF(written);
-    return written ? 1 : -1;
+    return write_out(self, data, bytes, size);
 }
 
 static PyObject *pass_on(PyObject *self, PyObject *data) {
@@ -259,11 +290,14 @@ static PyObject *pass_on(PyObject *self, PyObject *data) {
 }
 
 static PyObject *steady(PyObject *given, PyObject *args) {
-    PyObject *clock, *gaps, *hear, *write;
-    if (!PyArg_ParseTuple(args, "OO!OO:steady", &clock, gaps_type, &gaps, &hear, &write))
+    PyObject *clock, *gaps, *hear, *outlet, *write, *closing = Py_None, *queued = Py_None;
+    int file = -1;
+    if (!PyArg_ParseTuple(args, "OO!OO!:steady", &clock, gaps_type, &gaps, &hear, &PyTuple_Type, &outlet) ||
+        !PyArg_ParseTuple(outlet, "O|iOO:steady", &write, &file, &closing, &queued))
         return NULL;
-    PyObject *those[] = {clock, gaps, hear, write};
-    for (size_t at = 0; at < 4; at++) {
+    ((Passing *)given)->file = closing == Py_None || queued == Py_None ? -1 : file;
+    PyObject *those[] = {clock, gaps, hear, write, closing, queued};
+    for (size_t at = 0; at < 6; at++) {
         PyObject **place = &references(given, offsetof(Passing, clock))[at], *old = *place;
         Py_INCREF(those[at]);
         *place = those[at];

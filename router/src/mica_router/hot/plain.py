@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from mica_router.core.chunks import EVENT_END, LONGEST, ONE_BYTE, OPENINGS, WHOLE, whole_chunks
 
@@ -19,6 +19,19 @@ _IN_EITHER: Final = b"or"
 def gives_up(data: bytes) -> bool:
     """Whether these bytes of a stream hold an error event, or the end of an answer that was not finished."""
     return b'{"error"' in data or b'"finish_reason":"abort"' in data or b'"finish_reason":"error"' in data
+
+
+class Outlet(NamedTuple):
+    """Where an answer goes. `file`: the client's socket, negative where bytes must not be sent past the transport.
+
+    Python writes through the transport always; in C that is for when it is closing or has something `queued`, or when the socket
+    takes only a part. Either way the same bytes go out in the same order.
+    """
+
+    write: Callable[[bytes], None]
+    file: int
+    closing: Callable[[], bool]
+    queued: Callable[[], int]
 
 
 class Gaps:
@@ -73,11 +86,9 @@ class Passing:
     _hear: Callable[[bytes], bool] | None
     _write: Callable[[bytes], None]
 
-    def steady(
-        self, clock: Callable[[], float], gaps: Gaps, hear: Callable[[bytes], bool] | None, write: Callable[[bytes], None], /
-    ) -> None:
+    def steady(self, clock: Callable[[], float], gaps: Gaps, hear: Callable[[bytes], bool] | None, outlet: Outlet, /) -> None:
         """What `pass_on` works with."""
-        self._clock, self._gaps, self._hear, self._write = clock, gaps, hear, write
+        self._clock, self._gaps, self._hear, self._write = clock, gaps, hear, outlet.write
 
     def pass_on(self, data: bytes) -> bool:
         """Pass on whole chunks of whole events. False: it is something else, or an engine that gives up; nothing was done.

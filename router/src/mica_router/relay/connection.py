@@ -6,7 +6,6 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
 from typing import Final, cast
 
 from mica_router.core import errors
@@ -14,6 +13,7 @@ from mica_router.core.dispatch import Answer, dispatch
 from mica_router.core.errors import ApiError, render_error, render_json
 from mica_router.core.features import Features
 from mica_router.core.request import Phase, Request, RequestReader
+from mica_router.hot import Outlet
 from mica_router.metrics import NO_MODEL
 from mica_router.relay.context import RelayContext
 from mica_router.relay.exchange import Exchange
@@ -49,6 +49,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = False
         self._write_paused = False
         self._read_paused = False
+        self._outlet: Outlet | None = None
 
     # Transport callbacks.
 
@@ -97,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; the engine must not go on working for it."""
-        self._transport = None
+        self._transport = self._outlet = None
         self._closing = True
         self._context.connections.discard(self)
         self._context.note_connections()
@@ -231,9 +232,16 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def writer(self) -> Callable[[bytes], None]:
+    def outlet(self) -> Outlet:
         """The transport's own `write` while there is one: whoever has it is told when there is none (`Exchange.cancel`)."""
-        return self.write if self._transport is None else self._transport.write
+        if self._outlet is None:
+            transport = self._transport
+            if transport is None:
+                return Outlet(self.write, -1, bool, int)
+            sock = None if transport.get_extra_info("sslcontext") else transport.get_extra_info("socket")
+            file = -1 if sock is None else sock.fileno()
+            self._outlet = Outlet(transport.write, file, transport.is_closing, transport.get_write_buffer_size)
+        return self._outlet
 
     def exchange_answered(self) -> None:
         """The request is not kept any longer."""
@@ -343,5 +351,6 @@ class ClientConnection(asyncio.Protocol):
             self._reset_on_close()
         # Nothing may be written to it any more, also not by an engine that speaks before this connection's end is told.
         transport, self._transport = self._transport, None
+        self._outlet = None
         if transport is not None:
             transport.abort()

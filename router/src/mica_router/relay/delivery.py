@@ -5,7 +5,6 @@ Not here: engines and retries (`relay.exchange`), and the client's connection (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from mica_router.core.continuation import Translator
@@ -15,6 +14,7 @@ from mica_router.core.flows import DONE_EVENT, UNCHANGED, Flow, LateAnswer, Tran
 from mica_router.core.headers import Header, render_own_head, render_response_head
 from mica_router.core.request import Request
 from mica_router.core.response import ResponseHead, ResponseReader
+from mica_router.hot import Outlet
 
 EVENT_HEADERS: Final[list[Header]] = [(b"Content-Type", b"text/event-stream; charset=utf-8"), (b"Cache-Control", b"no-cache")]
 HEARTBEAT: Final = b": waiting for an engine\n\n"
@@ -26,7 +26,7 @@ class ResponseSink(Protocol):
     def write(self, data: bytes) -> None:
         """Response bytes, in order."""
 
-    def writer(self) -> Callable[[bytes], None]:
+    def outlet(self) -> Outlet:
         """What `write` comes to for this response."""
 
     def exchange_answered(self) -> None:

@@ -65,5 +65,5 @@ class Steady(Ending):
         if not self._heard_at or not self._delivery.passing:
             return
         recording = self._handling.recording
-        self.steady(self._context.clock, series.gap, None if recording is None else recording.heard, self._client.writer())
+        self.steady(self._context.clock, series.gap, None if recording is None else recording.heard, self._client.outlet())
         attempt.shorten(self.pass_on)
