@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from mica_router.core.engines import Endpoint, Engine
+from mica_router.core.events import END_OF_CHUNKS, chunk
 from mica_router.core.routes import Service, ServiceKey, build_table
 from mica_router.relay.pool import Pool
 from mica_router.relay.server import RelayServer
@@ -100,3 +101,39 @@ async def test_an_engine_is_believed_only_with_a_trusted_certificate(
     bench.server.publish(build_table([service]))
     assert (await bench.ask(post(CHAT))).status == status
     engine.close()
+
+
+async def test_events_of_a_steady_stream_reach_a_tls_client_encrypted(
+    bench: Bench, authority: trustme.CA, tmp_path: Path
+) -> None:
+    events = [chunk(b'data: {"n":%d}\n\n' % number) for number in range(6)]
+    wanted = asyncio.Semaphore(1)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for event in [*events, END_OF_CHUNKS]:
+            await wanted.acquire()
+            writer.write(event)
+        await writer.drain()
+        writer.close()
+
+    engine = await asyncio.start_server(answer, "127.0.0.1", 0)
+    endpoint = Endpoint("127.0.0.1", engine.sockets[0].getsockname()[1])
+    service = Service(key=ServiceKey("team-a", "chat"), model="chat", engines=(Engine(endpoint=endpoint),))
+    bench.server.publish(build_table([service]))
+    write_pair(authority, tmp_path)
+    server = RelayServer(bench.context)
+    await server.start(host="127.0.0.1", port=0, tls=ServerTls(tmp_path / "tls.crt", tmp_path / "tls.key").context)
+    reader, writer = await within(asyncio.open_connection("127.0.0.1", server.port, ssl=trusting(authority)))
+    writer.write(post(CHAT))
+    await within(reader.readuntil(b"\r\n\r\n"))
+    for event in events:
+        assert await within(reader.readexactly(len(event))) == event
+        wanted.release()
+    assert await within(reader.readexactly(len(END_OF_CHUNKS))) == END_OF_CHUNKS
+    writer.transport.abort()
+    engine.close()
+    await eventually(lambda: not bench.context.connections)
+    await server.drain(seconds=0.05)
+    bench.context.draining = False
