@@ -31,6 +31,8 @@ class Heard:
     ids: set[str] = field(default_factory=set)
     error: str = ""
     done: bool = False
+    cut: int = 0
+    """Characters heard when the engine was killed."""
 
 
 def request(path: str, number: int) -> dict[str, Any]:
@@ -82,10 +84,14 @@ async def undisturbed(engine: Process, path: str, bodies: list[dict[str, Any]]) 
 
 async def disturbed(router: Process, path: str, bodies: list[dict[str, Any]], victim: Process, *, goal: int) -> list[Heard]:
     """Run them all through the router; kill the victim when so many events are out."""
-    progress = Progress(goal)
-    tasks = [asyncio.ensure_future(listen(router.url, path, body, progress, Heard())) for body in bodies]
+    progress, heard = Progress(goal), [Heard() for _ in bodies]
+    tasks = [
+        asyncio.ensure_future(listen(router.url, path, body, progress, one)) for body, one in zip(bodies, heard, strict=True)
+    ]
     await progress.reached.wait()
     victim.kill()
+    for one in heard:
+        one.cut = len(one.text)
     return list(await asyncio.gather(*tasks))
 
 
@@ -137,23 +143,40 @@ async def test_text_is_equal_to_the_character(
     print(f"{path} interval {interval}: {resumed} cut of {len(bodies)}, cpus {os.cpu_count()}, all equal")
 
 
+def doubled(text: str, near: int) -> list[str]:
+    """What stands twice in a row, twelve characters or more, with its middle at `near` or the next sixty-four."""
+    return [
+        text[middle : middle + length]
+        for middle in range(near, min(near + 64, len(text)))
+        for length in range(12, min(middle, len(text) - middle) + 1)
+        if text[middle - length : middle] == text[middle : middle + length]
+    ]
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 async def test_in_bf16_text_is_a_prefix_and_a_continuation(
-    start_engine: StartEngine, start_router: Callable[..., Process]
+    start_engine: StartEngine, start_router: Callable[..., Process], path: str
 ) -> None:
-    engines = [start_engine(dtype="bfloat16") for _ in range(2)]
-    for engine in engines:
+    first, second = start_engine(dtype="bfloat16"), start_engine(dtype="bfloat16")
+    for engine in (first, second):
         engine.wait_ready("/health", seconds=600)
-    router = start_router(*engines)
-    bodies = [request(COMPLETIONS, number) for number in range(STREAMS)]
-    whole = await undisturbed(engines[1], COMPLETIONS, bodies)
-    again = await undisturbed(engines[1], COMPLETIONS, bodies[::-1])
-    await undisturbed(engines[0], COMPLETIONS, bodies)
-    broken = await disturbed(router, COMPLETIONS, bodies, engines[0], goal=STREAMS * TOKENS // 4)
-    for body, got in zip(bodies, broken, strict=True):
+    router = start_router(first, second)
+    bodies = [request(path, number) for number in range(STREAMS)]
+    whole = await undisturbed(second, path, bodies)
+    again = await undisturbed(second, path, bodies[::-1])
+    await undisturbed(first, path, bodies)
+    broken = await disturbed(router, path, bodies, first, goal=STREAMS * TOKENS // 4)
+    resumed = counted(router, "mica_router_resumes_total")
+    assert resumed, "\n".join([*metrics(router), router.log.read_text()[-2000:]])
+    for body, expected, got in zip(bodies, whole, broken, strict=True):
         assert got.done
-        assert body["prompt"] not in got.text
-        assert got.error or got.finish == ["length"]
+        prompt = body["prompt"] if path == COMPLETIONS else body["messages"][0]["content"]
+        assert prompt not in got.text
+        assert got.error or (got.finish, len(got.ids)) == (["length"], 1)
+        assert got.error or got.usage == expected.usage
+        if got.text != expected.text:
+            assert not doubled(got.text, got.cut), (got.text, got.cut)
     equal = sum(one.text == other.text for one, other in zip(whole, broken, strict=True))
     alike = sum(one.text == other.text for one, other in zip(whole, again[::-1], strict=True))
     refused = sum(bool(got.error) for got in broken)
-    print(f"bf16: {equal} of {STREAMS} equal after a kill, {refused} refused; two undisturbed runs: {alike} equal")
+    print(f"bf16 {path}: {resumed} cut, {equal} of {STREAMS} equal, {refused} refused; two undisturbed runs: {alike} equal")
