@@ -17,7 +17,7 @@ from benchmarks.scheduler.options import Options
 from mica_box.errors import BoxError
 
 AREA: Final = "scheduler"
-PARTS: Final = ("speed", "packing", "throughput")
+PARTS: Final = ("speed", "topology", "packing", "throughput")
 
 
 def read_arguments(words: Sequence[str], environment: Mapping[str, str]) -> tuple[tuple[str, ...], Options]:

@@ -19,7 +19,7 @@ def test_an_unknown_part_names_the_known_ones(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as ended:
         read_arguments(["sped"], {})
     assert ended.value.code == 2
-    assert "speed, packing, throughput" in capsys.readouterr().err
+    assert "speed, topology, packing, throughput" in capsys.readouterr().err
 
 
 def test_the_trace_comes_from_the_argument_or_else_the_environment(tmp_path: Path) -> None:
