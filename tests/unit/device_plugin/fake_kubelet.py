@@ -122,6 +122,9 @@ class FakeKubelet:
         self, *, uid: str, pod: str, container: str, count: int = 1, namespace: str = "default", init: bool = False
     ) -> Assignment:
         """Admission of one container: arbitrary free ids, unsorted; recorded only after Allocate returned."""
+        # A plugin that has just registered has not told its devices yet.
+        async with asyncio.timeout(10), self._registered:
+            await self._registered.wait_for(lambda: len(self.healthy(names.RESOURCE_NUMBER)) >= count)
         ids = self._random.sample(self.healthy(names.RESOURCE_NUMBER), count)
         request = plugin_api.AllocateRequest(container_requests=[plugin_api.ContainerAllocateRequest(devices_ids=ids)])
         answer = await self.endpoints[names.RESOURCE_NUMBER].stub.Allocate(request, timeout=5)

@@ -58,7 +58,7 @@ int main(int argc, char **argv)
     const char *page = argc > 1 ? argv[1] : "";
     const bool alone = believes(page, ENOENT, ST_RDONLY), writable = believes(page, 0, 0), mounted = believes(page, 0, ST_RDONLY);
     agent = EACCES;
-    (void)mica_lease_path(path, sizeof path);
+    (void)page_path(path, sizeof path);
     printf("[%d, %d, %d, \"%s\"]\n", alone, writable, mounted, path);
     return 0;
 }
