@@ -246,9 +246,9 @@ class Cards:
         assert done.returncode == 0, done.stdout + done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def start_python(self, code: str, *, env: dict[str, str]) -> subprocess.Popen[str]:
-        """Start a Python program on the cards; it answers line by line."""
-        return self.start(sys.executable, "-c", PREAMBLE + code, env=env)
+    def start_python(self, code: str, *, env: dict[str, str], under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start a Python program on the cards, as what `under` is to run; it answers line by line."""
+        return self.start(*under, sys.executable, "-c", PREAMBLE + code, env=env)
 
     def truth(self, gpu: int = 0) -> dict[str, Any]:
         """Return what the simulator knows of a card."""

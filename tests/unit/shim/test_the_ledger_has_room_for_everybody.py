@@ -65,3 +65,23 @@ os.waitpid(child, 0)
     code = f"PROBE = {str(cards.shim.probe)!r}\n" + code
     done = cards.python(code, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
     assert done[0]["alloc_error"] == 2
+
+
+def test_processes_of_two_pid_namespaces_that_have_one_number_are_two(cards):
+    """A container may make namespaces of its own, and its region is shared by all that it starts."""
+    env = cards.env(limited=True, MICA_MEMORY="1GiB")
+    code = "assert init() == 0 and alloc(300 * MIB)[0] == 0; answer(os.getpid()); sys.stdin.readline()"
+    apart = ("unshare", "--pid", "--fork", "--kill-child")
+    first, second = (cards.start_python(code, env=env, under=apart) for _ in range(2))
+    assert first.stdout.readline() == second.stdout.readline() == "[1]\n"
+    left = "assert init() == 0; answer(info()[1] // MIB)"
+    assert cards.python(left, env=env) == [[424]]
+    first.kill()
+    first.wait()
+    freed = """
+assert init() == 0
+deadline = time.monotonic() + 20
+while info()[1] // MIB != 724 and time.monotonic() < deadline: time.sleep(0.01)
+answer(info()[1] // MIB, alloc(800 * MIB)[0], alloc(700 * MIB)[0])
+"""
+    assert cards.python(freed, env=env) == [[724, 2, 0]]
