@@ -93,6 +93,23 @@ answer(time.monotonic() - start)
     assert 5.5 < took < 8
 
 
+@pytest.mark.parametrize(
+    "way", ["cuLaunchKernel", "cuLaunchKernel_ptsz", "cuLaunchCooperativeKernel", "cuLaunchCooperativeKernel_ptsz"]
+)
+def test_whoever_launches_in_another_way_pays_as_well(cards, way):
+    code = f"""
+init(); f = function(); start = time.monotonic()
+value = u64(1_000_000_000); params = (ctypes.c_void_p * 1)(ctypes.addressof(value))
+extra = () if "Cooperative" in {way!r} else (None,)
+assert cu.{way}(f, 1, 1, 1, 32, 1, 1, 0, None, params, *extra) == cu.cuCtxSynchronize() == spin(f, 1000, grid=2) == 0
+answer(time.monotonic() - start)
+"""
+    ((took,),) = cards.python(SPIN + code, env=cards.env(limited=True, MICA_CORES="50"))
+    assert took > 1.8
+    ((free,),) = cards.python(SPIN + code, env=cards.env(limited=True, MICA_MEMORY="1GiB"))
+    assert free < took
+
+
 def test_a_batch_of_shapes_that_nobody_knows_does_not_pass_at_once(cards):
     code = """
 init(); f = function(); start = time.monotonic()
