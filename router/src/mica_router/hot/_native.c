@@ -87,9 +87,14 @@ COLLECTED(Line, short_way, 1)
 
 /* Call with one argument; what is written in C, as nearly everything here, without what a call through the interpreter takes. */
 static PyObject *tell(PyObject *what, PyObject *data) {
+    PyObject *answer;
+    Py_INCREF(what); /* what is called may put another in its place */
     if (PyCFunction_Check(what) && PyCFunction_GetFlags(what) == METH_O)
-        return PyCFunction_GetFunction(what)(PyCFunction_GetSelf(what), data);
-    return PyObject_CallFunctionObjArgs(what, data, NULL);
+        answer = PyCFunction_GetFunction(what)(PyCFunction_GetSelf(what), data);
+    else
+        answer = PyObject_CallFunctionObjArgs(what, data, NULL);
+    Py_DECREF(what);
+    return answer;
 }
 
 /* Gaps. */
@@ -312,9 +317,7 @@ static PyObject *data_received(PyObject *given, PyObject *data) {
     Line *self = (Line *)given;
     PyObject *way = self->short_way;
     if (way && way != Py_None) {
-        Py_INCREF(way);
         PyObject *done = tell(way, data);
-        Py_DECREF(way);
         if (!done)
             return NULL;
         bool passed = done == Py_True;
