@@ -274,14 +274,12 @@ class Ledger:
         bound = self._bound.get(node, {}).get(uid)
         held = record.held.get(uid)
         reservation = self._reservations.get(uid)
-        reasons: list[Usage] = []
-        if bound is not None and bound.shares:
-            reasons.append(usage_on(record, bound.shares))
-        if held:
-            reasons.append(usage_on(record, (held,)))
-        if reservation is not None and reservation.node == node:
-            reasons.append(usage_on(record, reservation.shares))
-        return reasons[0] if reasons and all(one == reasons[0] for one in reasons) else most(reasons)
+        reasons: list[Shares] = [bound.shares] if bound is not None and bound.shares else []
+        if held and (held,) not in reasons:
+            reasons.append((held,))
+        if reservation is not None and reservation.node == node and reservation.shares not in reasons:
+            reasons.append(reservation.shares)
+        return usage_on(record, reasons[0]) if len(reasons) == 1 else most(usage_on(record, one) for one in reasons)
 
     def _uids_on(self, record: NodeRecord) -> set[str]:
         reserved = {uid for uid, one in self._reservations.items() if one.node == record.name}
