@@ -67,7 +67,14 @@ async def run(settings: ExtenderSettings) -> None:
             fits=nodes.fits_somewhere,
         )
         drift = DriftWatch(api=client, ledger=ledger, leadership=leadership, metrics=metrics)
-        binder = Binder(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, cards=CardChoice(ledger, kernel))
+        binder = Binder(
+            ledger=ledger,
+            pods=cluster.pods,
+            api=api,
+            leadership=leadership,
+            cards=CardChoice(ledger, kernel),
+            on_decline=metrics.bind_declined,
+        )
         evictor = Evictor(ledger=ledger, pods=cluster.pods, api=api, leadership=leadership, metrics=metrics)
         scheduler = SchedulerApp(
             ledger=ledger,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from time import perf_counter
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from mica_extender.admission.pod import Refusal
 from mica_extender.placement import Code
+from mica_extender.scheduling.declined import Decline
 from mica_extender.state.ledger import Ledger
 
 VERBS: Final = ("filter", "prioritize", "bind", "preempt")
@@ -36,8 +39,14 @@ class Metrics:
             "mica_extender_refusals", "Nodes refused in filter answers, by reason.", ("code",), registry=registry
         )
         self.errors = Counter("mica_extender_errors", "Scheduler verbs answered with an error.", ("verb",), registry=registry)
+        self.declined = Counter(
+            "mica_extender_binds_declined", "Binds answered with an error, by reason.", ("reason",), registry=registry
+        )
         self.denied = Counter(
-            "mica_extender_admission_denied", "Pods refused at admission, by stage.", ("stage",), registry=registry
+            "mica_extender_admission_denied",
+            "Pods refused at admission, by stage and reason.",
+            ("stage", "reason"),
+            registry=registry,
         )
         self.pokes = Counter("mica_extender_pokes", "Changes announced to kube-scheduler.", registry=registry)
         self.missed = Counter(
@@ -69,16 +78,22 @@ class Metrics:
         for counter, values in (
             (self.refusals, (*Code, INVALID_REQUEST)),
             (self.errors, VERBS),
-            (self.denied, STAGES),
+            (self.declined, Decline),
             (self.evictions, ("done", "retry")),
             (self.events, ("written", "failed")),
         ):
             for value in values:
                 counter.labels(str(value))
+        for stage, reason in product(STAGES, Refusal):
+            self.denied.labels(stage, str(reason))
 
     def took(self, verb: str, started: float) -> None:
         """Count what a verb has taken since ``started``, a moment of ``perf_counter``."""
         self._verbs[verb].observe(perf_counter() - started)
+
+    def bind_declined(self, reason: Decline) -> None:
+        """Count a bind that was answered with an error."""
+        self.declined.labels(str(reason)).inc()
 
     def watch_ledger(self, ledger: Ledger) -> None:
         """Export the ledger's sizes."""

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Final
 
 from mica_extender.admission.mutate import Admitted, mutate, validate
-from mica_extender.admission.pod import Body, Refused
+from mica_extender.admission.pod import Body, Refusal, Refused
 from mica_extender.admission.review import MalformedReview, allow, deny, read_review
 from mica_extender.admission.rules import Rules
 from mica_extender.asgi import Receive, Scope, Send, TooLarge, answer, read_body
@@ -53,12 +53,14 @@ class AdmissionApp:
         try:
             return allow(review.uid, self._stages[stage](review.pod, self._rules()))
         except Refused as refused:
-            self._metrics.denied.labels(stage).inc()
+            self._metrics.denied.labels(stage, str(refused.reason)).inc()
             _log.info("pod refused", stage=stage, namespace=review.namespace, reason=str(refused))
             return deny(review.uid, refused)
         except Exception as error:
             _log.exception("review failed", stage=stage, namespace=review.namespace)
-            return deny(review.uid, Refused(f"internal error of Mica's webhook: {type(error).__name__}"))
+            self._metrics.denied.labels(stage, str(Refusal.INTERNAL_ERROR)).inc()
+            words = f"internal error of Mica's webhook: {type(error).__name__}"
+            return deny(review.uid, Refused(words, Refusal.INTERNAL_ERROR))
 
 
 def _validated(pod: Body, rules: Rules) -> Admitted:

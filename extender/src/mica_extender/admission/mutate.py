@@ -23,6 +23,7 @@ from mica_api.selection import WHOLE_WORDS, canonical_selection, read_selection
 from mica_extender.admission.pod import (
     Body,
     Container,
+    Refusal,
     Refused,
     annotations_of,
     app_containers,
@@ -106,15 +107,18 @@ def validate(pod: Body, rules: Rules) -> None:
 def _check_untouched(pod: Body, containers: Sequence[Container]) -> None:
     """What other webhooks have undone since. Raises Refused."""
     if spec_of(pod).get("schedulerName") != names.SCHEDULER_NAME:
-        raise Refused(f"another webhook changed spec.schedulerName from {names.SCHEDULER_NAME}; exclude the pod from it")
+        words = f"another webhook changed spec.schedulerName from {names.SCHEDULER_NAME}; exclude the pod from it"
+        raise Refused(words, Refusal.OTHER_WEBHOOK)
     if labels_of(pod).get(names.LABEL_SLICE) != names.LABEL_SLICE_VALUE:
-        raise Refused(f"another webhook removed the label {names.LABEL_SLICE}; exclude the pod from it")
+        words = f"another webhook removed the label {names.LABEL_SLICE}; exclude the pod from it"
+        raise Refused(words, Refusal.OTHER_WEBHOOK)
     for container in containers:
         added = [key for key in container.limits if not MICA.owns(key)]
         added += [name for variable in container.env if is_stripped(name := str(variable.get("name", "")))]
         if added:
             raise Refused(
-                f"container {container.name}: another webhook added {', '.join(added)} after Mica's; exclude the pod from it"
+                f"container {container.name}: another webhook added {', '.join(added)} after Mica's; exclude the pod from it",
+                Refusal.OTHER_WEBHOOK,
             )
 
 

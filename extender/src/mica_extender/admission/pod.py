@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from mica_api.dialects import DIALECTS
@@ -12,8 +13,25 @@ from mica_api.request import InvalidRequest, parse_count
 Body = Mapping[str, Any]
 
 
+class Refusal(StrEnum):
+    """Reasons that metrics count, few and fixed."""
+
+    INVALID_REQUEST = "InvalidRequest"
+    UNKNOWN_ANNOTATION = "UnknownAnnotation"
+    FORGED_DECISION = "ForgedDecision"
+    BYPASSES_PLACEMENT = "BypassesPlacement"
+    SWITCHES_LIMITS_OFF = "SwitchesLimitsOff"
+    INIT_CONTAINER = "InitContainer"
+    OTHER_WEBHOOK = "OtherWebhook"
+    INTERNAL_ERROR = "InternalError"
+
+
 class Refused(Exception):
     """The pod is not admitted; the message says what to change."""
+
+    def __init__(self, words: str, reason: Refusal = Refusal.INVALID_REQUEST) -> None:
+        super().__init__(words)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from mica_extender.admission.catalogue import Catalogue
 from mica_extender.admission.pod import (
     Body,
     Container,
+    Refusal,
     Refused,
     annotations_of,
     app_containers,
@@ -58,13 +59,16 @@ def check_pod(pod: Body, rules: Rules) -> None:
     spec = spec_of(pod)
     _check_scheduler(str(spec.get("schedulerName") or ""), rules)
     if spec.get("nodeName"):
-        raise Refused("spec.nodeName is set: the pod would bypass placement; remove it and use a nodeSelector")
+        raise Refused(
+            "spec.nodeName is set: the pod would bypass placement; remove it and use a nodeSelector", Refusal.BYPASSES_PLACEMENT
+        )
     if spec.get("hostPID") is True:
-        raise Refused("spec.hostPID is not possible with GPU slices; remove it")
+        raise Refused("spec.hostPID is not possible with GPU slices; remove it", Refusal.SWITCHES_LIMITS_OFF)
     for container in init_containers(pod):
         if container.limits:
             raise Refused(
-                f"init container {container.name} asks for a GPU slice; not supported yet: move the request to an app container"
+                f"init container {container.name} asks for a GPU slice; not supported yet: move the request to an app container",
+                Refusal.INIT_CONTAINER,
             )
     for container in (*app_containers(pod), *init_containers(pod)):
         _check_container(container)
@@ -79,36 +83,41 @@ def is_stripped(variable: str) -> bool:
 def _check_scheduler(name: str, rules: Rules) -> None:
     if name and name != names.SCHEDULER_NAME and name not in rules.schedulers:
         raise Refused(
-            f"spec.schedulerName is {name!r}: GPU slices are placed by {names.SCHEDULER_NAME}; remove schedulerName from the pod"
+            f"spec.schedulerName is {name!r}: GPU slices are placed by {names.SCHEDULER_NAME}; remove schedulerName from the pod",
+            Refusal.BYPASSES_PLACEMENT,
         )
 
 
 def _check_container(container: Container) -> None:
     if mapping(container.body.get("securityContext")).get("privileged") is True:
         raise Refused(
-            f"container {container.name} is privileged: it would see every GPU of the node; remove securityContext.privileged"
+            f"container {container.name} is privileged: it would see every GPU of the node; remove securityContext.privileged",
+            Refusal.SWITCHES_LIMITS_OFF,
         )
     added = mapping(mapping(container.body.get("securityContext")).get("capabilities")).get("add")
     for capability in added if isinstance(added, list) else []:
         if str(capability).upper().removeprefix("CAP_") in FORBIDDEN_CAPABILITIES:
             raise Refused(
                 f"container {container.name} adds the capability {capability}: it can switch off the limits of the slice; "
-                "remove it from securityContext.capabilities.add"
+                "remove it from securityContext.capabilities.add",
+                Refusal.SWITCHES_LIMITS_OFF,
             )
     for variable in container.env:
         name = str(variable.get("name", ""))
         if name in FORBIDDEN_ENV:
-            raise Refused(f"container {container.name} sets {name}: it can switch off the limits of the slice; remove it")
+            words = f"container {container.name} sets {name}: it can switch off the limits of the slice; remove it"
+            raise Refused(words, Refusal.SWITCHES_LIMITS_OFF)
 
 
 def _check_annotations(annotations: dict[str, str]) -> None:
     for key in sorted(annotations):
         if key.startswith(names.ALLOCATION_PREFIX):
-            raise Refused(f"annotation {key} is written by the scheduler alone; remove it")
+            raise Refused(f"annotation {key} is written by the scheduler alone; remove it", Refusal.FORGED_DECISION)
         if key in names.POD_ANNOTATIONS:
             continue
         if key.startswith(f"{names.GROUP}/") and key not in names.RESOURCES:
             known = ", ".join(sorted(names.POD_ANNOTATIONS - {names.ANNOTATION_REQUEST, names.ANNOTATION_ORIGINAL}))
-            raise Refused(f"there is no annotation {key}; known are {known}")
+            raise Refused(f"there is no annotation {key}; known are {known}", Refusal.UNKNOWN_ANNOTATION)
         if is_ours(key):
-            raise Refused(f"annotation {key} has no effect: amounts belong in resources.limits of a container; move it there")
+            words = f"annotation {key} has no effect: amounts belong in resources.limits of a container; move it there"
+            raise Refused(words, Refusal.UNKNOWN_ANNOTATION)

@@ -20,6 +20,7 @@ from mica_api.hami import Bound, dialects_of, read_back
 from mica_extender.placement import Rejection
 from mica_extender.ports import WRITE_DEAD_AFTER_S, BindingApi, BindingLost, BindingRefused, PodGone
 from mica_extender.scheduling.cards import CardChoice
+from mica_extender.scheduling.declined import Decline, Declined
 from mica_extender.scheduling.wire import BindQuestion
 from mica_extender.state.leadership import Leadership
 from mica_extender.state.ledger import Ledger, Shares
@@ -37,10 +38,6 @@ requests of one connection from the scheduler, so that no bind needs a handshake
 ROOM_WITHIN_S: Final = 0.5
 _CATCH_UP_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 _SETTLE_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-class Declined(Exception):
-    """The pod is not bound to the node; the message is the answer to the scheduler."""
 
 
 class _Stale(Exception):
@@ -67,7 +64,10 @@ class _Attempt:
 
 
 class Binder:
-    """Binds pods. ``pods`` is the watch's copy, keyed by namespace/name; ``cards`` chooses cards (without it, on Python)."""
+    """Binds pods. ``pods`` is the watch's copy, keyed by namespace/name; ``cards`` chooses cards (without it, on Python).
+
+    ``on_decline`` is told the reason of every answer that is an error.
+    """
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Binder:
         cards: CardChoice | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        on_decline: Callable[[Decline], None] = lambda _: None,
     ) -> None:
         self._ledger = ledger
         self._cards = cards or CardChoice(ledger)
@@ -89,16 +90,26 @@ class Binder:
         self._room = asyncio.Event()
         self._room.set()
         self._wall = wall
-        self._under_way: dict[str, tuple[str, asyncio.Task[str]]] = {}
+        self._on_decline = on_decline
+        self._under_way: dict[str, tuple[str, asyncio.Task[Declined | None]]] = {}
 
     async def bind(self, question: BindQuestion) -> str:
         """Error text for the scheduler; empty when the pod is bound to the node with a decision of ours.
 
         A second call for the same pod joins the one under way. A bind that takes too long goes on after the answer.
         """
+        try:
+            await self._join(question)
+        except Declined as declined:
+            self._on_decline(declined.reason)
+            return str(declined)
+        return ""
+
+    async def _join(self, question: BindQuestion) -> None:
         under_way = self._under_way.get(question.uid)
         if under_way is not None and under_way[0] != question.node:
-            return f"pod {question.key} is being bound to {under_way[0]}; the outcome is not known yet"
+            words = f"pod {question.key} is being bound to {under_way[0]}; the outcome is not known yet"
+            raise Declined(Decline.UNDER_WAY, words)
         if under_way is None:
             task = asyncio.create_task(self._run(question))
             self._under_way[question.uid] = (question.node, task)
@@ -109,8 +120,10 @@ class Binder:
             task = under_way[1]
         done, _ = await asyncio.wait({task}, timeout=ANSWER_WITHIN_S)
         if not done:
-            return f"binding of pod {question.key} to {question.node} is still under way"
-        return task.result()
+            raise Declined(Decline.UNDER_WAY, f"binding of pod {question.key} to {question.node} is still under way")
+        declined = task.result()
+        if declined is not None:
+            raise declined
 
     @property
     def busy(self) -> bool:
@@ -128,13 +141,14 @@ class Binder:
         if len(self._under_way) < AT_ONCE:
             self._room.set()
 
-    async def _run(self, question: BindQuestion) -> str:
+    async def _run(self, question: BindQuestion) -> Declined | None:
+        """A result and not an exception of the task: several calls may wait for it, or none any more."""
         try:
             await self._bind(question)
         except Declined as declined:
             _log.info("pod not bound", pod=question.key, node=question.node, reason=str(declined))
-            return str(declined)
-        return ""
+            return declined
+        return None
 
     async def _bind(self, question: BindQuestion) -> None:
         await self._let_the_watch_catch_up(question)
@@ -165,27 +179,27 @@ class Binder:
     def _admissible(self, question: BindQuestion) -> PodRecord:
         """The pod as the watch knows it; the caller's word is worth nothing."""
         if not self._leadership.leading():
-            raise Declined("this replica does not lead: its kube-scheduler does not hold the Lease")
+            raise Declined(Decline.NOT_LEADING, "this replica does not lead: its kube-scheduler does not hold the Lease")
         pod = self._pods.get(question.key)
         if pod is None:
-            raise Declined(f"pod {question.key} is not known as a slice pod, or is gone")
+            raise Declined(Decline.UNKNOWN_POD, f"pod {question.key} is not known as a slice pod, or is gone")
         if pod.uid != question.uid:
-            raise Declined(f"pod {question.key} has uid {pod.uid}, not {question.uid}")
+            raise Declined(Decline.ANOTHER_POD, f"pod {question.key} has uid {pod.uid}, not {question.uid}")
         if pod.scheduler != names.SCHEDULER_NAME:
-            raise Declined(f"pod {question.key} belongs to scheduler {pod.scheduler!r}")
+            raise Declined(Decline.ANOTHER_SCHEDULER, f"pod {question.key} belongs to scheduler {pod.scheduler!r}")
         if pod.deleting or pod.terminal:
-            raise Declined(f"pod {question.key} is ending")
+            raise Declined(Decline.POD_ENDING, f"pod {question.key} is ending")
         return pod
 
     def _reserve(self, pod: PodRecord, node: str) -> Shares:
         """Choose and take the cards in one step."""
         if pod.shape is None:
-            raise Declined(pod.problem)
+            raise Declined(Decline.INVALID_REQUEST, pod.problem)
         verdict = self._cards.choose(pod.shape, node)
         if verdict is None:
-            raise Declined(f"node {node} has no VGPUNode: node unregistered")
+            raise Declined(Decline.NODE_UNREGISTERED, f"node {node} has no VGPUNode: node unregistered")
         if isinstance(verdict, Rejection):
-            raise Declined(f"node {node} has no room any more: {verdict.counted}")
+            raise Declined(Decline.NO_ROOM, f"node {node} has no room any more: {verdict.counted}")
         self._ledger.reserve(pod_uid=pod.uid, node=node, shares=verdict.shares)
         return verdict.shares
 
@@ -198,13 +212,13 @@ class Binder:
         pod = attempt.pod
         self._ledger.release(pod.uid)
         if self._leadership.term() != attempt.term:
-            raise Declined("this replica no longer leads")
+            raise Declined(Decline.NOT_LEADING, "this replica no longer leads")
         shares = self._reserve(pod, attempt.node)
         try:
             await self._write(replace(attempt, shares=shares, sent_at=self._clock()))
         except _Stale as stale:
             self._ledger.release(pod.uid)
-            raise Declined(f"pod {pod.key} changed twice while it was bound; try again") from stale
+            raise Declined(Decline.POD_CHANGED, f"pod {pod.key} changed twice while it was bound; try again") from stale
 
     async def _write(self, attempt: _Attempt) -> None:
         """Send the decision and learn what became of it. Raises Declined (reservation given back) or _Stale (kept)."""
@@ -214,11 +228,11 @@ class Binder:
             await self._api.bind(pod, node=attempt.node, annotations={**self._read_back(attempt), **annotations})
         except InvalidAllocation as error:
             self._ledger.release(pod.uid)
-            raise Declined(f"the decision for pod {pod.key} cannot be written: {error}") from error
+            raise Declined(Decline.DECISION_TOO_LARGE, f"the decision for pod {pod.key} cannot be written: {error}") from error
         except BindingRefused as refused:
             if not refused.conflict:
                 self._ledger.release(pod.uid)
-                raise Declined(f"API server refused to bind pod {pod.key}: {refused}") from refused
+                raise Declined(Decline.API_REFUSED, f"API server refused to bind pod {pod.key}: {refused}") from refused
             await self._settle(attempt, dead=True, why=str(refused))
         except BindingLost as lost:
             await self._settle(attempt, dead=False, why=str(lost))
@@ -247,7 +261,7 @@ class Binder:
                 stored = await self._api.read(attempt.pod)
             except PodGone as gone:
                 self._ledger.release(attempt.pod.uid)
-                raise Declined(f"pod {attempt.pod.key} is gone") from gone
+                raise Declined(Decline.POD_ENDING, f"pod {attempt.pod.key} is gone") from gone
             except BindingLost:
                 stored = None
             except Exception:
@@ -271,24 +285,24 @@ class Binder:
         moved = stored.revision != attempt.pod.revision
         if stored.deleting or stored.terminal:
             self._ledger.release(uid)
-            raise Declined(f"pod {attempt.pod.key} is ending")
+            raise Declined(Decline.POD_ENDING, f"pod {attempt.pod.key} is ending")
         if moved:
             raise _Stale(stored)
         if dead:
             self._ledger.release(uid)
-            raise Declined(f"pod {attempt.pod.key} was not bound: {why}")
+            raise Declined(Decline.NOT_STORED, f"pod {attempt.pod.key} was not bound: {why}")
         return False
 
 
 def _check_stored(pod: PodRecord, node: str) -> None:
     """A pod that is bound already is success only when it is bound here with a valid decision for itself."""
     if pod.node != node:
-        raise Declined(f"pod {pod.key} is already bound to {pod.node}")
+        raise Declined(Decline.BOUND_ELSEWHERE, f"pod {pod.key} is already bound to {pod.node}")
     if pod.shares is None:
-        raise Declined(f"pod {pod.key} is bound to {node} without a valid decision of this scheduler")
+        raise Declined(Decline.FOREIGN_DECISION, f"pod {pod.key} is bound to {node} without a valid decision of this scheduler")
 
 
 def _check_settled(question: BindQuestion, node: str) -> None:
     """A decision is stored and the watch has not shown it yet; deciding again would forget the cards of the first."""
     if node != question.node:
-        raise Declined(f"pod {question.key} is already bound to {node}")
+        raise Declined(Decline.BOUND_ELSEWHERE, f"pod {question.key} is already bound to {node}")
