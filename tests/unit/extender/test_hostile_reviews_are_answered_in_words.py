@@ -21,6 +21,8 @@ from mica_extender.admission.app import AdmissionApp
 from mica_extender.admission.rules import Rules
 from mica_extender.metrics import Metrics
 
+from .review_words import review_answer
+
 REVIEWS = 10_000
 FEW = 300
 CORPUS = Path(__file__).parents[2] / "data" / "dialects"
@@ -66,20 +68,6 @@ def spoilt(draw: random.Random) -> bytes:
     return body.replace(b'"uid"', b'"x":' + b'{"a":[' * draw.choice((100, 1000, 100_000)), 1) if draw.random() < 0.02 else body
 
 
-async def answered(app: AdmissionApp, stage: str, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Status, and the response in the review that came back."""
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app({"type": "http", "path": f"/{stage}", "method": "POST"}, receive, send)
-    return sent[0]["status"], json.loads(sent[1]["body"])["response"]
-
-
 async def tell(count: int) -> Counter[str]:
     """How many of ``count`` reviews were allowed and refused; asserts what holds for each."""
     app = AdmissionApp(rules=Rules, metrics=Metrics(CollectorRegistry()))
@@ -87,7 +75,7 @@ async def tell(count: int) -> Counter[str]:
     for seed in range(count):
         draw = random.Random(seed)
         stage, body = draw.choice(("mutate", "validate")), spoilt(draw)
-        status, response = await answered(app, stage, body)
+        status, response = await review_answer(app, stage, body)
         words = "" if response["allowed"] else response["status"]["message"]
         assert status == 200, (seed, body[:500])
         assert response["allowed"] or words, (seed, body[:500])
@@ -114,5 +102,5 @@ async def test_a_variable_whose_name_is_no_text_is_left_to_the_api_server(stage:
     container = {"name": "main", "env": [{"name": {}}, {"name": [1]}], "resources": {"limits": {"mica.dev/vgpu-number": 1}}}
     review = {"uid": "u", "object": {"spec": {"containers": [container]}}}
     body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": review}).encode()
-    _, response = await answered(AdmissionApp(rules=Rules, metrics=Metrics(CollectorRegistry())), stage, body)
+    _, response = await review_answer(AdmissionApp(rules=Rules, metrics=Metrics(CollectorRegistry())), stage, body)
     assert "internal error" not in json.dumps(response)
