@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from .small_engine import SmallEngine, serving
+
 TOKENS = ["Hel", "lo, ", "wörld", "!"]
 
 
-class OpenAiEngine(BaseHTTPRequestHandler):
+class OpenAiEngine(SmallEngine):
     """Answers every chat with the same tokens, whole or as a chunked event stream."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         """The router's probes."""
-        self.send_response(200 if self.path == "/health" else 404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.say(status=200 if self.path == "/health" else 404)
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = json.loads(self.body())
         if request.get("stream"):
             self._stream(request["model"])
             return
@@ -42,14 +38,7 @@ class OpenAiEngine(BaseHTTPRequestHandler):
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         usage = {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}
         head = {"id": "c1", "object": "chat.completion", "created": 1, "model": request["model"]}
-        self._reply("application/json", json.dumps({**head, "choices": [choice], "usage": usage}).encode())
-
-    def _reply(self, kind: str, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.say(json.dumps({**head, "choices": [choice], "usage": usage}).encode())
 
     def _stream(self, model: str) -> None:
         self.send_response(200)
@@ -68,9 +57,6 @@ class OpenAiEngine(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
         self.wfile.flush()
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
 
 StartEngine = Callable[..., int]
 
@@ -78,24 +64,8 @@ StartEngine = Callable[..., int]
 @pytest.fixture
 def start_openai_engine() -> Iterator[StartEngine]:
     """Start an engine on an address, with `tls` behind it; returns its port."""
-    started: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
-
-    def start(host: str, *, tls: ssl.SSLContext | None = None) -> int:
-        server = ThreadingHTTPServer((host, 0), OpenAiEngine)
-        server.daemon_threads = True
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        started.append((server, thread))
-        port: int = server.server_address[1]
-        return port
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with contextlib.ExitStack() as engines:
+        yield lambda host, *, tls=None: engines.enter_context(serving(OpenAiEngine, host, tls=tls))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Engines are processes, so that one can be killed (SIGKILL) or hang (SIGSTOP: its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,19 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from .conftest import RouterProcess, StartRouter, free_port
+from .small_engine import SmallEngine, serving
 
 pytestmark = pytest.mark.timeout(300)
 MODEL = "mica-demo"
@@ -75,37 +75,20 @@ def is_there(port: int) -> bool:
 @pytest.fixture
 def refusing() -> Iterator[Callable[[int], str]]:
     """Start an engine that is healthy and answers every request with a status."""
-    started: list[ThreadingHTTPServer] = []
+    with contextlib.ExitStack() as engines:
 
-    def start(status: int) -> str:
-        class Refusing(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+        def start(status: int) -> str:
+            class Refusing(SmallEngine):
+                def do_GET(self) -> None:
+                    self.say()
 
-            def do_GET(self) -> None:
-                self._say(200)
+                def do_POST(self) -> None:
+                    self.body()
+                    self.say(status=status)
 
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self._say(status)
+            return f"http://127.0.0.1:{engines.enter_context(serving(Refusing))}"
 
-            def _say(self, code: int) -> None:
-                self.send_response(code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        started.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float) -> None:

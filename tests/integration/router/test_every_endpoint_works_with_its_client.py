@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import openai
 import pytest
 
 from .conftest import StartRouter
+from .small_engine import SmallEngine, serving
 
 pytestmark = pytest.mark.timeout(300)
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -85,44 +84,29 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
 }
 
 
-class Surface(BaseHTTPRequestHandler):
+class Surface(SmallEngine):
     """Answers what is asked for, and notes it."""
 
-    protocol_version = "HTTP/1.1"
     seen: list[tuple[str, bytes]]
 
     def do_GET(self) -> None:
-        self._say("application/json", b"{}")
+        self.say(b"{}")
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.body()
         self.seen.append((self.path, body))
         if json.loads(body).get("stream"):
             said = "".join((f"event: {name}\n" if name else "") + f"data: {data}\n\n" for name, data in EVENTS[self.path])
-            self._say("text/event-stream", said.encode())
+            self.say(said.encode(), kind="text/event-stream")
         else:
-            self._say("application/json", json.dumps(ANSWERS[self.path]).encode())
-
-    def _say(self, kind: str, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
+            self.say(json.dumps(ANSWERS[self.path]).encode())
 
 
 @pytest.fixture
 def surface() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     seen: list[tuple[str, bytes]] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Noting", (Surface,), {"seen": seen}))
-    server.daemon_threads = True
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", seen
-    server.shutdown()
-    server.server_close()
+    with serving(type("Noting", (Surface,), {"seen": seen})) as port:
+        yield f"http://127.0.0.1:{port}", seen
 
 
 def completions(client: openai.OpenAI) -> None:

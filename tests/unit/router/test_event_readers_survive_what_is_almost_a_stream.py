@@ -18,6 +18,7 @@ from mica_router.core.resume.transcript import Transcript, Unreadable, dechunk, 
 from mica_router.core.resume.whole import Assembled
 
 from .engines.rig import CHAT, COMPLETIONS, Rig, features, payload_of, request
+from .spoiling import spoilt
 
 PIECES = [
     *(
@@ -49,20 +50,7 @@ PIECES = [
 
 
 def mutate(payload: bytes, random: Random) -> bytes:
-    data = bytearray(payload)
-    for _ in range(random.randrange(1, 8)):
-        at = random.randrange(len(data) + 1)
-        what = random.randrange(4)
-        if what == 0:
-            data[at:at] = random.choice(PIECES)
-        elif what == 1:
-            del data[at : at + random.randrange(1, 30)]
-        elif what == 2 and at < len(data):
-            data[at] = random.randrange(256)
-        else:
-            start = random.randrange(len(data) + 1)
-            data[at:at] = data[start : start + random.randrange(80)]
-    return bytes(data)
+    return spoilt(payload, random, inserts=PIECES, longest_cut=29, copied=[payload])
 
 
 def feed(translator: Translator, data: bytes, random: Random) -> None:

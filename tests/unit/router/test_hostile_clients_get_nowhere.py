@@ -13,6 +13,7 @@ from mica_router.core.request import RequestLimits, RequestReader
 from mica_router.core.response import ResponseReader
 
 from .conftest import CHAT, Bench, post, settle, within
+from .spoiling import spoilt
 
 LIMITS = RequestLimits(head=4096, body=65536)
 SEEDS = [
@@ -27,20 +28,11 @@ ANSWERS = [
 ]
 
 
+STRANGE = [bytes([byte]) for byte in b"\r\n\0 :;,0aZ\xff"]
+
+
 def mutate(seed: bytes, random: Random) -> bytes:
-    data = bytearray(seed)
-    for _ in range(random.randrange(1, 6)):
-        at = random.randrange(len(data) + 1)
-        what = random.randrange(4)
-        if what == 0:
-            data[at:at] = bytes(random.choices(b"\r\n\0 :;,0aZ\xff", k=random.randrange(1, 5)))
-        elif what == 1:
-            del data[at : at + random.randrange(1, 6)]
-        elif what == 2 and at < len(data):
-            data[at] = random.randrange(256)
-        else:
-            data[at:at] = random.choice(SEEDS + ANSWERS)[: random.randrange(40)]
-    return bytes(data)
+    return spoilt(seed, random, inserts=STRANGE, longest_cut=5, copied=SEEDS + ANSWERS)
 
 
 def feed_in_parts(reader: RequestReader | ResponseReader, data: bytes, random: Random) -> None:

@@ -6,6 +6,7 @@ classes that inherit from them. Nothing here waits or opens anything.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -70,9 +71,9 @@ class Reel:
         self._parts.append(data)
         return False
 
+    @abstractmethod
     def _ask_for_more(self, data: bytes) -> bool:
         """The same, when what was allowed is used up."""
-        raise NotImplementedError
 
 
 class Passing:
@@ -129,6 +130,6 @@ class Line:
             self.short_way = None
         self.long_way(data)
 
+    @abstractmethod
     def long_way(self, data: bytes) -> None:
         """What the short way does not do."""
-        raise NotImplementedError
