@@ -118,6 +118,18 @@ async def test_a_share_of_requests_is_logged_without_what_is_secret(bench: Bench
     assert "secret" not in repr(entries)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_trace_that_the_router_began_is_logged_as_the_engine_sees_it(bench: Bench, stream: bool) -> None:
+    bench.context.access_log_sample = 1.0
+    engine = await bench.engine()
+    bench.route(engine)
+    with capture_logs() as entries:
+        await bench.ask(post(json.dumps({"model": "chat", "messages": [], "stream": stream}).encode()))
+    [seen] = [line for line in engine.requests[0].head.split(b"\r\n") if line.startswith(b"traceparent: ")]
+    [entry] = [entry for entry in entries if entry["event"] == "request"]
+    assert f"traceparent: {entry['traceparent']}" == seen.decode()
+
+
 async def test_a_request_that_fails_is_logged_too(bench: Bench) -> None:
     bench.context.access_log_sample = 1.0
     engine = await bench.engine()

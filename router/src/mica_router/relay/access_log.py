@@ -10,11 +10,13 @@ from mica_runtime.logging import get_logger
 _log = get_logger(__name__)
 
 
-def log_access(context: RelayContext, features: Features, *, status: int, engine: Engine | None, started: float) -> None:
-    """Log this request if the sample says so."""
+def log_access(
+    context: RelayContext, features: Features, *, status: int, engine: Engine | None, started: float, begun: bytes
+) -> None:
+    """Log this request if the sample says so. `begun`: the header line of a trace that the client did not bring along."""
     if not context.access_log_sample or context.load.random() >= context.access_log_sample:
         return
-    trace = features.header(b"traceparent")
+    trace = features.header(b"traceparent") or begun.partition(b": ")[2].strip()
     _log.info(
         "request",
         model=features.route.public_name,
@@ -25,5 +27,5 @@ def log_access(context: RelayContext, features: Features, *, status: int, engine
         tier=engine.tier if engine is not None else None,
         stream=features.streams,
         seconds=round(context.clock() - started, 6),
-        traceparent=trace.decode("latin-1") if trace is not None else None,
+        traceparent=trace.decode("latin-1"),
     )

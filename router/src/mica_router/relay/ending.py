@@ -157,7 +157,8 @@ class Ending(Passing):
             self._tally.in_flight -= 1
         else:
             self._tally.queued -= 1
-        log_access(context, self._features, status=status, engine=attempt.engine if attempt else None, started=self._started)
+        engine = attempt.engine if attempt else None
+        log_access(context, self._features, status=status, engine=engine, started=self._started, begun=self._trace)
         if context.load.waiting.lines:
             context.load.waiting.release_one(self._key)
 

@@ -51,7 +51,7 @@ class Steady(Ending):
         self._tally.in_flight -= 1
         attempt.finish()
         if context.access_log_sample:
-            log_access(context, self._features, status=_OK, engine=attempt.engine, started=self._started)
+            log_access(context, self._features, status=_OK, engine=attempt.engine, started=self._started, begun=self._trace)
         if load.waiting.lines:
             load.waiting.release_one(self._key)
         self._client.exchange_done(keep_alive=True)
