@@ -20,6 +20,7 @@ from typing import Final
 
 from benchmarks._command import CannotMeasure
 from benchmarks.router.engine import MODEL
+from benchmarks.router.interpreter import PYTHON, environment_for
 
 KEY: Final = "sk-bench-0123456789abcdef"
 
@@ -73,12 +74,10 @@ def _mica(site: Site, *, workers: int = 1) -> Command:
     engines = [{"url": f"http://127.0.0.1:{port}", "kind": "vllm"} for port in site.engines]
     model = {"name": MODEL, "engines": engines, "apiKeys": [sha256(KEY.encode()).hexdigest()]}
     routes.write_text(json.dumps({"models": [model]}))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MICA_")}
+    kept = {name: value for name, value in environment_for().items() if not name.startswith("MICA_")}
     ours = {"ROUTES": "file", "ROUTES_FILE": routes, "HOST": "127.0.0.1", "PORT": site.port, "ADMIN_PORT": site.admin}
     ours["WORKERS"] = workers
-    return Command(
-        [sys.executable, "-m", "mica_router"], {**kept, **{f"MICA_{name}": str(value) for name, value in ours.items()}}
-    )
+    return Command([PYTHON, "-m", "mica_router"], {**kept, **{f"MICA_{name}": str(value) for name, value in ours.items()}})
 
 
 def _nginx(site: Site) -> Command:
@@ -128,11 +127,11 @@ def _litellm(site: Site) -> Command:
     ]
     config = site.folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": engine} for engine in engines]}))
-    program = environment(LITELLM.requirements) / "litellm"
-    return Command(
-        [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(site.port), "--num_workers", "1"],
-        {**os.environ, "LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
-    )
+    programs = environment(LITELLM.requirements)
+    packages = next(programs.parent.glob("lib/python3*/site-packages"))
+    words = [PYTHON, programs / "litellm", "--config", config, "--host", "127.0.0.1", "--port", site.port, "--num_workers", 1]
+    quiet = {"LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    return Command(list(map(str, words)), {**environment_for(packages), **quiet})
 
 
 MICA: Final = Contender("Mica", _mica)

@@ -32,6 +32,14 @@ class Running:
         """Seconds of CPU that the process and its living descendants have used."""
         return sum(_cpu(pid) for pid in family(self.pid))
 
+    def tasks(self) -> list[int]:
+        """Their threads."""
+        found: list[int] = []
+        for pid in family(self.pid):
+            with contextlib.suppress(OSError):
+                found.extend(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
+        return found
+
     def memory_mib(self) -> dict[int, float]:
         """Resident memory of each process of the family."""
         return {pid: _rss(pid) for pid in family(self.pid)}

@@ -12,12 +12,15 @@ from typing import Any
 
 from benchmarks._command import CannotMeasure
 from benchmarks.router.contenders import KEY, Contender, Site
+from benchmarks.router.counter import counting, may_count
 from benchmarks.router.processes import ROUTER_CORE, Running, free_port, module, other_core, running, wait_for
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the load saw and what the router used meanwhile (CPU seconds; 0 without a router)."""
+    """What the load saw and what the router used meanwhile: CPU seconds and instructions, the kernel's on its behalf among them
+    (0 without a router, and where the kernel does not let us count).
+    """
 
     requests: int
     events: int
@@ -25,6 +28,7 @@ class Load:
     p50: float
     p99: float
     cpu: float
+    instructions: int
 
 
 class Rig:
@@ -64,11 +68,13 @@ def load(url: str, kind: str, *, connections: int, seconds: float, router: Runni
     """Run the load to its end. Raises CannotMeasure when any request failed."""
     before = router.cpu() if router else 0.0
     words = module("benchmarks.router.loader", url, kind, connections, seconds, KEY)
-    done = subprocess.run(["taskset", "-c", str(other_core()), *words], capture_output=True, text=True, timeout=seconds + 120)
+    with counting(router.tasks() if router and may_count() else ()) as counted:
+        done = subprocess.run(["taskset", "-c", str(other_core()), *words], capture_output=True, text=True, timeout=seconds + 120)
+        instructions = counted()
     cpu = (router.cpu() if router else 0.0) - before
     if done.returncode != 0:
         raise CannotMeasure(f"the load failed: {done.stderr[-2000:]}")
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if seen["errors"] or not seen["requests"]:
         raise CannotMeasure(f"{seen['errors']} of {seen['errors'] + seen['requests']} requests failed: {seen['first_error']}")
-    return Load(seen["requests"], seen["events"], seen["seconds"], seen["p50"], seen["p99"], cpu)
+    return Load(seen["requests"], seen["events"], seen["seconds"], seen["p50"], seen["p99"], cpu, instructions)
