@@ -60,21 +60,26 @@ def sources_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def python_headers() -> Path | None:
-    """The folder of Python.h, if this Python came with it."""
-    folder = Path(sysconfig.get_path("include"))
-    return folder if (folder / "Python.h").exists() else None
+def header_options(scratch: Path, machine: str, *, folder: Path | None = None, multiarch: str | None = None) -> list[str]:
+    """Where the compiler finds Python.h and what it includes: those of this Python, unless told. Raises OSError without them.
+
+    Debian keeps a part below a folder that is named after the machine, for its own kind only. A compiler for an older glibc does
+    not look there; the limited API is the same for both kinds.
+    """
+    folder = folder or Path(sysconfig.get_path("include"))
+    multiarch = multiarch or sysconfig.get_config_var("MULTIARCH")
+    if not (folder / "Python.h").exists():
+        raise OSError(f"{folder}/Python.h is missing: install python3-dev, or the like of where this Python is from")
+    if not multiarch or not (folder.parent / multiarch).is_dir():
+        return ["-isystem", str(folder)]
+    (scratch / f"{machine}-linux-gnu").symlink_to(folder.parent / multiarch)
+    return ["-isystem", str(folder), "-isystem", str(scratch)]
 
 
 def build(part: Part, out: Path, machine: str) -> None:
     """Compile and link. Raises CalledProcessError with the compiler's words on stderr, or OSError without Python's headers."""
-    include = []
-    if part.headers:
-        folder = python_headers()
-        if folder is None:
-            raise OSError(f"{part.library} needs Python's headers, which this Python has not: install python3-dev or the like")
-        include = ["-isystem", str(folder)]
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        include = header_options(Path(scratch), machine) if part.headers else []
         made = Path(scratch) / out.name
         argv = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.2.17", *FLAGS, *include]
         argv += [f'-D{part.digest}="{sources_digest(part.sources)}"', f"-ffile-prefix-map={part.sources}={part.sources.name}"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -39,16 +40,33 @@ def has_venv() -> bool:
     return subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def install_venv_module() -> None:
-    """From Debian, where we may."""
-    package = "python3-venv" if Path(sys.executable).resolve().parent == Path("/usr/bin") else ""
-    if not package or not shutil.which("apt-get") or os.geteuid() != 0:
-        fail(f"{sys.executable} has no venv module", "install it (Debian: apt-get install python3-venv), then run again")
-    print(f"… installing Debian package {package}", file=sys.stderr, flush=True)
-    apt = ("apt-get", "-qq", "-y", "install", "--no-install-recommends", package)
+def has_headers() -> bool:
+    """Debian ships Python without what the parts in C are compiled with."""
+    return (Path(sysconfig.get_path("include")) / "Python.h").exists()
+
+
+def may_install() -> bool:
+    """Whether this is Debian's Python and we may install Debian's packages."""
+    return Path(sys.executable).resolve().parent == Path("/usr/bin") and bool(shutil.which("apt-get")) and os.geteuid() == 0
+
+
+def install(*packages: str) -> None:
+    """From Debian."""
+    print(f"… installing Debian packages: {' '.join(packages)}", file=sys.stderr, flush=True)
+    apt = ("apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120", "install", "--no-install-recommends", *packages)
     if subprocess.run(apt, stdout=subprocess.DEVNULL, check=False).returncode != 0:
         run("apt-get", "-q", "update", do="check the network and /etc/apt, then run again")
         run(*apt, do="check the network and /etc/apt, then run again")
+
+
+def complete_python() -> None:
+    """Install what Debian splits off Python. Without headers we go on: only ``make kernel`` needs them, and says so."""
+    lacks_venv = not has_venv()
+    if lacks_venv and not may_install():
+        fail(f"{sys.executable} has no venv module", "install it (Debian: apt-get install python3-venv), then run again")
+    packages = [*(["python3-venv"] if lacks_venv else []), *([] if has_headers() else ["python3-dev"])]
+    if packages and may_install():
+        install(*packages)
 
 
 def main() -> None:
@@ -57,8 +75,7 @@ def main() -> None:
         fail(f"Python {sys.version.split()[0]} is too old", "use Python 3.11 or newer: make PYTHON=python3.11 …")
     python = VENV / "bin" / "python"
     if not python.exists():
-        if not has_venv():
-            install_venv_module()
+        complete_python()
         print("… making .venv", file=sys.stderr, flush=True)
         run(sys.executable, "-m", "venv", "--clear", str(VENV))
     uv = VENV / "bin" / "uv"
