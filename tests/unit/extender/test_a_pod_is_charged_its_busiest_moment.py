@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_api.allocation import GPUShare
@@ -71,7 +71,6 @@ def placed(draw: st.DrawFn) -> tuple[PodRequest, Placement]:
     return request, Placement(tuple(s for _, s in apps), tuple(s for (_, s), _ in init))
 
 
-@settings(deadline=None)
 @given(placed())
 def test_the_charge_is_what_a_walk_through_the_pods_life_sees(pod: tuple[PodRequest, Placement]) -> None:
     request, placement = pod

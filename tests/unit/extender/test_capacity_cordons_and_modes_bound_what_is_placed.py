@@ -199,7 +199,7 @@ def some_assignment(shape: Shape, state: NodeState) -> bool:
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(situations())
 def test_a_pod_is_placed_exactly_when_some_assignment_keeps_every_rule(situation: tuple[Shape, NodeState]) -> None:
     shape, state = situation
@@ -217,7 +217,7 @@ def test_a_pod_is_placed_exactly_when_some_assignment_keeps_every_rule(situation
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(situations())
 def test_a_charge_never_exceeds_a_card_in_any_dimension(situation: tuple[Shape, NodeState]) -> None:
     shape, state = situation

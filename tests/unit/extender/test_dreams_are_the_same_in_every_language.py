@@ -14,7 +14,7 @@ NATIVE = load_native()
 CLASSES = st.lists(st.tuples(st.integers(1, LEVELS), st.integers(1, 2**20)), max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(epochs=st.lists(CLASSES, min_size=1, max_size=3))
 def test_equal_pods_give_equal_tables_in_c_and_in_python(epochs: list[list[tuple[int, int]]]) -> None:
     ours, theirs = NativeDream(NATIVE.library), Dream()

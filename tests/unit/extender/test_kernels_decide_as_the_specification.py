@@ -121,14 +121,14 @@ def check(kernel: Kernel, nodes: list[NodeState], shape: Shape, fleet: Fleet) ->
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(nodes=fleets(), shape=shapes())
 def test_a_kernel_decides_as_the_specification(name: str, nodes: list[NodeState], shape: Shape) -> None:
     check(KERNELS[name], nodes, shape, Fleet(nodes))
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(before=fleets(), nodes=fleets(), shape=shapes(most=1))
 def test_rows_that_are_used_again_hold_nothing_of_before(
     name: str, before: list[NodeState], nodes: list[NodeState], shape: Shape

@@ -64,7 +64,7 @@ def bind_somewhere(world: World, number: int, asked: int, node: str) -> None:
         return
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(NODES), st.integers(0, len(ASKED) - 1), names_asked), max_size=8)
 )

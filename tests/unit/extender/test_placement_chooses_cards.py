@@ -102,14 +102,14 @@ def brute_force(wanted: Shape, state: NodeState) -> bool:
     return place(tuple(c for c in wanted.request.containers if c.asks), state.cards)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(situations())
 def test_cards_are_found_exactly_when_some_assignment_exists(situation: tuple[Shape, NodeState]) -> None:
     wanted, state = situation
     assert fits(wanted, state) == brute_force(wanted, state)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(situations())
 def test_a_choice_is_what_was_asked_and_over_commits_nothing(situation: tuple[Shape, NodeState]) -> None:
     wanted, state = situation
@@ -135,7 +135,7 @@ def test_a_choice_is_what_was_asked_and_over_commits_nothing(situation: tuple[Sh
             assert after.slices == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(situations())
 def test_scores_stay_in_their_range(situation: tuple[Shape, NodeState]) -> None:
     wanted, state = situation

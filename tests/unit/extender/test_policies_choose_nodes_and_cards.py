@@ -176,7 +176,7 @@ orders = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(drawn, orders, st.integers(1, 4))
 def test_a_list_of_keys_means_what_it_says_of_whole_sets(
     amounts: list[tuple[int, int | None]], order: tuple[CardPolicy, ...], number: int
@@ -198,7 +198,7 @@ def test_a_list_of_keys_means_what_it_says_of_whole_sets(
     assert rank(mine) == min(rank(some) for some in combinations(cards, number))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(drawn, orders, st.integers(1, 3))
 def test_numa_bind_is_refused_exactly_when_no_numa_node_has_enough_cards(
     amounts: list[tuple[int, int | None]], order: tuple[CardPolicy, ...], number: int

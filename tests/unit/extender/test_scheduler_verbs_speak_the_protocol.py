@@ -239,7 +239,7 @@ async def test_malformed_arguments_are_answered_and_never_fail_the_server(world:
         assert reply["Error"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["filter", "prioritize", "bind", "preempt"]),
     st.recursive(

@@ -144,14 +144,14 @@ def check(states: list[NodeState], shape: Shape, tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(states=fleets(), shape=shapes())
 def test_every_language_gives_the_same_score(name: str, states: list[NodeState], shape: Shape) -> None:
     check(states, shape, TABLES[name])
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(states=fleets(), shape=shapes(least=1), backwards=st.booleans())
 def test_the_kernel_chooses_the_cards_that_the_specification_does(
     name: str, states: list[NodeState], shape: Shape, backwards: bool
@@ -183,7 +183,7 @@ def test_a_pod_that_chooses_more_than_its_pool_allows_gets_no_cards_of_the_kerne
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(states=fleets(), shape=shapes(least=2, most=3))
 def test_the_kernel_scores_several_containers_as_the_specification(name: str, states: list[NodeState], shape: Shape) -> None:
     check(states, shape, TABLES[name])

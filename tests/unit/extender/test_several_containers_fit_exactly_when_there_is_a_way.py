@@ -68,7 +68,7 @@ def by_trying(task: Task) -> bool:
     return solve(0, tuple(task.numbers))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(tasks())
 def test_a_way_is_found_exactly_when_there_is_one(task: Task) -> None:
     found = assign(task)
@@ -179,7 +179,7 @@ def stacks_of(shape: Shape, node: NodeState) -> tuple[Stack, ...]:
     return tuple((card,) * depth for card in node.cards)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(situations())
 def test_the_complete_decision_is_that_of_trying_everything(situation: tuple[Shape, NodeState]) -> None:
     """With NUMA nodes, init containers, sidecars, overcommit and exclusive slices."""

@@ -129,7 +129,7 @@ def seen(ledger: Ledger) -> dict[str, tuple[NodeState, int, int]]:
     }
 
 
-Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 test_any_history_leaves_the_fleet_that_a_fresh_ledger_makes = Histories.TestCase
 
 

@@ -15,6 +15,7 @@ from mica_extender.admission.app import AdmissionApp
 from mica_extender.admission.rules import Rules
 from mica_extender.metrics import Metrics
 from mica_extender.ports import BindingLost, BindingRefused, PodGone
+from mica_extender.scheduling.app import SchedulerApp
 from mica_extender.scheduling.binder import Binder
 from mica_extender.scheduling.wire import BindQuestion
 from mica_extender.state.leadership import AlwaysLeading
@@ -25,6 +26,19 @@ from .review_words import review_answer
 
 ASK = BindQuestion("default", "a", "uid-a", "n1")
 CONTAINER: Mapping[str, Any] = {"name": "main", "resources": {"limits": {"mica.dev/vgpu-number": 1}}}
+
+
+BIND = json.dumps({"PodNamespace": "default", "PodName": "a", "PodUID": "uid-a", "Node": "n1"}).encode()
+
+
+class NeverLeading:
+    """A replica that waits."""
+
+    def leading(self) -> bool:
+        return False
+
+    def term(self) -> str:
+        return ""
 
 
 class Answering:
@@ -94,6 +108,29 @@ async def test_a_node_without_room(world: World) -> None:
     binder = Binder(ledger=world.ledger, pods=world.pods, api=api, leadership=leading, on_decline=metrics.bind_declined)
     assert "no room" in await binder.bind(ASK)
     assert counted(metrics, "binds_declined") == {("NoRoom",): 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "synced", "leading", "body"),
+    [
+        ("NotSynced", False, True, BIND),
+        ("NotLeading", True, False, BIND),
+        ("Malformed", True, True, b"{"),
+        ("Malformed", True, True, None),
+        ("InternalError", True, True, BIND),
+    ],
+)
+async def test_a_bind_that_never_came_to_the_binder(
+    world: World, reason: str, synced: bool, leading: bool, body: bytes | None
+) -> None:
+    metrics = Metrics(CollectorRegistry())
+    broken: Any = None  # a binder that fails in a way that nobody foresaw
+    leadership = AlwaysLeading() if leading else NeverLeading()
+    app = SchedulerApp(ledger=world.ledger, binder=broken, leadership=leadership, synced=lambda: synced, metrics=metrics)
+    reply = await app.respond("POST", "/bind", body)
+    assert json.loads(reply.body)["Error"]
+    assert counted(metrics, "binds_declined") == {(reason,): 1}
+    assert counted(metrics, "errors") == {("bind",): 1}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ async def test_the_client_cannot_tell_where_it_was_cut(path: str, options: dict[
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 async def test_several_deaths_in_a_row_do_not_show_either(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from([CHAT, COMPLETIONS]))
     options = data.draw(st.sampled_from(list(OPTIONS.values())))
@@ -84,7 +84,7 @@ async def test_several_deaths_in_a_row_do_not_show_either(data: st.DataObject) -
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 async def test_stop_strings_across_the_seam_end_the_answer_where_they_would_have(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from([CHAT, COMPLETIONS]))
     model = ToyModel(seed=data.draw(st.integers(0, 300)), lifetime=10_000)

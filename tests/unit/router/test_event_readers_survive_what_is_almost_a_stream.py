@@ -70,7 +70,7 @@ async def frames_of(path: str) -> list[bytes]:
     return await Rig(path, request(path, max_tokens=12, stream_options={"include_usage": True})).undisturbed()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), path=st.sampled_from([CHAT, COMPLETIONS]))
 async def test_a_transcript_is_read_or_unreadable(seed: int, path: str) -> None:
     random = Random(seed)
@@ -92,7 +92,7 @@ def test_a_chunk_of_no_size_is_no_chunk(size: bytes) -> None:
         dechunk(size + b"\r\nabcdef\r\n0\r\n\r\n")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), path=st.sampled_from([CHAT, COMPLETIONS]), cut=st.integers(0, 12))
 async def test_a_continuation_is_spliced_or_refused(seed: int, path: str, cut: int) -> None:
     random = Random(seed)
@@ -120,7 +120,7 @@ def assembled(path: str) -> Translator:
 
 
 @pytest.mark.parametrize("make", [first_leg, assembled])
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), path=st.sampled_from([CHAT, COMPLETIONS]))
 async def test_what_is_cut_or_put_together_is_whole_or_refused(make: Callable[[str], Translator], seed: int, path: str) -> None:
     random = Random(seed)

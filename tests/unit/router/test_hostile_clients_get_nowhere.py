@@ -53,7 +53,7 @@ def fuzz(rounds: int, seed: int) -> None:
         feed_in_parts(response, mutate(random.choice(ANSWERS), random), random)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_readers_survive_what_is_almost_http(seed: int) -> None:
     fuzz(30, seed)

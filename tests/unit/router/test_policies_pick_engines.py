@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_router.core.choice import EngineGauges, Hold, Pick
@@ -82,14 +82,12 @@ def test_two_choices_never_take_the_worst_of_all() -> None:
     assert min(chosen[port] for port in (2, 3, 4, 5)) > 50
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=40), st.permutations(ENGINES), st.dictionaries(st.integers(1, 5), st.integers(0, 9)))
 def test_every_router_sends_a_session_to_the_same_engine(session: bytes, order: list[Engine], counts: dict[int, int]) -> None:
     features = asked("session", session=session)
     assert picked(features, View(counts), order) == picked(features, View())
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=40), st.sampled_from(ENGINES))
 def test_a_lost_engine_moves_its_own_sessions_only(session: bytes, lost: Engine) -> None:
     features = asked("session", session=session)
@@ -114,7 +112,6 @@ def test_a_prefix_stays_where_it_is_until_the_bound_and_then_has_one_other_home(
     assert picked(features, crowded) == other
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60), min_size=5, max_size=5))
 def test_no_engine_is_sent_a_prefix_above_its_bound(prompt: bytes, counts: list[int]) -> None:
     view = View(dict(zip(range(1, 6), counts, strict=True)))
@@ -127,7 +124,6 @@ def test_the_prefix_begins_with_the_prompt_whatever_stands_before_it() -> None:
     assert one == prompt_prefix(b'{"messages": ["xyz"]}', size=12) == b'"messages": '
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["auto", "round-robin", "least-inflight", "p2c", "session", "prefix"]), st.sets(st.sampled_from(ENGINES)))
 def test_an_ejected_engine_is_taken_only_when_all_are(policy: Policy, ejected: set[Engine]) -> None:
     view = View(fitness=dict.fromkeys((engine.endpoint for engine in ejected), 0.0))

@@ -7,7 +7,7 @@ import json
 from typing import cast
 
 import httptools
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mica_router.core.chunks import LAST, LONGEST, NOT_WHOLE, OPENINGS, WHOLE, whole_chunks
@@ -115,7 +115,6 @@ texts = st.text(max_size=60) | st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(texts, st.integers(0, 4), st.booleans()), min_size=1, max_size=12),
     st.lists(st.integers(1, 300), max_size=6),

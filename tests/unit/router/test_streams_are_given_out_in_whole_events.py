@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_router.core.events import END_OF_CHUNKS, Dechunker, WholeEvents, chunk, end_of_last_event
@@ -21,7 +21,6 @@ def parts(data: bytes, cuts: list[int]) -> list[bytes]:
     return found
 
 
-@settings(deadline=None)
 @given(events_of, st.sampled_from([b"\n\n", b"\r\n\r\n"]), cuts_of, cuts_of, st.booleans())
 def test_the_client_has_whole_events_at_any_moment(
     lines: list[bytes], separator: bytes, chunks: list[int], reads: list[int], aligned: bool
@@ -42,7 +41,6 @@ def test_the_client_has_whole_events_at_any_moment(
     assert reader.complete
 
 
-@settings(deadline=None)
 @given(events_of, cuts_of)
 def test_a_body_that_ends_with_its_connection_becomes_chunks_of_whole_events(lines: list[bytes], reads: list[int]) -> None:
     payload = b"".join(line + b"\n\n" for line in lines)

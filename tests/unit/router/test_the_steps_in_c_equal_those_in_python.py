@@ -116,7 +116,7 @@ reads = st.lists(chunks, max_size=3).map(b"".join) | st.lists(pieces, max_size=1
 steps = st.tuples(reads, st.sampled_from((0.0, *GAP_BUCKETS, 0.0015, 7.0)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(steps, max_size=8), st.integers(0, 600), st.booleans())
 @example([(b"-" + b"x" * 16 + b"\n\n\r\n", 0.0)], 1000, False)
 @example([(EVENT, 0.001), (EVENT, 0.0011), (EVENT, 90.0)], 1000, True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_router.core.engines import Endpoint
@@ -36,7 +36,6 @@ steps_of = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps_of)
 def test_no_count_is_lost_while_engines_come_and_go(steps: list[tuple[str, object, Endpoint]]) -> None:
     board = Board.create(workers=3, rows=4)

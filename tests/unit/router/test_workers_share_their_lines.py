@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_router.core.engines import Endpoint
@@ -38,7 +38,6 @@ def rooms(board: Board) -> list[WaitingRoom]:
 STEPS = st.lists(st.tuples(st.sampled_from(["join", "leave", "release", "die"]), st.integers(0, WORKERS - 1)), max_size=50)
 
 
-@settings(deadline=None)
 @given(STEPS, st.integers(1, 4))
 def test_as_many_wait_as_may_and_no_more(steps: list[tuple[str, int]], room: int) -> None:
     board = Board.create(workers=WORKERS)

@@ -304,7 +304,7 @@ _happenings = st.lists(st.tuples(_names, st.sampled_from(["set", "delete", "rese
 
 
 @given(_happenings)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_copy_ends_as_the_server_whatever_happens_on_the_way(happenings: list[tuple[str, str]]) -> None:
     """The server's truth changes; the stream is cut or expires at any place; the copy and the told changes agree with it."""
     truth: dict[str, tuple[int, str]] = {}

@@ -202,6 +202,7 @@ def test_a_context_is_not_ended_before_the_helper_is_out_of_it(cards, call):
     assert called.count(call.split("(")[0]) == asked
 
 
+@pytest.mark.exhaustive
 def test_kernels_of_minutes_are_counted_and_harm_nothing(cards):
     """Longer than what a batch can be charged in advance: each is a batch of its own, and over when it is over."""
     env = cards.member(limited=True, MICA_CORES="50")

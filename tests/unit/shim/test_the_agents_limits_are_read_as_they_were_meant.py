@@ -36,7 +36,7 @@ def reader(shim):
     return shim.compile("limits_seen.c", str(SOURCES / "limits.c"), f"-I{SOURCES}", "-D_GNU_SOURCE")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(written=limits, generation=st.integers(0, 2**60))
 def test_every_field_arrives(reader, tmp_path_factory, written, generation):
     path = tmp_path_factory.getbasetemp() / "limits"

@@ -81,6 +81,7 @@ def test_the_library_in_front_of_nvml_has_its_soname_and_every_name(shim):
     assert exported(shim.front) == nvml_names() | {"mica_nvml_front"}
 
 
+@pytest.mark.exhaustive
 def test_the_limiter_is_built_for_arm64_with_the_same_names_and_the_same_glibc(shim, tmp_path):
     """It can only be looked at: there is no such machine. RTLD_NEXT is passed on by a branch (br x9), not a call (blr x9)."""
     files = [tmp_path / "libmica.so", tmp_path / "libmica-nvml.so"]
@@ -144,6 +145,7 @@ def test_the_limiter_never_ends_the_program(shim):
     assert not undefined & {"exit", "_exit", "abort", "_Exit", "quick_exit", "kill", "raise", "signal", "sigaction", "umask"}
 
 
+@pytest.mark.exhaustive
 def test_two_builds_are_equal_to_the_byte(shim, tmp_path):
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), f"BUILD={tmp_path}", f"PYTHON={sys.executable}"],

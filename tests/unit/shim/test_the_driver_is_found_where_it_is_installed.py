@@ -1,4 +1,6 @@
-"""Where nothing names the driver: the loader's cache, then the directories of driver packages. Seen from a mount namespace."""
+"""Where nothing names the driver: the loader's cache, then the directories of driver packages. Seen from a mount namespace,
+within a user namespace, so that whoever runs the tests may make one.
+"""
 
 import shlex
 import subprocess
@@ -18,7 +20,7 @@ def without_a_path(cards, prepare: list[str], *, limited: bool = True) -> str:
     words = " && ".join(
         [*prepare, f"exec env {' '.join(shlex.quote(f'{k}={v}') for k, v in env.items())} {program} soname libcuda.so.1"]
     )
-    done = subprocess.run(["unshare", "-m", "sh", "-c", words], capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", words], capture_output=True, text=True, timeout=50, check=False)
     return done.stdout.strip() or done.stderr
 
 

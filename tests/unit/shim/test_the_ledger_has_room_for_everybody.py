@@ -71,7 +71,7 @@ def test_processes_of_two_pid_namespaces_that_have_one_number_are_two(cards):
     """A container may make namespaces of its own, and its region is shared by all that it starts."""
     env = cards.env(limited=True, MICA_MEMORY="1GiB")
     code = "assert init() == 0 and alloc(300 * MIB)[0] == 0; answer(os.getpid()); sys.stdin.readline()"
-    apart = ("unshare", "--pid", "--fork", "--kill-child")
+    apart = ("unshare", "-r", "--pid", "--fork", "--kill-child")
     first, second = (cards.start_python(code, env=env, under=apart) for _ in range(2))
     assert first.stdout.readline() == second.stdout.readline() == "[1]\n"
     left = "assert init() == 0; answer(info()[1] // MIB)"

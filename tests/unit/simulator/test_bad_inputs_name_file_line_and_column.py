@@ -74,10 +74,10 @@ def test_a_column_that_is_there_twice_is_named(write_trace: Callable[..., Path])
 def test_bytes_that_are_no_text_are_named(write_trace: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_trace()
     (folder / PODS).write_bytes(b"name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,1,1,1,5\xff0\n")
-    with pytest.raises(BadInput, match=re.escape(f"{folder / PODS}, line 2, column 11: it is not UTF-8 text")):
+    with pytest.raises(BadInput, match=re.escape(f"{folder / PODS}, line 2, character 11: it is not UTF-8 text")):
         read_trace(folder)
-    (tmp_path / "x.json").write_bytes(b'{"kind": "List",\n "items": [\xff]}')
-    with pytest.raises(BadInput, match="line 2, column 12: it is not UTF-8 text"):
+    (tmp_path / "x.json").write_bytes(b'{"kind": "List",\n "it\xc3\xa9ms": [\xff]}')
+    with pytest.raises(BadInput, match="line 2, character 12: it is not UTF-8 text"):
         read_snapshot([tmp_path / "x.json"])
 
 

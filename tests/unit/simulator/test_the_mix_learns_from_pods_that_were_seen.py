@@ -42,7 +42,7 @@ def test_a_filler_that_is_frequent_makes_a_gap_useful() -> None:
     assert frequent.waste[190] < rare.waste[190] / 2
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(classes=st.lists(st.tuples(st.integers(1, LEVELS), st.integers(1, 50)), min_size=1, max_size=6))
 def test_waste_is_between_nothing_and_all_of_it(classes: list[tuple[int, int]]) -> None:
     dream = Dream()

@@ -17,6 +17,7 @@ from mica_extender.metrics import Metrics
 from mica_extender.placement.kernels import NumpyKernel
 from mica_extender.scheduling import wire
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.declined import Decline, Declined
 from mica_extender.scheduling.samples import Samples
 from mica_extender.scheduling.verbs import NO_PRIORITIES, FilterReply, NodeVerbs, confirm_victims
 from mica_extender.state.leadership import Leadership
@@ -115,7 +116,7 @@ class SchedulerApp:
         act, fail = self._verbs[verb]
         try:
             if body is None:
-                raise _NotNow(f"the request is too large; at most {MAX_BODY} bytes are read")
+                raise wire.Malformed(f"the request is too large; at most {MAX_BODY} bytes are read")
             if verb == "filter" and self._binder.busy:
                 # Filter is the only thing that kube-scheduler's loop waits for before it starts the next bind.
                 self._metrics.held.inc()
@@ -125,20 +126,27 @@ class SchedulerApp:
                 return await act(body)
             finally:
                 self._metrics.took(verb, started)
-        except (wire.Malformed, _NotNow) as error:
-            _log.warning("verb answered with an error", verb=verb, error=str(error))
-            self._metrics.errors.labels(verb).inc()
-            return fail(str(error))
+        except Declined as declined:
+            return self._failed(verb, declined.reason, str(declined), fail)
+        except wire.Malformed as error:
+            return self._failed(verb, Decline.MALFORMED, str(error), fail)
         except Exception as error:
             _log.exception("verb failed", verb=verb)
-            self._metrics.errors.labels(verb).inc()
-            return fail(f"internal error of the extender: {type(error).__name__}")
+            words = f"internal error of the extender: {type(error).__name__}"
+            return self._failed(verb, Decline.INTERNAL_ERROR, words, fail)
+
+    def _failed(self, verb: str, reason: Decline, words: str, fail: Callable[[str], bytes]) -> bytes:
+        _log.warning("verb answered with an error", verb=verb, error=words)
+        self._metrics.errors.labels(verb).inc()
+        if verb == "bind":
+            self._metrics.bind_declined(reason)
+        return fail(words)
 
     def _check_ready(self) -> None:
         if not self._synced():
-            raise _NotNow(NOT_SYNCED)
+            raise Declined(Decline.NOT_SYNCED, NOT_SYNCED)
         if not self._leadership.leading():
-            raise _NotNow(NOT_LEADING)
+            raise Declined(Decline.NOT_LEADING, NOT_LEADING)
 
     async def _filter(self, body: bytes) -> bytes:
         question = wire.read_nodes(body)
@@ -176,10 +184,6 @@ class SchedulerApp:
         question = wire.read_preempt(body)
         self._check_ready()
         return wire.write_preempt(await confirm_victims(question, self._ledger))
-
-
-class _NotNow(Exception):
-    """No decision can be made at the moment."""
 
 
 ALPN: Final = ("h2", "http/1.1")

@@ -8,7 +8,9 @@ from enum import StrEnum
 class Decline(StrEnum):
     """Reasons, few and fixed."""
 
+    NOT_SYNCED = "NotSynced"
     NOT_LEADING = "NotLeading"
+    MALFORMED = "Malformed"
     UNKNOWN_POD = "UnknownPod"
     ANOTHER_POD = "AnotherPod"
     ANOTHER_SCHEDULER = "AnotherScheduler"
@@ -23,6 +25,7 @@ class Decline(StrEnum):
     BOUND_ELSEWHERE = "BoundElsewhere"
     FOREIGN_DECISION = "ForeignDecision"
     UNDER_WAY = "UnderWay"
+    INTERNAL_ERROR = "InternalError"
 
 
 class Declined(Exception):

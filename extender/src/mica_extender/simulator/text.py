@@ -17,5 +17,5 @@ def read_text(path: Path, *, help_: str = "") -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         before = raw[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        raise BadInput(f"{path}, line {line}, column {column}: it is not UTF-8 text") from error
+        line, character = before.count(b"\n") + 1, len(before[before.rfind(b"\n") + 1 :].decode()) + 1
+        raise BadInput(f"{path}, line {line}, character {character}: it is not UTF-8 text") from error
