@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import os
@@ -25,11 +26,15 @@ _ATTR_SIZE: Final = 112
 
 
 def _open(flags: int, task: int = 0) -> int:
-    """A counter of one task (0: the one that calls). Raises CannotMeasure where the kernel does not let us count."""
+    """A counter of one task (0: the one that calls). Raises CannotMeasure where the kernel does not let us count, and
+    ProcessLookupError where the task has ended.
+    """
     attributes = struct.pack("IIQQQQQ", _HARDWARE, _ATTR_SIZE, _INSTRUCTIONS, 0, 0, 0, flags).ljust(_ATTR_SIZE, b"\0")
     libc = ctypes.CDLL(None, use_errno=True)
     number = _PERF_EVENT_OPEN.get(os.uname().machine, -1)
     file: int = libc.syscall(number, ctypes.c_char_p(attributes), task, -1, -1, 0)
+    if file < 0 and ctypes.get_errno() == errno.ESRCH:
+        raise ProcessLookupError(errno.ESRCH, f"task {task} has ended")
     if file < 0:
         raise CannotMeasure(
             f"instructions cannot be counted here: perf_event_open: {os.strerror(ctypes.get_errno())}; "
@@ -51,7 +56,9 @@ def counting(tasks: Iterable[int]) -> Iterator[Callable[[], int]]:
     """
     files: list[int] = []
     try:
-        files.extend(_open(_INHERIT | _EXCLUDE_HV, task) for task in tasks)
+        for task in tasks:
+            with contextlib.suppress(ProcessLookupError):  # threads come and go
+                files.append(_open(_INHERIT | _EXCLUDE_HV, task))
         yield lambda: sum(map(_read, files))
     finally:
         for file in files:

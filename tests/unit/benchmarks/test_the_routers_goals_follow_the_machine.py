@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -53,6 +54,14 @@ def test_what_others_execute_is_counted_while_the_block_is_open() -> None:
         before = counted()
         sum(range(100_000))
         assert counted() - before > 100_000
+
+
+@pytest.mark.skipif(not may_count(), reason="the kernel does not let us count instructions here")
+def test_a_thread_that_has_ended_meanwhile_is_left_out() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with counting([ended.pid, os.getpid()]) as counted:
+        assert counted() > 0
 
 
 def test_the_distributions_interpreter_is_given_what_this_one_can_import(monkeypatch: pytest.MonkeyPatch) -> None:
