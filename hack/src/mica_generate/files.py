@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from mica_api.crds import KINDS, crd
+from mica_generate.metrics_page import PAGE, metrics_page
 from mica_generate.templates import named_templates
 from mica_generate.values import Values
 
@@ -28,6 +29,7 @@ def generated() -> dict[str, str]:
         body = crd(kind)
         files[f"crds/{kind.crd_name}.yaml"] = _NOTE + _yaml(body)
         files[f"{CHART}/templates/crds/{kind.crd_name}.yaml"] = _crd_template(body)
+    files[PAGE] = metrics_page((REPOSITORY / PAGE).read_text())
     return files
 
 
