@@ -29,6 +29,9 @@ _TIMES_OFFSET: Final = 192
 _USED_MASK: Final = (1 << 48) - 1
 _FLOCK: Final = struct.Struct("hhxxxxqqixxxx")
 _F_OFD_GETLK: Final = 36
+_LOCKS: Final = Path("/proc/locks")
+_LOOKS: Final = 3
+_BLOCK_BYTES: Final = 512
 
 
 class InvalidRegion(ValueError):
@@ -72,9 +75,13 @@ def parse_region(data: bytes) -> tuple[GPUUsage, ...]:
 
 def read_region(path: Path) -> tuple[GPUUsage, ...]:
     """Records of a region file. Raises InvalidRegion, also when the file is not a plain one of the right size."""
-    descriptor = _open(path)
     try:
-        if os.fstat(descriptor).st_size != SIZE:
+        descriptor = _open(path)
+    except OSError as error:
+        raise InvalidRegion(f"cannot be opened: {error.strerror}") from error
+    try:
+        found = os.fstat(descriptor)
+        if found.st_size != SIZE or _surplus(found):
             raise InvalidRegion("not of the right size")
         return parse_region(os.pread(descriptor, SLOTS_OFFSET, 0))
     finally:
@@ -84,12 +91,23 @@ def read_region(path: Path) -> tuple[GPUUsage, ...]:
 def is_live(path: Path) -> bool:
     """Whether a process of the container holds a slot: the kernel drops the lock with the process, so this cannot be stale.
 
-    Also where the container has changed the file's size: what it does to its region must not make it look dead.
+    Dead is only what is not there, is no plain file or has no lock. What a container does to its region (its size, its mode, a
+    lease on it) must not make it look dead, nor keep it alive for ever.
     """
     try:
-        descriptor = _open(path)
-    except InvalidRegion:
+        found = path.lstat()
+        return stat.S_ISREG(found.st_mode) and _has_lock(path, inode=found.st_ino)
+    except (FileNotFoundError, NotADirectoryError, InvalidRegion):
         return False
+    except OSError:
+        return True
+
+
+def _has_lock(path: Path, *, inode: int) -> bool:
+    try:
+        descriptor = _open(path)
+    except PermissionError:
+        return _lock_is_listed(inode)
     try:
         query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, SLOTS_OFFSET, SIZE - SLOTS_OFFSET, 0)
         answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, query)
@@ -99,29 +117,55 @@ def is_live(path: Path) -> bool:
 
 
 def cut(path: Path) -> int:
-    """Cut off what a container made its region longer by; how many bytes. 0 also where there is none that can be cut.
+    """Cut off what a container added to its region, in length or as space reserved behind its end; how many bytes.
 
+    0 also where there is no plain file. Raises OSError where there is something to cut and it cannot be: a file taken from the
+    agent, or under a lease, which the kernel breaks after a while (``fs.lease-break-time``) because this tried to open the file.
     May wait for a container that is writing.
     """
     try:
-        surplus = path.lstat().st_size - SIZE
-        if surplus <= 0:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or not _surplus(found):
             return 0
         descriptor = _open(path, os.O_WRONLY)
     except (FileNotFoundError, NotADirectoryError, InvalidRegion):
         return 0
     try:
-        os.ftruncate(descriptor, SIZE)
+        found = os.fstat(descriptor)
+        os.ftruncate(descriptor, min(found.st_size, SIZE))
     finally:
         os.close(descriptor)
-    return surplus
+    return _surplus(found)
+
+
+def _surplus(found: os.stat_result) -> int:
+    """Bytes beyond the region's end. A file may have blocks there without being longer; its last one is always a whole one."""
+    whole = -(-SIZE // found.st_blksize) * found.st_blksize
+    return max(found.st_size - SIZE, found.st_blocks * _BLOCK_BYTES - whole, 0)
+
+
+def _lock_is_listed(inode: int) -> bool:
+    """Whether the kernel's table of locks has one on a slot of this file: for a file that must not be opened. True in doubt.
+
+    A long table comes in pieces, between which it may shift so that one is missed: it is read several times, and one sighting is
+    enough. Locks of other PID namespaces are listed if they belong to open file descriptions, which is what the limiter takes.
+    """
+    try:
+        return any(_is_slot_lock(line.split(), inode) for _ in range(_LOOKS) for line in _LOCKS.read_text().splitlines())
+    except OSError:
+        return True
+
+
+def _is_slot_lock(fields: list[str], inode: int) -> bool:
+    """As proc_locks(5) has it; of the file the inode only, because some file systems show another device than stat does."""
+    match fields:
+        case [_, "OFDLCK", _, "WRITE", _, file, _, last]:
+            return file.rpartition(":")[2] == str(inode) and (last == "EOF" or int(last) >= SLOTS_OFFSET)
+    return False
 
 
 def _open(path: Path, access: int = os.O_RDONLY) -> int:
-    try:
-        descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise InvalidRegion(f"cannot be opened: {error.strerror}") from error
+    descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InvalidRegion("not a plain file")

@@ -1,16 +1,26 @@
-"""The region reader against rubbish, and against a region as the limiter writes it."""
+"""The region reader against rubbish, against a region as the limiter writes it, and against what a container does to the file."""
 
-import fcntl
 import os
 import struct
+from contextlib import chdir
 
 import pytest
+from containers import lease, reserve, slot_lock, without_privileges
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mica_device_plugin.region import MAGIC, SIZE, SLOTS_OFFSET, GPUUsage, InvalidRegion, cut, is_live, parse_region, read_region
 
-F_OFD_SETLK = 37
+
+@pytest.fixture
+def region_file(tmp_path):
+    """A region in a directory that everybody may search, as on a node. Relative: what is above it is the test run's own."""
+    path = tmp_path / "usage" / "region"
+    path.parent.mkdir(mode=0o755)
+    path.write_bytes(bytes(SIZE))
+    with chdir(tmp_path):
+        tmp_path.chmod(0o755)
+        yield path.relative_to(tmp_path)
 
 
 def region(*, count: int = 1, cores: int = 20, uuid: bytes = b"GPU-1", version: int = 2) -> bytearray:
@@ -79,8 +89,7 @@ def test_only_a_plain_file_of_the_right_size_is_opened(tmp_path):
 def test_a_container_does_not_look_dead_because_it_changed_the_size_of_its_region(tmp_path, size):
     path = tmp_path / "region"
     path.write_bytes(bytes(SIZE))
-    with path.open("r+b") as held:
-        fcntl.fcntl(held, F_OFD_SETLK, struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, SLOTS_OFFSET, 1, 0))
+    with slot_lock(path):
         os.truncate(path, size)
         assert is_live(path)
         with pytest.raises(InvalidRegion):
@@ -88,10 +97,35 @@ def test_a_container_does_not_look_dead_because_it_changed_the_size_of_its_regio
     assert not is_live(path)
 
 
+def test_a_container_does_not_look_dead_because_it_has_a_lease_on_its_region(region_file):
+    with slot_lock(region_file) as held, lease(held):
+        with pytest.raises(InvalidRegion):
+            read_region(region_file)
+        assert is_live(region_file)
+    assert not is_live(region_file)
+
+
+def test_a_container_that_took_the_region_from_the_agent_lives_as_long_as_its_lock(region_file):
+    with slot_lock(region_file):
+        region_file.chmod(0)
+        with without_privileges():
+            assert is_live(region_file)
+    with without_privileges():
+        assert not is_live(region_file)
+
+
+def test_a_region_in_a_directory_that_cannot_be_searched_does_not_look_dead(region_file):
+    region_file.parent.chmod(0)
+    with without_privileges():
+        assert is_live(region_file)
+    region_file.parent.chmod(0o755)
+
+
 def test_what_is_beyond_the_region_is_cut_and_what_is_in_it_stays(tmp_path):
     path = tmp_path / "region"
     path.write_bytes(b"y" * SIZE + b"x" * 5000)
-    assert (cut(path), cut(path)) == (5000, 0)
+    assert cut(path) >= 5000
+    assert cut(path) == 0
     assert path.read_bytes() == b"y" * SIZE
 
 
@@ -101,3 +135,29 @@ def test_a_link_to_something_longer_is_not_cut(tmp_path):
     path.symlink_to(other)
     assert cut(path) == 0
     assert other.stat().st_size == SIZE + 1
+
+
+@pytest.mark.parametrize("size", [SIZE, 100])
+def test_space_reserved_behind_the_end_is_seen_and_cut_though_the_length_is_right(region_file, size):
+    os.truncate(region_file, size)
+    reserve(region_file, offset=SIZE, length=10 << 20)
+    assert region_file.stat().st_size == size
+    with pytest.raises(InvalidRegion):
+        read_region(region_file)
+    assert cut(region_file) > 8 << 20
+    assert cut(region_file) == 0
+    assert (region_file.stat().st_size, region_file.stat().st_blocks * 512 <= SIZE) == (size, True)
+
+
+def test_a_region_under_a_lease_is_not_said_to_be_cut(region_file):
+    os.truncate(region_file, SIZE + 1)
+    with region_file.open("r+b") as held, lease(held.fileno()), pytest.raises(BlockingIOError):
+        cut(region_file)
+    assert cut(region_file) == 1
+
+
+def test_a_region_that_the_agent_may_not_write_is_not_said_to_be_cut(region_file):
+    os.truncate(region_file, SIZE + 1)
+    region_file.chmod(0o444)
+    with without_privileges(), pytest.raises(PermissionError):
+        cut(region_file)
