@@ -36,10 +36,10 @@ from mica_device_plugin.kubelet_state import KubeletState, LocalKubelet
 from mica_device_plugin.loops import (
     DriverWatch,
     PoolWatch,
+    RegionWatch,
     feed_devices,
     keep_clean,
     keep_limits,
-    keep_regions_small,
     refresh_feed,
 )
 from mica_device_plugin.metrics import AgentMetrics, NodeCollector
@@ -181,7 +181,7 @@ class Agent:
             self.publisher.run(),
             self.events.run(),
             keep_limits(self.keeper, wake=self._outdated, pause=_SWEEP_PAUSE_S),
-            keep_regions_small(self.store, every=_CUT_EVERY_S),
+            RegionWatch(self.store).run(every=_CUT_EVERY_S),
             keep_clean(janitor, wake=self._sweep, every=_SWEEP_EVERY_S, pause=_SWEEP_PAUSE_S),
         ]
 

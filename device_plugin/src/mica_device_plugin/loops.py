@@ -18,9 +18,9 @@ from mica_device_plugin.files import Files
 from mica_device_plugin.janitor import Janitor
 from mica_device_plugin.keeper import LimitsKeeper
 from mica_device_plugin.node_cache import load_pool, store_pool
-from mica_device_plugin.slices import SliceStore
+from mica_device_plugin.slices import Cut, SliceStore
 from mica_device_plugin.state import AgentState
-from mica_device_plugin.values import PoolChoice, SliceKey
+from mica_device_plugin.values import PoolChoice, SliceKey, SliceOwner
 from mica_runtime.logging import get_logger
 from mica_runtime.waiting import woken
 
@@ -151,19 +151,50 @@ async def keep_clean(janitor: Janitor, *, wake: asyncio.Event, every: float, pau
         await woken(wake, within=every)
 
 
-async def keep_regions_small(store: SliceStore, *, every: float) -> None:
-    """Cut regions that containers made longer, until cancelled; says so once for each."""
-    told: set[SliceKey] = set()
-    while True:
+class RegionWatch:
+    """Cuts regions that containers made longer. Says so, or why it cannot, once for each container: none can flood the log."""
+
+    def __init__(self, store: SliceStore) -> None:
+        self._store = store
+        self._told: dict[SliceKey, tuple[SliceOwner | None, frozenset[str]]] = {}
+        self._problem = ""
+
+    async def cut(self) -> None:
+        """Look at every region once. What was said of slices that are gone, or of their former owners, is forgotten."""
         try:
-            cut = await asyncio.to_thread(store.cut_regions)
+            cuts = await asyncio.to_thread(self._store.cut_regions)
         except OSError as error:
-            cut = {}
-            _log.error("usage regions cannot be looked at", error=str(error))
-        for key in cut.keys() - told:
-            _log.error("a container made its usage region longer: cut off, now and from now on", key=key, bytes=cut[key])
-        told |= cut.keys()
-        await asyncio.sleep(every)
+            if str(error) != self._problem:
+                _log.error("usage regions cannot be looked at", error=str(error))
+            self._problem = str(error)
+            return
+        self._problem = ""
+        self._told = {key: said for key, said in self._told.items() if key in cuts}
+        for key, cut in cuts.items():
+            if cut.surplus or cut.problem:
+                self._tell(key, cut)
+
+    async def run(self, *, every: float) -> None:
+        """Cut until cancelled."""
+        while True:
+            await self.cut()
+            await asyncio.sleep(every)
+
+    def _tell(self, key: SliceKey, cut: Cut) -> None:
+        owner, said = self._told.get(key, (cut.owner, frozenset()))
+        said = said if owner == cut.owner else frozenset()
+        if cut.problem in said:
+            return
+        self._told[key] = (cut.owner, said | {cut.problem})
+        whose = {"pod_uid": cut.owner.pod_uid, "container": cut.owner.container} if cut.owner else {}
+        if cut.problem:
+            _log.error(
+                "a container made its usage region longer, and it cannot be cut for now", key=key, error=cut.problem, **whose
+            )
+        else:
+            _log.error(
+                "a container made its usage region longer: cut off, now and from now on", key=key, bytes=cut.surplus, **whose
+            )
 
 
 def _usable(survey: Survey) -> Survey:

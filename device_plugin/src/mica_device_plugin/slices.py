@@ -7,6 +7,7 @@ the other way round. ``load`` rebuilds everything the agent knows from these fil
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,18 @@ class OnDisk:
     damaged: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What became of one region: ``surplus`` bytes were cut off, or ``problem`` says why what is there could not be.
+
+    ``owner`` is looked up only where there is something to say.
+    """
+
+    surplus: int = 0
+    problem: str = ""
+    owner: SliceOwner | None = None
+
+
 class SliceStore:
     """Reads and writes the files of slices. Methods block for a few file operations; call them in a thread."""
 
@@ -64,10 +77,11 @@ class SliceStore:
     def prepare(self, key: SliceKey) -> None:
         """Make what Allocate's mounts name: the directories of limits and node page, and a region that the limiter refuses.
 
-        It is replaced before the container starts. Where nothing is, a runtime makes a directory to mount.
+        It is replaced before the container starts. Where nothing is, a runtime makes a directory to mount. A region in use stays,
+        whatever its size: it is the only sign of life of a container that everybody else has forgotten.
         """
         self._make_dirs(key)
-        if not self._files.is_file(self._layout.region_file(key)):
+        if not self.is_live(key) and not self._files.is_file(self._layout.region_file(key)):
             self._files.remove_tree(self._layout.region_file(key))
             self._files.write(self._layout.region_file(key), b"", mode=_REGION_MODE)
 
@@ -115,10 +129,23 @@ class SliceStore:
         """Whether a process inside the container still uses a GPU."""
         return self._liveness(self._layout.region_file(key))
 
-    def cut_regions(self) -> Mapping[SliceKey, int]:
-        """Take from containers what they made their regions longer by, which uses the node's memory; bytes by slice."""
-        found = {key: region.cut(self._layout.region_file(key)) for key in _keys(self._files.names(self._layout.slices))}
-        return {key: surplus for key, surplus in found.items() if surplus}
+    def cut_regions(self) -> Mapping[SliceKey, Cut]:
+        """Take from containers what they added to their regions, which uses the node's memory; what became of each slice's.
+
+        A region that cannot be cut keeps no other from it. Raises OSError when the slices cannot be listed.
+        """
+        return {key: self._cut(key) for key in _keys(self._files.names(self._layout.slices))}
+
+    def _cut(self, key: SliceKey) -> Cut:
+        surplus, problem, owner = 0, "", None
+        try:
+            surplus = region.cut(self._layout.region_file(key))
+        except OSError as error:
+            problem = str(error)
+        if surplus or problem:
+            with suppress(OSError):
+                owner = self._owner(key)
+        return Cut(surplus, problem, owner)
 
     def _make_dirs(self, key: SliceKey) -> None:
         self._files.make_dir(self._layout.arbiter_dir)
