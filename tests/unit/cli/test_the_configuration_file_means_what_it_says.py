@@ -30,7 +30,7 @@ SECOND_GENERATION = """
 THIRD_GENERATION = """
 services:
   gpu: [{host: 10.0.0.1, port: 8001}, {host: 10.0.0.2, port: 8001}]
-  cpu: []
+  cpu: [{host: 10.0.0.3, port: 8002}]
 models: {default: m}
 heartbeat: {interval: 10, timeout: 3.0, fail_threshold: 3}
 routing:
@@ -58,7 +58,7 @@ def test_files_of_the_second_generation_are_read_as_they_are():
 def test_files_of_the_third_generation_are_read_as_they_are():
     config = parse(yaml.safe_load(THIRD_GENERATION))
     assert [engine.host for engine in config.services.gpu] == ["10.0.0.1", "10.0.0.2"]
-    assert config.services.cpu == ()
+    assert [engine.host for engine in config.services.cpu] == ["10.0.0.3"]
     assert config.routing.rules[0].conditions == {"max_tokens": {"lte": 64}}
 
 
@@ -126,6 +126,17 @@ def test_what_cannot_be_is_refused_with_what_to_change(key, value, words):
     with pytest.raises(BadKey) as refused:
         set_key(INITIAL, key, value)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("tier", ["gpu", "cpu"])
+def test_a_tier_is_emptied_once_no_rule_chooses_between_tiers(tier):
+    ruled = set_key(INITIAL, "routing.rules", VALUES["routing.rules"])
+    with pytest.raises(BadKey, match=rf"routing\.rules .* while services\.{tier} is empty: add an engine there, or set"):
+        set_key(ruled, f"services.{tier}", "[]")
+    unruled = set_key(ruled, "routing.rules", "[]")
+    assert get_key(set_key(unruled, f"services.{tier}", "[]"), f"services.{tier}") == []
+    with pytest.raises(BadKey, match=r"routing\.rules choose between two tiers"):
+        set_key(set_key(INITIAL, f"services.{tier}", "[]"), "routing.rules", VALUES["routing.rules"])
 
 
 def test_a_list_of_engines_wants_to_know_which_one():

@@ -177,9 +177,10 @@ def test_engines_of_one_tier_are_bounded_as_the_file_says() -> None:
 @pytest.mark.parametrize("policy", ["predict", "thresholds", "balance"])
 @pytest.mark.parametrize("left_out", ["http://127.0.0.1:7001", "http://127.0.0.1:7002"])
 def test_a_tier_that_serves_another_model_today_does_not_keep_the_router_from_starting(policy: str, left_out: str) -> None:
-    found = service({"decider": {"policy": policy}}, without=[left_out])
+    rule = {"name": "a", "conditions": {"max_tokens": {"lte": 64}}, "action": {"device": "CPU"}}
+    found = service({"decider": {"policy": policy}, "routing": {"rules": [rule]}}, without=[left_out])
     assert len(found.engines) == 1
-    assert found.routing.decider is None
+    assert (found.routing.decider, found.routing.rules) == (None, ())
 
 
 def test_rules_that_the_router_would_not_take_are_refused_when_the_file_is_checked() -> None:

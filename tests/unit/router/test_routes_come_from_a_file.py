@@ -100,7 +100,12 @@ def test_the_deciders_of_syshax_are_told_their_numbers() -> None:
 
 
 BOTH = "[{url: 'http://y'}, {url: 'http://z', tier: cpu}]"
+RULES = "rules: [{name: long, conditions: {max_tokens: {gte: 1024}}, action: {device: CPU}}]"
+RULES_IN_VAIN = "routing.rules choose between two tiers: list engines with tier: gpu and with tier: cpu, or remove routing.rules"
 IN_VAIN = [
+    (f"endpoints: ['http://y'], routing: {{{RULES}}}", RULES_IN_VAIN),
+    (f"engines: [{{url: 'http://y'}}, {{url: 'http://z'}}], routing: {{{RULES}}}", RULES_IN_VAIN),
+    (f"engines: [{{url: 'http://y', tier: cpu}}], routing: {{{RULES}}}", RULES_IN_VAIN),
     ("engines: [{url: 'http://y'}], cpu: {}", "list one in engines with tier: cpu"),
     ("endpoints: ['http://y'], cpu: {mode: standby}", "list one in engines with tier: cpu"),
     ("endpoints: ['http://y'], decider: {policy: thresholds}", "thresholds divides requests between two tiers"),
@@ -131,6 +136,9 @@ def test_a_key_that_would_do_nothing_beside_others_is_refused(keys: str, words: 
         "engines: [{url: 'http://y', tier: cpu}], cpu: {when: {noGPUReady: false}}",
         "cpu: {mode: standby}",
         "routing: {sessionHeader: x-user}",
+        f"engines: {BOTH}, routing: {{{RULES}}}",
+        f"engines: [], routing: {{{RULES}}}",
+        "endpoints: ['http://y'], routing: {rules: []}",
     ],
 )
 def test_a_key_that_does_something_is_taken(keys: str) -> None:

@@ -266,4 +266,9 @@ class Config(Section):
                     f"decider.{name} does nothing while services.{absent} is empty: add an engine there, or set it to "
                     f"{str(default).lower()}"
                 )
+        if self.routing.rules:
+            raise ValueError(
+                f"routing.rules choose between two tiers and do nothing while services.{absent} is empty: add an engine there, "
+                "or set them to []"
+            )
         return self

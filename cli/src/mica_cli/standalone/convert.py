@@ -32,11 +32,11 @@ def routes_of(config: Config, *, kinds: Mapping[str, str], without: Collection[s
         "routing": {
             "timeouts": {"total": _duration(seconds)},
             "queue": {"maxRequests": config.system.max_queue_size, "maxWait": _duration(seconds)},
-            "rules": [rule.model_dump(mode="json") for rule in config.routing.rules],
         },
     }
     if divided:
         model |= {"decider": _decider(config.decider), "cpu": _cpu(config.decider)}
+        model["routing"]["rules"] = [rule.model_dump(mode="json") for rule in config.routing.rules]
     return {"models": [model]}
 
 

@@ -202,6 +202,10 @@ class _Model(_Part):
                 f"decider.policy {self.decider.policy} divides requests between two tiers: list engines with tier: gpu and with "
                 "tier: cpu, or remove decider"
             )
+        if self.routing is not None and self.routing.rules and len(tiers) < 2:
+            raise ValueError(
+                "routing.rules choose between two tiers: list engines with tier: gpu and with tier: cpu, or remove routing.rules"
+            )
 
     def names(self) -> list[str]:
         """Every name that clients may use."""
