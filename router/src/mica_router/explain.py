@@ -41,7 +41,6 @@ def explain_request(
         headers=without_keys(pairs),
         lookup=first_of_each(without_keys(pairs)),
         body=body,
-        forwarded=b"",
         keep_alive=True,
         http10=False,
         size=len(body),

@@ -151,7 +151,7 @@ async def test_json_that_is_called_a_form_is_read_as_json(bench: Bench) -> None:
 def test_long_targets_are_not_kept() -> None:
     def ask(number: int) -> None:
         target = b"/v1/" + b"x" * 60_000 + b"%d" % number
-        dispatch(Request(b"GET", target, [], {}, b"", b"", True, False, 0), EMPTY_TABLE)
+        dispatch(Request(b"GET", target, [], {}, b"", True, False, 0), EMPTY_TABLE)
 
     ask(0)
     tracemalloc.start()

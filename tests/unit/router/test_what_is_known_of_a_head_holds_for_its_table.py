@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from mica_router.core.dispatch import dispatch
 from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
+from mica_router.core.outgoing import forwarded_of
 from mica_router.core.request import Request, RequestLimits, RequestReader
 from mica_router.core.routes import RouteTable, Service, ServiceKey, build_table
 from mica_router.core.routing import Routing
@@ -26,8 +28,10 @@ def table(*keys: str, model: str = "m", aliases: tuple[str, ...] = ()) -> RouteT
     return build_table([service])
 
 
-def read(body: bytes, *, path: str = "/v1/chat/completions", key: str = KEY) -> Request:
-    head = f"POST {path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+def read(body: bytes, *, path: str = "/v1/chat/completions", key: str = KEY, more: str = "") -> Request:
+    """`more`: lines of the head."""
+    length = f"Content-Length: {len(body)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {key}\r\n{more}{length}\r\n"
     (request,) = RequestReader(RequestLimits()).feed(head.encode() + body)
     return request
 
@@ -87,3 +91,25 @@ def test_what_was_seen_before_decides_nothing(asked: list[tuple[dict[str, object
             assert found._replace(plan=None) == fresh
         else:
             assert found == fresh
+
+
+ACCEPTS = "Accept-Encoding: gzip\r\nX-Api-Key: another\r\nX-Kept: 1\r\n"
+
+
+@pytest.mark.parametrize("hides_keys", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_what_engines_get_of_a_head_is_made_once(path: str, hides_keys: bool) -> None:
+    first, again = (forwarded_of(read(body_of(), path=path, more=ACCEPTS), path=path, hides_keys=hides_keys) for _ in range(2))
+    assert again is first
+
+
+@given(st.lists(st.tuples(st.sampled_from(["/v1/chat/completions", "/v1/embeddings"]), st.booleans()), max_size=6))
+def test_who_is_to_get_the_keys_and_who_is_not_get_no_lines_of_each_other(asked: list[tuple[str, bool]]) -> None:
+    request = read(body_of(), more=ACCEPTS)
+    for path, hides_keys in asked:
+        lines = forwarded_of(request, path=path, hides_keys=hides_keys)
+        assert lines == forwarded_of(request._replace(notes=None), path=path, hides_keys=hides_keys)
+        names = [line.partition(b":")[0] for line in lines.splitlines()]
+        coded = [b"Accept-Encoding"] if path == "/v1/embeddings" else []
+        keys = [] if hides_keys else [b"Authorization"], [] if hides_keys else [b"X-Api-Key"]
+        assert names == [*keys[0], *coded, *keys[1], b"X-Kept"]

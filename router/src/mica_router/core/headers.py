@@ -33,9 +33,9 @@ def first_of_each(headers: list[Header]) -> dict[bytes, bytes]:
     return {name.lower(): value for name, value in reversed(headers)}
 
 
-def render_forwarded(headers: list[Header]) -> bytes:
-    """The end-to-end headers of a request, as lines."""
-    return b"".join(_render(headers, dropped=_OWN_REQUEST | connection_tokens(headers)))
+def render_forwarded(headers: list[Header], *, without: frozenset[bytes]) -> bytes:
+    """The end-to-end headers of a request, as lines. `without`: names (lower case) that are left out as well."""
+    return b"".join(_render(headers, dropped=_OWN_REQUEST.union(connection_tokens(headers), without)))
 
 
 def carries_length(method: bytes) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mica_router.core.headers import Header
 
 if TYPE_CHECKING:
     from mica_router.core.request import Request
+
+KEY_HEADERS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
 def key_of(lookup: Mapping[bytes, bytes]) -> bytes | None:
@@ -36,4 +38,4 @@ def may_use(digests: Sequence[bytes], request: Request) -> bool:
 
 def without_keys(headers: Sequence[Header]) -> list[Header]:
     """What an engine gets when the router has checked the key."""
-    return [header for header in headers if header[0].lower() not in (b"authorization", b"x-api-key")]
+    return [header for header in headers if header[0].lower() not in KEY_HEADERS]

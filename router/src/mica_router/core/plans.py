@@ -30,14 +30,16 @@ class Plan:
 
 
 class HeadNotes:
-    """`plans`, by the model in the body, hold for `table` only, which knows the keys. `bare`: one request, bodyless."""
+    """`plans`, by the model in the body, hold for `table` only, which knows the keys. `bare`: one request, bodyless. `lines`:
+    what engines get of the headers, by what is left out of them (`core.outgoing`)."""
 
-    __slots__ = ("bare", "plans", "table")
+    __slots__ = ("bare", "lines", "plans", "table")
 
     def __init__(self) -> None:
         self.table: RouteTable | None = None
         self.plans: dict[object, Plan] = {}
         self.bare: Request | None = None
+        self.lines: dict[int, bytes] = {}
 
     def __eq__(self, other: object) -> bool:
         """What was noted about a request does not make it another one."""

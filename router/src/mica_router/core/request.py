@@ -16,7 +16,7 @@ import httptools
 
 from mica_router.core import errors
 from mica_router.core.errors import ApiError
-from mica_router.core.headers import Header, connection_tokens, first_of_each, render_forwarded
+from mica_router.core.headers import Header, connection_tokens, first_of_each
 from mica_router.core.known_heads import KnownHead, KnownHeads
 from mica_router.core.plans import HeadNotes
 
@@ -32,8 +32,8 @@ class RequestLimits:
 class Request(NamedTuple):
     """One request, whole. `body` is free of transfer coding; `size` counts head and body.
 
-    `forwarded` is what engines get of the headers, as lines. `lookup` has the first header of each name (lower case). Both and
-    `headers` may be shared between requests: they are never changed. `notes` is shared by all requests of a head that is known.
+    `lookup` has the first header of each name (lower case). It and `headers` may be shared between requests: they are never
+    changed. `notes` is shared by all requests of a head that is known.
     """
 
     method: bytes
@@ -41,7 +41,6 @@ class Request(NamedTuple):
     headers: list[Header]
     lookup: Mapping[bytes, bytes]
     body: bytes
-    forwarded: bytes
     keep_alive: bool
     http10: bool
     size: int
@@ -113,8 +112,8 @@ class RequestReader:
             end = data.find(b"\r\n\r\n") + 4
             known = _find_known(data[:end])
             if known is not None and len(data) == end + known.length and self._allows(known):
-                method, target, headers, lookup, _, forwarded, keep_alive, http10, size, notes = known.request
-                fields = (method, target, headers, lookup, data[end:], forwarded, keep_alive, http10, size, notes)
+                method, target, headers, lookup, _, keep_alive, http10, size, notes = known.request
+                fields = (method, target, headers, lookup, data[end:], keep_alive, http10, size, notes)
                 return [_new(Request, fields)]
         self._parse(data)
         if self.phase is Phase.HEAD:
@@ -253,7 +252,6 @@ class RequestReader:
                 headers=self._headers,
                 lookup=first_of_each(self._headers),
                 body=bytes(self._body),
-                forwarded=render_forwarded(self._headers),
                 keep_alive=self._keep_alive,
                 http10=self._http10,
                 size=self._head_size + len(self._body),
