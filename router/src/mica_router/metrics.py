@@ -6,12 +6,11 @@ workers' numbers are added when somebody asks.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from mica_router.hot import Gaps
+from mica_router.hot import Histogram
 
 TTFB_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 GAP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -34,32 +33,15 @@ class ModelDemand:
         return ModelDemand(self.in_flight + other.in_flight, self.queued + other.queued, max(self.oldest_wait, other.oldest_wait))
 
 
-@dataclass(slots=True)
-class Histogram:
-    """Counts per bucket (the last one is above all bounds) and the sum, in seconds."""
-
-    bounds: tuple[float, ...] = TTFB_BUCKETS
-    buckets: list[int] = field(default_factory=list)
-    total: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.buckets = self.buckets or [0] * (len(self.bounds) + 1)
-
-    def observe(self, seconds: float) -> None:
-        """Record one value."""
-        self.buckets[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-
 class Series:
     """What is timed per model and tier: the wait for an engine, the first event of a stream, and the gaps between its reads."""
 
     __slots__ = ("first_token", "gap", "queue")
 
     def __init__(self) -> None:
-        self.queue = Histogram()
-        self.first_token = Histogram()
-        self.gap = Gaps(GAP_BUCKETS)
+        self.queue = Histogram(TTFB_BUCKETS)
+        self.first_token = Histogram(TTFB_BUCKETS)
+        self.gap = Histogram(GAP_BUCKETS)
 
 
 class RouterMetrics:
@@ -114,7 +96,7 @@ class RouterMetrics:
         """Record one time to first byte."""
         histogram = self.ttfb.get(model)
         if histogram is None:
-            histogram = self.ttfb[model] = Histogram()
+            histogram = self.ttfb[model] = Histogram(TTFB_BUCKETS)
         histogram.observe(seconds)
 
     def series(self, model: str, tier: str) -> Series:

@@ -59,7 +59,7 @@ class Stream:
 
         self.reel: Any = Recording()
         self.reel._left, self.reel._parts = room, []
-        self.gaps: Any = kind.Gaps(GAP_BUCKETS)
+        self.gaps: Any = kind.Histogram(GAP_BUCKETS)
         self.exchange: Any = Exchange()
         self.exchange._heard_at = now[0]
 
@@ -243,8 +243,29 @@ def test_steps_that_were_told_nothing_do_nothing() -> None:
     assert not _native.Passing().pass_on(EVENT)
     with pytest.raises(TypeError):
         _native.Passing().steady(time.monotonic, [], None, through(print))
+    with pytest.raises(TypeError):
+        _native.Passing().steady(time.monotonic, _native.Histogram(()), None, (print,))
+
+
+@pytest.mark.parametrize("kind", [_native, plain])
+def test_a_histogram_has_no_more_bounds_than_it_has_room_for(kind: Any) -> None:
     with pytest.raises(ValueError, match="at most 16 bounds"):
-        _native.Gaps(tuple(float(bound) for bound in range(17)))
+        kind.Histogram(tuple(float(bound) for bound in range(17)))
+
+
+@given(
+    st.lists(st.floats(allow_nan=False), max_size=plain.MOST_BOUNDS, unique=True).map(sorted),
+    st.lists(st.floats() | st.integers(-3, 3), max_size=8),
+    st.data(),
+)
+def test_both_kinds_count_the_same(bounds: list[float], others: list[float], data: st.DataObject) -> None:
+    on_bounds = data.draw(st.lists(st.sampled_from(bounds), max_size=4) if bounds else st.just([]))
+    native, python = _native.Histogram(tuple(bounds)), plain.Histogram(tuple(bounds))
+    for seconds in (*others, *on_bounds):
+        native.observe(seconds)
+        python.observe(seconds)
+    # As text, because no NaN equals another.
+    assert repr((native.buckets, native.total)) == repr((python.buckets, python.total))
 
 
 def test_the_steps_in_c_run_where_they_were_built_from_the_sources_beside_them(tmp_path: Path) -> None:

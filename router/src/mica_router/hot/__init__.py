@@ -33,8 +33,8 @@ def _is_native() -> bool:
 NATIVE: Final = _is_native()
 
 if TYPE_CHECKING or not NATIVE:
-    from mica_router.hot.plain import Gaps, Line, Passing, Reel
+    from mica_router.hot.plain import Histogram, Line, Passing, Reel
 else:
-    from mica_router.hot._native import Gaps, Line, Passing, Reel
+    from mica_router.hot._native import Histogram, Line, Passing, Reel
 
-__all__ = ["NATIVE", "Gaps", "Line", "Outlet", "Passing", "Reel", "plain", "sources_digest"]
+__all__ = ["NATIVE", "Histogram", "Line", "Outlet", "Passing", "Reel", "plain", "sources_digest"]

@@ -13,7 +13,7 @@
 #include <time.h>
 
 #define LONGEST 4096 /* core/chunks.py */
-#define MOST_BOUNDS 16
+#define MOST_BOUNDS 16 /* plain.py */
 #define LITERAL(text) (text), sizeof(text) - 1
 
 typedef struct {
@@ -21,7 +21,7 @@ typedef struct {
     Py_ssize_t size;
     double total, bounds[MOST_BOUNDS];
     long long counts[MOST_BOUNDS + 1];
-} Gaps;
+} Histogram;
 
 typedef struct {
     PyObject_HEAD
@@ -32,7 +32,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     double heard_at;
-    PyObject *clock, *gaps, *hear, *write, *closing, *queued; /* the last two only with a file of 0 or more */
+    PyObject *clock, *gaps, *hear, *write, *closing, *queued; /* the last two are asked only with a file of 0 or more */
     int file;
 } Passing;
 
@@ -41,7 +41,7 @@ typedef struct {
     PyObject *short_way;
 } Line;
 
-static PyTypeObject *gaps_type;
+static PyTypeObject *histogram_type;
 static PyObject *monotonic, *ask_for_more, *long_way;
 
 /* Objects that may be part of cycles, with `count` references from `offset` on. */
@@ -97,16 +97,16 @@ static PyObject *tell(PyObject *what, PyObject *data) {
     return answer;
 }
 
-/* Gaps. */
+/* Histogram. */
 
-static PyObject *gaps_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
+static PyObject *histogram_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
     PyObject *bounds;
-    if (!PyArg_ParseTuple(args, "O!:Gaps", &PyTuple_Type, &bounds))
+    if (!PyArg_ParseTuple(args, "O!:Histogram", &PyTuple_Type, &bounds))
         return NULL;
     Py_ssize_t size = PyTuple_Size(bounds);
     if (size > MOST_BOUNDS)
         return PyErr_Format(PyExc_ValueError, "at most %d bounds", MOST_BOUNDS);
-    Gaps *self = (Gaps *)PyType_GenericAlloc(type, 0);
+    Histogram *self = (Histogram *)PyType_GenericAlloc(type, 0);
     for (Py_ssize_t at = 0; self && at < size; at++)
         self->bounds[at] = PyFloat_AsDouble(PyTuple_GetItem(bounds, at));
     if (self)
@@ -116,11 +116,11 @@ static PyObject *gaps_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     return (PyObject *)self;
 }
 
-static void gaps_end(PyObject *self) {
+static void histogram_end(PyObject *self) {
     end(self, NULL);
 }
 
-static void count_gap(Gaps *self, double seconds) {
+static void count_time(Histogram *self, double seconds) {
     Py_ssize_t at = 0;
     while (at < self->size && self->bounds[at] < seconds)
         at++;
@@ -128,16 +128,16 @@ static void count_gap(Gaps *self, double seconds) {
     self->total += seconds;
 }
 
-static PyObject *gaps_observe(PyObject *self, PyObject *given) {
+static PyObject *histogram_observe(PyObject *self, PyObject *given) {
     double seconds = PyFloat_AsDouble(given);
     if (PyErr_Occurred())
         return NULL;
-    count_gap((Gaps *)self, seconds);
+    count_time((Histogram *)self, seconds);
     Py_RETURN_NONE;
 }
 
-static PyObject *gaps_buckets(PyObject *given, void *Py_UNUSED(closure)) {
-    const Gaps *self = (Gaps *)given;
+static PyObject *histogram_buckets(PyObject *given, void *Py_UNUSED(closure)) {
+    const Histogram *self = (Histogram *)given;
     PyObject *found = PyList_New(self->size + 1);
     for (Py_ssize_t at = 0; found && at <= self->size; at++) {
         PyObject *count = PyLong_FromLongLong(self->counts[at]);
@@ -284,7 +284,7 @@ static int pass(Passing *self, PyObject *data) {
     double now = now_by(self->clock);
     if (now == -1.0 && PyErr_Occurred())
         return -1;
-    count_gap((Gaps *)self->gaps, now - self->heard_at);
+    count_time((Histogram *)self->gaps, now - self->heard_at);
     self->heard_at = now;
     return write_out(self, data, bytes, size);
 }
@@ -295,12 +295,12 @@ static PyObject *pass_on(PyObject *self, PyObject *data) {
 }
 
 static PyObject *steady(PyObject *given, PyObject *args) {
-    PyObject *clock, *gaps, *hear, *outlet, *write, *closing = Py_None, *queued = Py_None;
-    int file = -1;
-    if (!PyArg_ParseTuple(args, "OO!OO!:steady", &clock, gaps_type, &gaps, &hear, &PyTuple_Type, &outlet) ||
-        !PyArg_ParseTuple(outlet, "O|iOO:steady", &write, &file, &closing, &queued))
+    PyObject *clock, *gaps, *hear, *outlet, *write, *closing, *queued;
+    int file;
+    if (!PyArg_ParseTuple(args, "OO!OO!:steady", &clock, histogram_type, &gaps, &hear, &PyTuple_Type, &outlet) ||
+        !PyArg_ParseTuple(outlet, "OiOO:steady", &write, &file, &closing, &queued))
         return NULL;
-    ((Passing *)given)->file = closing == Py_None || queued == Py_None ? -1 : file;
+    ((Passing *)given)->file = file;
     PyObject *those[] = {clock, gaps, hear, write, closing, queued};
     for (size_t at = 0; at < 6; at++) {
         PyObject **place = &references(given, offsetof(Passing, clock))[at], *old = *place;
@@ -331,9 +331,9 @@ static PyObject *data_received(PyObject *given, PyObject *data) {
 
 /* The module. */
 
-static PyMemberDef gaps_members[] = {{"total", T_DOUBLE, offsetof(Gaps, total), 0, NULL}, {NULL, 0, 0, 0, NULL}};
-static PyGetSetDef gaps_got[] = {{"buckets", gaps_buckets, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
-static PyMethodDef gaps_methods[] = {{"observe", gaps_observe, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static PyMemberDef histogram_members[] = {{"total", T_DOUBLE, offsetof(Histogram, total), 0, NULL}, {NULL, 0, 0, 0, NULL}};
+static PyGetSetDef histogram_got[] = {{"buckets", histogram_buckets, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyMethodDef histogram_methods[] = {{"observe", histogram_observe, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 static PyMemberDef reel_members[] = {{"_left", T_PYSSIZET, offsetof(Reel, left), 0, NULL},
                                      {"_parts", T_OBJECT_EX, offsetof(Reel, parts), 0, NULL},
                                      {NULL, 0, 0, 0, NULL}};
@@ -345,15 +345,16 @@ static PyMethodDef line_methods[] = {{"data_received", data_received, METH_O, NU
 
 #define NEW(type) {Py_tp_new, (void *)PyType_GenericNew}, {Py_tp_traverse, (void *)type##_traverse}, \
                   {Py_tp_clear, (void *)type##_clear}, {Py_tp_dealloc, (void *)type##_end}
-static PyType_Slot gaps_slots[] = {{Py_tp_new, (void *)gaps_new}, {Py_tp_dealloc, (void *)gaps_end}, {Py_tp_members, gaps_members},
-                                   {Py_tp_getset, gaps_got}, {Py_tp_methods, gaps_methods}, {0, NULL}};
+static PyType_Slot histogram_slots[] = {{Py_tp_new, (void *)histogram_new}, {Py_tp_dealloc, (void *)histogram_end},
+                                        {Py_tp_members, histogram_members}, {Py_tp_getset, histogram_got},
+                                        {Py_tp_methods, histogram_methods}, {0, NULL}};
 static PyType_Slot reel_slots[] = {NEW(Reel), {Py_tp_members, reel_members}, {Py_tp_methods, reel_methods}, {0, NULL}};
 static PyType_Slot passing_slots[] = {NEW(Passing), {Py_tp_members, passing_members}, {Py_tp_methods, passing_methods}, {0, NULL}};
 static PyType_Slot line_slots[] = {NEW(Line), {Py_tp_members, line_members}, {Py_tp_methods, line_methods}, {0, NULL}};
 
 #define BASE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC)
 static PyType_Spec specs[] = {
-    {"mica_router.hot._native.Gaps", sizeof(Gaps), 0, Py_TPFLAGS_DEFAULT, gaps_slots},
+    {"mica_router.hot._native.Histogram", sizeof(Histogram), 0, Py_TPFLAGS_DEFAULT, histogram_slots},
     {"mica_router.hot._native.Reel", sizeof(Reel), 0, BASE, reel_slots},
     {"mica_router.hot._native.Passing", sizeof(Passing), 0, BASE, passing_slots},
     {"mica_router.hot._native.Line", sizeof(Line), 0, BASE, line_slots},
@@ -366,7 +367,7 @@ static int fill(PyObject *module) {
         if (!type || PyModule_AddType(module, (PyTypeObject *)type) < 0)
             return -1;
         if (!at)
-            gaps_type = (PyTypeObject *)type; /* kept for good, as the names below */
+            histogram_type = (PyTypeObject *)type; /* kept for good, as the names below */
     }
     PyObject *time = PyImport_ImportModule("time");
     monotonic = time ? PyObject_GetAttrString(time, "monotonic") : NULL;

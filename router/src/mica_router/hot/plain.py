@@ -15,6 +15,7 @@ from mica_router.core.chunks import EVENT_END, LONGEST, ONE_BYTE, OPENINGS, WHOL
 
 _IN_EITHER: Final = b"or"
 """In "error" as well as in "abort"."""
+MOST_BOUNDS: Final = 16
 
 
 def gives_up(data: bytes) -> bool:
@@ -35,12 +36,17 @@ class Outlet(NamedTuple):
     queued: Callable[[], int]
 
 
-class Gaps:
-    """A histogram of the times between reads: counts per bucket (the last one is above all bounds) and the sum, in seconds."""
+class Histogram:
+    """Counts per bucket (the last one is above all bounds, which rise) and the sum, in seconds.
+
+    Raises ValueError for more bounds than `MOST_BOUNDS`.
+    """
 
     __slots__ = ("bounds", "buckets", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
+        if len(bounds) > MOST_BOUNDS:
+            raise ValueError(f"at most {MOST_BOUNDS} bounds")
         self.bounds = bounds
         self.buckets = [0] * (len(bounds) + 1)
         self.total = 0.0
@@ -83,11 +89,13 @@ class Passing:
 
     _heard_at: float
     _clock: Callable[[], float]
-    _gaps: Gaps
+    _gaps: Histogram
     _hear: Callable[[bytes], bool] | None
     _write: Callable[[bytes], None]
 
-    def steady(self, clock: Callable[[], float], gaps: Gaps, hear: Callable[[bytes], bool] | None, outlet: Outlet, /) -> None:
+    def steady(
+        self, clock: Callable[[], float], gaps: Histogram, hear: Callable[[bytes], bool] | None, outlet: Outlet, /
+    ) -> None:
         """What `pass_on` works with."""
         self._clock, self._gaps, self._hear, self._write = clock, gaps, hear, outlet.write
 
