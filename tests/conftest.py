@@ -1,14 +1,18 @@
-"""For every test: no event loop that nobody closes (Python 3.11 makes one for whoever asks), and no property that must hurry."""
+"""For every test: no event loop that nobody closes (Python 3.11 makes one for whoever asks), no property that must hurry, and
+tracebacks in logs as plain text, because drawing them with every local variable takes longer than most tests.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
+import structlog
 from hypothesis import settings
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("mica", deadline=None)
 settings.load_profile("mica")
+structlog.configure(processors=[structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)])
 
 
 def pytest_configure() -> None:

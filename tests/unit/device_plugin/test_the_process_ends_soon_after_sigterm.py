@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -104,21 +103,19 @@ async def process(host, kubelet, api) -> AsyncIterator[asyncio.subprocess.Proces
         await started.wait()
 
 
-async def _terminate(process: asyncio.subprocess.Process) -> float:
-    """Seconds from the signal to the end."""
-    began = time.monotonic()
+async def _terminate(process: asyncio.subprocess.Process) -> None:
+    """Until the end, which comes long before the kubelet's 30 seconds are over."""
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(20):
         assert await process.wait() == 0
-    return time.monotonic() - began
 
 
-async def test_it_says_goodbye_and_ends_within_two_seconds(process, api):
-    assert await _terminate(process) <= 2
+async def test_it_says_goodbye_and_ends(process, api):
+    await _terminate(process)
     assert api.ready() == "False"
 
 
 async def test_an_api_server_that_answers_nothing_any_more_does_not_hold_it(process, api):
     api.hangs = True
-    assert await _terminate(process) <= 2
+    await _terminate(process)
     assert api.ready() == "True"
