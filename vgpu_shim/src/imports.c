@@ -54,18 +54,6 @@ static uint64_t size_of(CUdeviceptr pointer)
     return mica_real.cuMemGetAddressRange_v2 && mica_real.cuMemGetAddressRange_v2(NULL, &bytes, pointer) == 0 ? bytes : 0;
 }
 
-/* A handle may be opened more than once: it has one address, and is closed with its last opening. */
-static bool opened_again(CUdeviceptr pointer, uint64_t id)
-{
-    mica_acquire(&opened.lock);
-    struct mica_entry *entry = mica_table_find(&opened, pointer);
-    const bool again = entry && entry->owner == (void *)(uintptr_t)id;
-    if (again)
-        entry->mappings++;
-    mica_release(&opened.lock);
-    return again;
-}
-
 /* One opening fewer (-1), or back again; false when there is only one. */
 static bool closes_one_of_several(CUdeviceptr pointer, int change)
 {
@@ -78,43 +66,45 @@ static bool closes_one_of_several(CUdeviceptr pointer, int change)
     return several;
 }
 
-/* Put into the table; what another thread put there for the same handle meanwhile stays and is open once more. False without memory. */
-static bool put(const struct mica_entry *entry)
+enum kept { KEPT, FULL, NOWHERE };
+
+/* A handle may be opened more than once: it has one address, and is closed with its last opening. Charged and put into the table in one step: what is
+ * charged is found there by whoever opens the same. FULL: it does not fit. NOWHERE: no memory to remember it. Lock held. */
+static enum kept keep(const struct mica_entry *entry)
 {
-    struct mica_entry old, *place;
-    mica_acquire(&opened.lock);
+    struct mica_entry old, *place = mica_table_find(&opened, entry->key);
+    if (place && place->owner == entry->owner) {
+        place->mappings++;
+        return KEPT;
+    }
+    if (entry->kind == OPENED_CHARGED && !mica_charge_try(entry->gpu, entry->bytes))
+        return FULL;
     place = mica_table_claim(&opened, entry->key, &old);
-    const bool again = place && old.key && old.owner == entry->owner;
     if (place)
         *place = *entry;
-    if (again) {
-        place->mappings = old.mappings + 1;
-        place->kind = old.kind == OPENED_CHARGED ? OPENED_CHARGED : entry->kind;
-    }
-    mica_release(&opened.lock);
-    if (place && old.key && old.kind == OPENED_CHARGED && (!again || entry->kind == OPENED_CHARGED)) /* gone, or charged twice */
-        mica_ledger_release(old.gpu, old.bytes);
-    return place;
+    const struct mica_entry *gone = place ? &old : entry; /* old: closed by a way we do not see */
+    if (gone->key && gone->kind == OPENED_CHARGED)
+        mica_ledger_release(gone->gpu, gone->bytes);
+    return place ? KEPT : NOWHERE;
 }
 
 /* Memory was opened: charge it or not, and remember. */
 static CUresult remember(int gpu, CUdeviceptr pointer, uint64_t id)
 {
-    if (opened_again(pointer, id))
-        return MICA_CUDA_SUCCESS;
-    int place = mica_ledger_find_export(id);
-    struct mica_entry entry = {.key = pointer, .bytes = size_of(pointer), .gpu = gpu, .owner = (void *)(uintptr_t)id, .kind = OPENED_FREE};
-    entry.handles = place < 0 ? UINT32_MAX : (unsigned)place;
-    if (place < 0) {
-        entry.kind = OPENED_CHARGED;
-        if (!mica_charge(gpu, entry.bytes)) /* which another thread may have done for both */
-            return opened_again(pointer, id) ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
+    const int place = mica_ledger_find_export(id);
+    const struct mica_entry entry = {.key = pointer,
+                                     .bytes = size_of(pointer),
+                                     .owner = (void *)(uintptr_t)id,
+                                     .gpu = gpu,
+                                     .kind = place < 0 ? OPENED_CHARGED : OPENED_FREE,
+                                     .handles = place < 0 ? UINT32_MAX : (unsigned)place};
+    for (int step = 0;; step++) {
+        mica_acquire(&opened.lock);
+        const enum kept kept = keep(&entry);
+        mica_release(&opened.lock);
+        if (kept != FULL || !mica_charge_make_room(gpu, entry.bytes, step))
+            return kept == KEPT ? MICA_CUDA_SUCCESS : MICA_CUDA_OUT_OF_MEMORY;
     }
-    if (put(&entry))
-        return MICA_CUDA_SUCCESS;
-    if (place < 0)
-        mica_ledger_release(gpu, entry.bytes);
-    return MICA_CUDA_OUT_OF_MEMORY;
 }
 
 static CUresult open_handle(CUdeviceptr *pointer, CUipcHandle handle, unsigned flags, __typeof__(cuIpcOpenMemHandle) *call)

@@ -13,33 +13,40 @@ static bool charge(int gpu, uint64_t bytes, bool enforce)
     return mica_ledger_charge(gpu, bytes, atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed), enforce);
 }
 
-static bool charge_after_cleaning(int gpu, uint64_t bytes, bool enforce)
+bool mica_charge_try(int gpu, uint64_t bytes)
 {
-    uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
-    if (enforce && bytes > limit) {
+    const bool enforce = atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed) != 0;
+    const uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
+    if (!enforce && (bytes > limit || mica_ledger_used(gpu) > limit - bytes))
+        MICA_LOG_ONCE("GPU %d: an allocation of %llu bytes passes the limit of %llu (mode=report: allowed)", gpu, (unsigned long long)bytes,
+                      (unsigned long long)limit);
+    return charge(gpu, bytes, enforce);
+}
+
+bool mica_charge_make_room(int gpu, uint64_t bytes, int step)
+{
+    const bool enforce = atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed) != 0;
+    if (step > 1 || (enforce && bytes > atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed))) {
         mica_ledger_deny(gpu);
         return false;
     }
-    mica_ledger_reap();
-    if (charge(gpu, bytes, enforce))
-        return true;
-    mica_pools_trim(gpu);
-    mica_graph_memory_trim(gpu);
-    if (charge(gpu, bytes, enforce))
-        return true;
-    mica_ledger_deny(gpu);
-    return false;
+    if (step == 0) {
+        mica_ledger_reap();
+    } else {
+        mica_pools_trim(gpu);
+        mica_graph_memory_trim(gpu);
+    }
+    return true;
 }
 
 static __attribute__((noinline)) bool charge_otherwise(int gpu, uint64_t bytes)
 {
-    uint64_t limit = atomic_load_explicit(&mica_slice.memory[gpu], memory_order_relaxed);
-    if (atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed))
-        return charge_after_cleaning(gpu, bytes, true);
-    if (bytes > limit || mica_ledger_used(gpu) > limit - bytes)
-        MICA_LOG_ONCE("GPU %d: an allocation of %llu bytes passes the limit of %llu (mode=report: allowed)", gpu, (unsigned long long)bytes,
-                      (unsigned long long)limit);
-    return charge(gpu, bytes, false) || charge_after_cleaning(gpu, bytes, false);
+    if (!atomic_load_explicit(&mica_slice.enforce, memory_order_relaxed) && mica_charge_try(gpu, bytes))
+        return true;
+    for (int step = 0; mica_charge_make_room(gpu, bytes, step); step++)
+        if (mica_charge_try(gpu, bytes))
+            return true;
+    return false;
 }
 
 bool mica_charge(int gpu, uint64_t bytes)

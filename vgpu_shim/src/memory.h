@@ -10,6 +10,10 @@ enum mica_kind { MICA_KIND_PLAIN, MICA_KIND_MANAGED, MICA_KIND_POOLED, MICA_KIND
 /* Reserve bytes of a GPU's slice. Before it is refused, what dead processes held and what pools and graphs of this process keep unused is
  * given back. False when they still do not fit. */
 bool mica_charge(int gpu, uint64_t bytes);
+/* The same in steps, for who must not be seen between charging and what comes with it: try; while that fails and make_room, with step 0, 1, ..., is
+ * true, try again. Trying calls nobody and takes no lock. Making room calls the driver; false: there is no more, and a refusal has been counted. */
+bool mica_charge_try(int gpu, uint64_t bytes);
+bool mica_charge_make_room(int gpu, uint64_t bytes, int step);
 /* Charge what the driver has taken and cannot give back, over the limit too. */
 void mica_charge_taken(int gpu, uint64_t bytes);
 /* `charged` bytes are charged and the driver took `took`: make them equal. False when they do not fit; nothing is charged then. */

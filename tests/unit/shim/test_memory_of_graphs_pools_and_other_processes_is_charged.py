@@ -1,6 +1,7 @@
 """Memory that lives longer than the call that took it: in graphs, in pools, in other processes."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def captured(*sizes, free=True):
 used = lambda: (lambda i: (i[2] - i[1]) // MIB)(info())
 init()
 """
+
+
+def of_the_limiter(cards):
+    """What a program that is made of the limiter's own sources is compiled with."""
+    return ["-D_GNU_SOURCE", f"-I{cards.shim.root / 'gen'}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}"]
 
 
 def test_a_graph_is_charged_when_it_is_launched_and_until_it_is_trimmed(cards):
@@ -81,8 +87,7 @@ answer(used(), alloc(GIB)[0], used(), alloc(MIB)[0])
 @pytest.mark.parametrize("beside", ["launch", "trim"])
 def test_a_launch_is_charged_whole_whatever_happens_while_it_is_charged(cards, beside):
     """Room that the card has already is counted on by one launch, and stays; made-up driver."""
-    flags = ["-D_GNU_SOURCE", f"-I{cards.shim.root / 'gen'}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}"]
-    program = cards.shim.compile("graph_race.c", *flags)
+    program = cards.shim.compile("graph_race.c", *of_the_limiter(cards))
     needed, charged = json.loads(cards.run(program, beside, env=cards.env()).stdout)
     assert charged >= needed
 
@@ -129,6 +134,12 @@ assert init() == 0
 for line in sys.stdin:
     answer(eval(line))
 """
+
+
+def denials(cards, name):
+    """Refusals that a slice with limits of its own has counted."""
+    (region,) = cards.directory.rglob(f"*{name}*.region")
+    return struct.unpack_from("<Q", region.read_bytes(), 4096 + 72)[0]
 
 
 def ask(process, line):
@@ -187,6 +198,18 @@ def test_a_handle_that_two_threads_open_at_once_is_charged_until_both_have_close
     assert ask(taker, used) == 600
     assert ask(taker, f"cu.cuIpcCloseMemHandle(r[1]) or {used}") == 600
     assert ask(taker, f"cu.cuIpcCloseMemHandle(r[1]) or {used}") == 0
+    assert denials(cards, "other") == 0
+
+
+@pytest.mark.parametrize(
+    ("cap", "found"),
+    [(600, [0, 0, 0, 600, 600, 0]), (1200, [0, 0, 0, 600, 600, 0]), (0, [2, 2, 2, 0, 0, 0])],
+    ids=["room for one", "room for both", "room for none"],
+)
+def test_whoever_opens_a_handle_that_another_thread_is_being_charged_for_gets_it_too(cards, cap, found):
+    """The charge of one covers both, and nothing is refused or counted so; without room both are. Made-up driver."""
+    program = cards.shim.compile("open_race.c", *of_the_limiter(cards), "-lpthread")
+    assert json.loads(cards.run(program, str(cap), env=cards.env()).stdout) == found
 
 
 def test_what_another_container_exported_is_refused_where_it_does_not_fit(cards):
@@ -194,6 +217,7 @@ def test_what_another_container_exported_is_refused_where_it_does_not_fit(cards)
     taker = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="512MiB", MICA_SLICE="other"))
     handle = ask(giver, "give(alloc(600 * MIB)[1])")
     assert ask(taker, f"take('{handle}')[0]") == 2
+    assert denials(cards, "other") == 1
     assert ask(taker, "alloc(512 * MIB)[0]") == 0
 
 
