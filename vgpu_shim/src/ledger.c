@@ -27,7 +27,11 @@ static int region_fd = -1;
 static int own_slot = -1;
 static struct mica_region_slot *mine;
 static uint32_t own_generation;
-static _Atomic uint64_t own_used[MICA_GPUS], own_overhead[MICA_GPUS][2]; /* what the slot says, out of reach of others */
+/* What the slot says, out of reach of others. The first as two sums, of what was charged and what of that was released. */
+static struct {
+    _Atomic uint64_t charged, released;
+} own[MICA_GPUS];
+static _Atomic uint64_t own_overhead[MICA_GPUS][2];
 static mica_lock reap_lock;
 
 static off_t slot_byte(unsigned slot)
@@ -118,7 +122,8 @@ void mica_ledger_forked(void)
     own_slot = -1;
     mine = NULL;
     for (int g = 0; g < MICA_GPUS; g++) {
-        atomic_store(&own_used[g], 0);
+        atomic_store(&own[g].charged, 0);
+        atomic_store(&own[g].released, 0);
         atomic_store(&own_overhead[g][0], 0);
         atomic_store(&own_overhead[g][1], 0);
     }
@@ -203,7 +208,7 @@ bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
     if (fits) {
         MICA_CRASH_POINT(2);
         atomic_fetch_add(&slot->used[gpu], bytes);
-        atomic_fetch_add(&own_used[gpu], bytes);
+        atomic_fetch_add(&own[gpu].charged, bytes);
         MICA_CRASH_POINT(3);
     }
     atomic_fetch_sub(&slot->pending, 1);
@@ -216,9 +221,14 @@ void mica_ledger_deny(int gpu)
     atomic_fetch_add_explicit(&mica_region->gpus[gpu].denials, 1, memory_order_relaxed);
 }
 
-uint64_t mica_ledger_own(int gpu)
+uint64_t mica_ledger_charged(int gpu)
 {
-    return atomic_load(&own_used[gpu]);
+    return atomic_load(&own[gpu].charged);
+}
+
+uint64_t mica_ledger_released(int gpu)
+{
+    return atomic_load(&own[gpu].released);
 }
 
 void mica_ledger_release(int gpu, uint64_t bytes)
@@ -231,7 +241,7 @@ void mica_ledger_release(int gpu, uint64_t bytes)
     uint64_t held = atomic_load(&slot->used[gpu]);
     while (!atomic_compare_exchange_weak(&slot->used[gpu], &held, held > bytes ? held - bytes : 0)) {
     }
-    atomic_fetch_sub(&own_used[gpu], bytes);
+    atomic_fetch_add(&own[gpu].released, bytes);
     MICA_CRASH_POINT(6);
     lower(gpu, held > bytes ? bytes : held); /* never more than was ours */
     MICA_CRASH_POINT(7);
@@ -315,6 +325,18 @@ static void recount(int gpu)
                                        ((before + MICA_USED_TAG) & ~MICA_USED_MASK) | (sum & MICA_USED_MASK));
 }
 
+/* What this process is charged for, at one moment. */
+static uint64_t own_used(int gpu)
+{
+    uint64_t released = atomic_load(&own[gpu].released), charged, before;
+    do {
+        before = released;
+        charged = atomic_load(&own[gpu].charged);
+        released = atomic_load(&own[gpu].released);
+    } while (released != before);
+    return charged - released;
+}
+
 /* A program may close every descriptor, ours too. Locks that are asked for through whatever has the number now would make every sibling
  * look dead, and ours is gone with the descriptor: open the region again and take the slot back, with what it held. Reap lock held. */
 static bool attached(void)
@@ -337,7 +359,8 @@ static bool attached(void)
         return false;
     }
     for (int g = 0; g < MICA_GPUS; g++) {
-        uint64_t bytes = atomic_exchange(&own_used[g], 0);
+        const uint64_t bytes = own_used(g);
+        atomic_fetch_add(&own[g].released, bytes);
         if (bytes)
             (void)mica_ledger_charge(g, bytes, 0, false);
         atomic_store(&mine->context[g], atomic_load(&own_overhead[g][0]));

@@ -26,8 +26,10 @@ bool mica_ledger_slot_alive(int fd, unsigned slot);
 bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce);
 /* Count an allocation that was refused. */
 void mica_ledger_deny(int gpu);
-/* What this process is charged for. */
-uint64_t mica_ledger_own(int gpu);
+/* What this process was ever charged, and what of it was released, each a running sum: the difference is what it is charged for. Whoever reads the
+ * second before a moment and the first after it has at least what was charged at that moment. */
+uint64_t mica_ledger_charged(int gpu);
+uint64_t mica_ledger_released(int gpu);
 void mica_ledger_release(int gpu, uint64_t bytes);
 uint64_t mica_ledger_used(int gpu);
 enum mica_part { MICA_CONTEXT, MICA_MODULE };

@@ -90,10 +90,10 @@ static bool set(int gpu, enum mica_part part, uint64_t wanted, bool may_refuse)
     return wanted <= now || raise_by(gpu, part, wanted - now, may_refuse);
 }
 
-/* What is charged for this process's allocations. */
-static uint64_t allocated(int gpu)
+/* What is charged for this process's allocations, or was at any moment since so much had been `released`: no more than this. */
+static uint64_t allocated(int gpu, uint64_t released)
 {
-    const int64_t own = (int64_t)(mica_ledger_own(gpu) - charged(gpu)) - atomic_load(&outside[gpu]);
+    const int64_t own = (int64_t)(mica_ledger_charged(gpu) - released - charged(gpu)) - atomic_load(&outside[gpu]);
     return own > 0 ? (uint64_t)own : 0;
 }
 
@@ -103,28 +103,36 @@ enum seen {
     STILL
 };
 
-/* What this process holds and what is charged for its allocations, at one moment: nothing is allocated or freed meanwhile. */
-static enum seen measure(int gpu, uint64_t *held, uint64_t *data, int tries)
+struct measured {
+    uint64_t held; /* by this process, as NVML says */
+    uint64_t data; /* charged for its allocations */
+    int64_t managed; /* of it: managed memory */
+};
+
+/* All of it at one moment: nothing is allocated or freed meanwhile. Where that cannot be had: what is charged is more than NVML can have seen, so that
+ * what others allocate and free again while NVML is asked is not taken for overhead. Each byte is charged before it is held and until it is no longer, but
+ * for what a call that is under way took beyond what it had reserved. */
+static enum seen measure(int gpu, struct measured *m, int tries)
 {
     uint64_t most = 0;
     mica_pools_settle(); /* which shrink when the host waits, before their charge does */
     while (tries-- > 0) {
-        const uint64_t before = atomic_load(&mica_activity), first = allocated(gpu);
+        const uint64_t before = atomic_load(&mica_activity), released = mica_ledger_released(gpu);
         const bool still = (uint32_t)before == 0;
         if (!still && tries % ASK_ANYWAY) {
             sched_yield();
             continue;
         }
-        if (!mica_nvml_own_bytes(mica_region->gpus[gpu].uuid, held))
+        if (!mica_nvml_own_bytes(mica_region->gpus[gpu].uuid, &m->held))
             return UNSEEN;
-        *data = allocated(gpu);
+        m->data = allocated(gpu, released);
+        m->managed = atomic_load(&managed[gpu]);
         if (still && atomic_load(&mica_activity) == before)
             return STILL;
-        const uint64_t charges = first > *data ? first : *data; /* charged before it is held, and until it is no longer */
-        most = *held > charges && *held - charges > most ? *held - charges : most;
+        most = m->held > m->data && m->held - m->data > most ? m->held - m->data : most;
     }
-    *held = most;
-    *data = 0;
+    m->held = most;
+    m->data = 0;
     return MOVING;
 }
 
@@ -152,9 +160,9 @@ static uint64_t shrunk(int gpu)
 }
 
 /* The change of what the process holds beyond its allocations since this was last asked; what comes to the card of managed memory meanwhile is in it. */
-static int64_t grown(int gpu, uint64_t held, uint64_t data)
+static int64_t grown(int gpu, const struct measured *m)
 {
-    const int64_t before = growing[gpu].rest, rest = (int64_t)(held - data) + atomic_load(&managed[gpu]);
+    const int64_t before = growing[gpu].rest, rest = (int64_t)(m->held - m->data) + m->managed;
     const bool known = growing[gpu].seen;
     growing[gpu].rest = rest;
     growing[gpu].seen = true;
@@ -164,7 +172,8 @@ static int64_t grown(int gpu, uint64_t held, uint64_t data)
 /* What others under way have taken so far is accounted for before another one begins, so that nothing counts twice. */
 void mica_growth_begin(struct mica_growth *g, int gpu, enum mica_part part)
 {
-    uint64_t held = 0, data = 0, total;
+    struct measured m = {0};
+    uint64_t total;
     *g = (struct mica_growth){.gpu = gpu, .part = part};
     if (gpu < 0)
         return;
@@ -172,14 +181,14 @@ void mica_growth_begin(struct mica_growth *g, int gpu, enum mica_part part)
         g->gpu = MICA_GPU_NONE;
         return;
     }
-    const bool first = growing[gpu].under_way++ == 0, seen = measure(gpu, &held, &data, 1) == STILL;
+    const bool first = growing[gpu].under_way++ == 0, seen = measure(gpu, &m, 1) == STILL;
     if (first) {
         growing[gpu].seen = false;
         if (seen)
-            (void)grown(gpu, held, data);
+            (void)grown(gpu, &m);
         growing[gpu].free = part == MICA_MODULE && !seen ? card_free(&total) : 0;
-    } else if (seen && atomic_load(&managed[gpu]) > 0) {
-        (void)set(gpu, part, moved(charged(gpu), grown(gpu, held, data)), false);
+    } else if (seen && m.managed > 0) {
+        (void)set(gpu, part, moved(charged(gpu), grown(gpu, &m)), false);
     } else if (!seen && part == MICA_MODULE) {
         if (growing[gpu].free)
             (void)raise_by(gpu, part, shrunk(gpu), false);
@@ -215,30 +224,30 @@ static bool end_unseen(const struct mica_growth *g, CUcontext context)
 }
 
 /* What the process holds beyond its allocations, and what contexts under way will. */
-static uint64_t beyond(int gpu, uint64_t held, uint64_t data)
+static uint64_t beyond(int gpu, const struct measured *m)
 {
-    return (held > data ? held - data : 0) + growing[gpu].reserved;
+    return (m->held > m->data ? m->held - m->data : 0) + growing[gpu].reserved;
 }
 
 /* Lock held. */
 static bool end_locked(const struct mica_growth *g, CUresult result, CUcontext context)
 {
-    uint64_t held = 0, data = 0;
+    struct measured m = {0};
     bool fits = true;
     growing[g->gpu].under_way--;
     growing[g->gpu].reserved -= g->reserved;
-    const enum seen seen = result ? UNSEEN : measure(g->gpu, &held, &data, TRIES);
+    const enum seen seen = result ? UNSEEN : measure(g->gpu, &m, TRIES);
     if (seen == STILL) {
-        const int64_t change = grown(g->gpu, held, data);
-        if (atomic_load(&managed[g->gpu]) > 0) /* only the difference says something */
+        const int64_t change = grown(g->gpu, &m);
+        if (m.managed > 0) /* only the difference says something */
             fits = set(g->gpu, g->part, moved(charged(g->gpu) - g->reserved, change), true);
         else
-            fits = set(g->gpu, g->part, beyond(g->gpu, held, data), true);
+            fits = set(g->gpu, g->part, beyond(g->gpu, &m), true);
         if (g->part == MICA_CONTEXT && fits && mica_ledger_overhead(g->gpu, MICA_CONTEXT))
             atomic_store(&mica_region->gpus[g->gpu].learned_context, mica_ledger_overhead(g->gpu, MICA_CONTEXT));
         atomic_store(&watched[g->gpu], 1);
     } else if (seen == MOVING) { /* what is missing is found by a refresh */
-        const uint64_t least = atomic_load(&managed[g->gpu]) > 0 ? 0 : beyond(g->gpu, held, data);
+        const uint64_t least = m.managed > 0 ? 0 : beyond(g->gpu, &m);
         fits = least <= charged(g->gpu) || set(g->gpu, g->part, least, true);
         atomic_store(&watched[g->gpu], 1);
     } else if (!result) {
@@ -287,10 +296,10 @@ CUresult mica_growth_begin_context(struct mica_growth *g, CUdevice device, bool 
 
 static void refresh(int gpu, int tries)
 {
-    uint64_t held = 0, data = 0;
-    if (atomic_load(&managed[gpu]) > 0 || measure(gpu, &held, &data, tries) != STILL)
+    struct measured m = {0};
+    if (atomic_load(&managed[gpu]) > 0 || measure(gpu, &m, tries) != STILL || m.managed > 0) /* also where it has come meanwhile */
         return;
-    (void)set(gpu, MICA_MODULE, beyond(gpu, held, data), false);
+    (void)set(gpu, MICA_MODULE, beyond(gpu, &m), false);
 }
 
 void mica_overhead_refresh(void)

@@ -3,7 +3,13 @@
 Granularity, pitch, pool chunk and overheads are drawn from a seed that the limiter does not know.
 """
 
+import json
+from pathlib import Path
+
 import pytest
+
+SHIM = Path(__file__).parents[3] / "vgpu_shim"
+MIB = 1 << 20
 
 SEEDS = range(1, 4)
 
@@ -203,6 +209,18 @@ def test_what_is_allocated_while_a_context_is_made_is_charged_once_also_beside_m
     env = cards.env(limited=True, MICA_MEMORY="1GiB", INSTRUMENT="cuCtxCreate_v2")
     env["LD_PRELOAD"] = f"{preload}:{env['LD_PRELOAD']}"
     assert cards.python(WHILE_A_CONTEXT_IS_MADE.replace("PRELOAD", str(preload)), env=env) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("how", "charged"),
+    [("passing", 332), ("overlapping", 332), ("managed", 332), ("refresh", 300)],
+)
+def test_what_comes_and_goes_in_other_threads_while_the_overhead_is_measured_is_not_taken_for_it(cards, how, charged):
+    """Nor is a module refused for it, or the context's charge given back. Made-up driver, and a thread that is always in the way."""
+    flags = ["-D_GNU_SOURCE", f"-I{cards.shim.root / 'gen'}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}"]
+    program = cards.shim.compile("overhead_race.c", *flags)
+    done = cards.run(program, how, str(2048 * MIB), env=cards.env())
+    assert json.loads(done.stdout) == [1, charged], done.stderr
 
 
 @pytest.mark.parametrize("nvml", ["seen", "unseen"])
