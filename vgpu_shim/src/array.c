@@ -131,11 +131,11 @@ static CUresult create(struct making m)
     if (!result && fits) {
         const struct mica_entry entry = {.key = (uintptr_t) * (void **)m.out, .bytes = took, .owner = mica_memory_context(), .gpu = gpu};
         fits = mica_table_put(&arrays, &entry);
-        if (!fits)
-            mica_ledger_release(gpu, took);
+        wanted = took;
     }
     if (!result && !fits) {
         destroy(&m);
+        mica_ledger_release(gpu, wanted);
         result = MICA_CUDA_OUT_OF_MEMORY;
     }
     mica_activity_end();

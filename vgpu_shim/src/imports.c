@@ -208,8 +208,8 @@ CUresult cuDestroyExternalMemory(CUexternal memory)
     if (known && result)
         (void)mica_table_put(&externals, &entry);
     if (known && !result) {
+        mica_overhead_outside(entry.gpu, -(int64_t)entry.bytes); /* first: never more of what is charged */
         mica_ledger_release(entry.gpu, entry.bytes);
-        mica_overhead_outside(entry.gpu, -(int64_t)entry.bytes);
     }
     mica_activity_end();
     return result;

@@ -27,11 +27,8 @@ static int region_fd = -1;
 static int own_slot = -1;
 static struct mica_region_slot *mine;
 static uint32_t own_generation;
-/* What the slot says, out of reach of others. The first as two sums, of what was charged and what of that was released. */
-static struct {
-    _Atomic uint64_t charged, released;
-} own[MICA_GPUS];
-static _Atomic uint64_t own_overhead[MICA_GPUS][2];
+/* What the slot says, out of reach of others; the first as what was charged and what of that was released. */
+static _Atomic uint64_t own_charged[MICA_GPUS], own_released[MICA_GPUS], own_overhead[MICA_GPUS][2];
 static mica_lock reap_lock;
 
 static off_t slot_byte(unsigned slot)
@@ -122,8 +119,8 @@ void mica_ledger_forked(void)
     own_slot = -1;
     mine = NULL;
     for (int g = 0; g < MICA_GPUS; g++) {
-        atomic_store(&own[g].charged, 0);
-        atomic_store(&own[g].released, 0);
+        atomic_store(&own_charged[g], 0);
+        atomic_store(&own_released[g], 0);
         atomic_store(&own_overhead[g][0], 0);
         atomic_store(&own_overhead[g][1], 0);
     }
@@ -208,7 +205,7 @@ bool mica_ledger_charge(int gpu, uint64_t bytes, uint64_t limit, bool enforce)
     if (fits) {
         MICA_CRASH_POINT(2);
         atomic_fetch_add(&slot->used[gpu], bytes);
-        atomic_fetch_add(&own[gpu].charged, bytes);
+        atomic_fetch_add(&own_charged[gpu], bytes);
         MICA_CRASH_POINT(3);
     }
     atomic_fetch_sub(&slot->pending, 1);
@@ -223,12 +220,12 @@ void mica_ledger_deny(int gpu)
 
 uint64_t mica_ledger_charged(int gpu)
 {
-    return atomic_load(&own[gpu].charged);
+    return atomic_load(&own_charged[gpu]);
 }
 
 uint64_t mica_ledger_released(int gpu)
 {
-    return atomic_load(&own[gpu].released);
+    return atomic_load(&own_released[gpu]);
 }
 
 void mica_ledger_release(int gpu, uint64_t bytes)
@@ -241,7 +238,7 @@ void mica_ledger_release(int gpu, uint64_t bytes)
     uint64_t held = atomic_load(&slot->used[gpu]);
     while (!atomic_compare_exchange_weak(&slot->used[gpu], &held, held > bytes ? held - bytes : 0)) {
     }
-    atomic_fetch_add(&own[gpu].released, bytes);
+    atomic_fetch_add(&own_released[gpu], bytes);
     MICA_CRASH_POINT(6);
     lower(gpu, held > bytes ? bytes : held); /* never more than was ours */
     MICA_CRASH_POINT(7);
@@ -328,11 +325,11 @@ static void recount(int gpu)
 /* What this process is charged for, at one moment. */
 static uint64_t own_used(int gpu)
 {
-    uint64_t released = atomic_load(&own[gpu].released), charged, before;
+    uint64_t released = atomic_load(&own_released[gpu]), charged, before;
     do {
         before = released;
-        charged = atomic_load(&own[gpu].charged);
-        released = atomic_load(&own[gpu].released);
+        charged = atomic_load(&own_charged[gpu]);
+        released = atomic_load(&own_released[gpu]);
     } while (released != before);
     return charged - released;
 }
@@ -360,7 +357,7 @@ static bool attached(void)
     }
     for (int g = 0; g < MICA_GPUS; g++) {
         const uint64_t bytes = own_used(g);
-        atomic_fetch_add(&own[g].released, bytes);
+        atomic_fetch_add(&own_released[g], bytes);
         if (bytes)
             (void)mica_ledger_charge(g, bytes, 0, false);
         atomic_store(&mine->context[g], atomic_load(&own_overhead[g][0]));

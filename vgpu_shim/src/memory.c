@@ -64,10 +64,7 @@ bool mica_charge_correct(int gpu, uint64_t charged, uint64_t took)
 {
     if (took < charged)
         mica_ledger_release(gpu, charged - took);
-    if (took <= charged || mica_charge(gpu, took - charged))
-        return true;
-    mica_ledger_release(gpu, charged);
-    return false;
+    return took <= charged || mica_charge(gpu, took - charged);
 }
 
 CUresult mica_memory_usable(int *gpu, CUresult error)
@@ -179,7 +176,17 @@ static void learn(int gpu, uint64_t asked, uint64_t took)
     atomic_store_explicit(&rounding[gpu], unit < took ? unit : 0, memory_order_relaxed);
 }
 
-/* The driver gave memory for which `reserved` bytes are charged: charge what it really took, and remember it. */
+/* There is no memory to remember what took so much: back to what was reserved, which is released once the driver has it back. */
+static __attribute__((noinline)) CUresult forget(int gpu, uint64_t took, uint64_t reserved)
+{
+    if (took > reserved)
+        mica_ledger_release(gpu, took - reserved);
+    else
+        mica_charge_taken(gpu, reserved - took);
+    return MICA_CUDA_OUT_OF_MEMORY;
+}
+
+/* The driver gave memory for which `reserved` bytes are charged: charge what it really took, and remember it. With an error they are still charged. */
 static inline __attribute__((always_inline)) CUresult keep(int gpu, CUcontext context, CUdeviceptr pointer, uint64_t asked, uint64_t reserved, enum mica_kind kind)
 {
     CUdeviceptr base = 0;
@@ -193,10 +200,7 @@ static inline __attribute__((always_inline)) CUresult keep(int gpu, CUcontext co
         if (!mica_charge_correct(gpu, reserved, took))
             return MICA_CUDA_OUT_OF_MEMORY;
     }
-    if (MICA_LIKELY(remember(pointer, took, gpu, context, kind)))
-        return MICA_CUDA_SUCCESS;
-    mica_ledger_release(gpu, took);
-    return MICA_CUDA_OUT_OF_MEMORY;
+    return MICA_LIKELY(remember(pointer, took, gpu, context, kind)) ? MICA_CUDA_SUCCESS : forget(gpu, took, reserved);
 }
 
 /* One allocating call in the current context. kind: of memory; asked: bytes, 0 when they say nothing about rounding; reserve: what to charge before;
@@ -222,6 +226,7 @@ static inline __attribute__((always_inline)) CUresult keep(int gpu, CUcontext co
         } else if (MICA_UNLIKELY((result = keep(gpu, context, *(pointer), (asked), wanted, (kind))))) { \
             (void)(undo); \
             *(pointer) = 0; \
+            mica_ledger_release(gpu, wanted); \
         } \
         mica_activity_end(); \
         return result; \

@@ -16,7 +16,8 @@ bool mica_charge_try(int gpu, uint64_t bytes);
 bool mica_charge_make_room(int gpu, uint64_t bytes, int step);
 /* Charge what the driver has taken and cannot give back, over the limit too. */
 void mica_charge_taken(int gpu, uint64_t bytes);
-/* `charged` bytes are charged and the driver took `took`: make them equal. False when they do not fit; nothing is charged then. */
+/* `charged` bytes are charged and the driver took `took`: make them equal. False when they do not fit: `charged` stays as it is, to be released once the
+ * driver has its memory back. */
 bool mica_charge_correct(int gpu, uint64_t charged, uint64_t took);
 
 /* What every allocating call does first: are limits in force? */

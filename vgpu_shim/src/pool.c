@@ -253,6 +253,7 @@ static CUresult allocate_from(struct mica_pool_record *record, const struct requ
     if (!mica_charge_correct(record->gpu, growth, grown)) {
         if (!result)
             undo(record, r);
+        mica_ledger_release(record->gpu, growth);
         return MICA_CUDA_OUT_OF_MEMORY;
     }
     record->charged += grown;

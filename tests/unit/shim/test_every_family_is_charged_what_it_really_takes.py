@@ -211,6 +211,31 @@ def test_what_is_allocated_while_a_context_is_made_is_charged_once_also_beside_m
     assert cards.python(WHILE_A_CONTEXT_IS_MADE.replace("PRELOAD", str(preload)), env=env) == [[1]]
 
 
+# Calls that take more than they said, which does not fit, and what the driver is asked to take it back by.
+REFUSED = {
+    "cuMemFree_v2": "cu.cuMemAllocPitch_v2(ref(u64()), ref(u64()), ctypes.c_size_t(4), ctypes.c_size_t(1 << 17), 4)",
+    "cuMemFreeAsync": "alloc(MIB // 2, lambda p, n: cu.cuMemAllocAsync(p, n, None))[0]",
+    "cuArrayDestroy": "cu.cuArray3DCreate_v2(ref(ctypes.c_void_p()), ref((ctypes.c_uint64 * 5)(1, 1 << 17, 0, 1 << 32 | 0x20, 0)))",
+}
+UNTIL_IT_IS_GONE = """
+assert init() == 0 and alloc(980 * MIB)[0] == 0
+seen = []
+call = ctypes.CFUNCTYPE(None)(lambda: seen.append((info()[2] - info()[1]) / MIB))
+ctypes.c_void_p.in_dll(ctypes.CDLL("PRELOAD"), "instrument_instead").value = ctypes.cast(call, ctypes.c_void_p).value
+answer(CALL, *seen, (info()[2] - info()[1]) / MIB)
+"""
+
+
+@pytest.mark.parametrize("back", REFUSED)
+def test_what_is_refused_afterwards_stays_charged_until_the_driver_has_it_back(cards, back):
+    cards.configure(trace="1", pool_chunk=str(64 * MIB), fault_0="cuArray3DCreate_v2:1:801")
+    preload = cards.shim.compile("instrument.c", "-shared", "-fPIC", "-ldl", "-lpthread", name="libinstrument.so")
+    env = cards.env(limited=True, MICA_MEMORY="1GiB", INSTRUMENT=back)
+    env["LD_PRELOAD"] = f"{preload}:{env['LD_PRELOAD']}"
+    code = UNTIL_IT_IS_GONE.replace("PRELOAD", str(preload)).replace("CALL", REFUSED[back])
+    assert cards.python(code, env=env) == [[2, 980.5, 980]]
+
+
 @pytest.mark.parametrize(
     ("how", "charged"),
     [("passing", 332), ("overlapping", 332), ("managed", 332), ("refresh", 300)],
