@@ -68,6 +68,12 @@ class Shim:
     def monitor(self) -> Path:
         return self.root / "gpu-monitor"
 
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """The compiler's flags for a program that is made of the limiter's own sources."""
+        folders = (self.root / "gen", ROOT / "vgpu_shim" / "src", ROOT / "vgpu_shim" / "hooks")
+        return ("-D_GNU_SOURCE", *(f"-I{folder}" for folder in folders))
+
     def compile(self, source: str, *flags: str, name: str | None = None) -> Path:
         """Compile a program of `programs/` with the compiler of the shim; returns the binary."""
         out = self.scratch / (name or Path(source).stem)

@@ -4,11 +4,9 @@ Granularity, pitch, pool chunk and overheads are drawn from a seed that the limi
 """
 
 import json
-from pathlib import Path
 
 import pytest
 
-SHIM = Path(__file__).parents[3] / "vgpu_shim"
 MIB = 1 << 20
 
 SEEDS = range(1, 4)
@@ -215,7 +213,7 @@ def test_what_is_allocated_while_a_context_is_made_is_charged_once_also_beside_m
 REFUSED = {
     "cuMemFree_v2": "cu.cuMemAllocPitch_v2(ref(u64()), ref(u64()), ctypes.c_size_t(4), ctypes.c_size_t(1 << 17), 4)",
     "cuMemFreeAsync": "alloc(MIB // 2, lambda p, n: cu.cuMemAllocAsync(p, n, None))[0]",
-    "cuArrayDestroy": "cu.cuArray3DCreate_v2(ref(ctypes.c_void_p()), ref((ctypes.c_uint64 * 5)(1, 1 << 17, 0, 1 << 32 | 0x20, 0)))",
+    "cuArrayDestroy": "cu.cuArray3DCreate_v2(ref(ctypes.c_void_p()), ref((u64 * 5)(1, 1 << 17, 0, 1 << 32 | 0x20, 0)))",
 }
 UNTIL_IT_IS_GONE = """
 assert init() == 0 and alloc(980 * MIB)[0] == 0
@@ -241,9 +239,8 @@ def test_what_is_refused_afterwards_stays_charged_until_the_driver_has_it_back(c
     [("passing", 332), ("overlapping", 332), ("managed", 332), ("refresh", 300)],
 )
 def test_what_comes_and_goes_in_other_threads_while_the_overhead_is_measured_is_not_taken_for_it(cards, how, charged):
-    """Nor is a module refused for it, or the context's charge given back. Made-up driver, and a thread that is always in the way."""
-    flags = ["-D_GNU_SOURCE", f"-I{cards.shim.root / 'gen'}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}"]
-    program = cards.shim.compile("overhead_race.c", *flags)
+    """Nor is a module refused for it, or the context's charge lowered. Made-up driver, and a thread always in the way."""
+    program = cards.shim.compile("overhead_race.c", *cards.shim.inside)
     done = cards.run(program, how, str(2048 * MIB), env=cards.env())
     assert json.loads(done.stdout) == [1, charged], done.stderr
 

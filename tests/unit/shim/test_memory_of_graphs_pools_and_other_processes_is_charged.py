@@ -2,11 +2,9 @@
 
 import json
 import struct
-from pathlib import Path
 
 import pytest
 
-SHIM = Path(__file__).parents[3] / "vgpu_shim"
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -25,11 +23,6 @@ def captured(*sizes, free=True):
 used = lambda: (lambda i: (i[2] - i[1]) // MIB)(info())
 init()
 """
-
-
-def of_the_limiter(cards):
-    """What a program that is made of the limiter's own sources is compiled with."""
-    return ["-D_GNU_SOURCE", f"-I{cards.shim.root / 'gen'}", f"-I{SHIM / 'src'}", f"-I{SHIM / 'hooks'}"]
 
 
 def test_a_graph_is_charged_when_it_is_launched_and_until_it_is_trimmed(cards):
@@ -87,7 +80,7 @@ answer(used(), alloc(GIB)[0], used(), alloc(MIB)[0])
 @pytest.mark.parametrize("beside", ["launch", "trim"])
 def test_a_launch_is_charged_whole_whatever_happens_while_it_is_charged(cards, beside):
     """Room that the card has already is counted on by one launch, and stays; made-up driver."""
-    program = cards.shim.compile("graph_race.c", *of_the_limiter(cards))
+    program = cards.shim.compile("graph_race.c", *cards.shim.inside)
     needed, charged = json.loads(cards.run(program, beside, env=cards.env()).stdout)
     assert charged >= needed
 
@@ -208,7 +201,7 @@ def test_a_handle_that_two_threads_open_at_once_is_charged_until_both_have_close
 )
 def test_whoever_opens_a_handle_that_another_thread_is_being_charged_for_gets_it_too(cards, cap, found):
     """The charge of one covers both, and nothing is refused or counted so; without room both are. Made-up driver."""
-    program = cards.shim.compile("open_race.c", *of_the_limiter(cards), "-lpthread")
+    program = cards.shim.compile("open_race.c", *cards.shim.inside, "-lpthread")
     assert json.loads(cards.run(program, str(cap), env=cards.env()).stdout) == found
 
 
