@@ -96,11 +96,10 @@ class FakeKubelet:
             await server.stop(0)
         self._servers = []
 
-    async def restart(self) -> float:
-        """Returns the time at which the new registration socket was there."""
+    async def restart(self) -> None:
+        """A new registration socket, and nothing known of before."""
         await self.stop()
         await self.start()
-        return time.monotonic()
 
     async def wait_registered(self, count: int = 3) -> None:
         async with asyncio.timeout(10), self._registered:
