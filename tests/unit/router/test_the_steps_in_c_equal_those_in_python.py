@@ -22,6 +22,7 @@ from mica_router.core.chunks import LONGEST
 from mica_router.core.events import END_OF_CHUNKS, chunk
 from mica_router.hot import Outlet, _native, plain
 from mica_router.metrics import GAP_BUCKETS
+from mica_runtime.native import sources_digest
 
 ROOT = Path(__file__).parents[3]
 EVENT = chunk(b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n')
@@ -271,7 +272,7 @@ def test_both_kinds_count_the_same(bounds: list[float], others: list[float], dat
 def test_the_steps_in_c_run_where_they_were_built_from_the_sources_beside_them(tmp_path: Path) -> None:
     assert hot.NATIVE
     (tmp_path / "_native.c").write_text("/* others */")
-    assert hot.sources_digest(tmp_path) != _native.DIGEST
+    assert sources_digest(tmp_path) != _native.DIGEST
 
 
 @pytest.mark.timeout(300)

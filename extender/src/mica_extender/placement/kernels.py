@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,6 +22,7 @@ from mica_extender.placement.check import PRECEDENCE
 from mica_extender.placement.fit import asking_order
 from mica_extender.placement.fleet import CORDONED, HEALTHY, Bytes, Fleet, Int32, Int64
 from mica_extender.placement.model import Code, Shape
+from mica_runtime.native import sources_digest
 
 CODES: Final[tuple[Code | None, ...]] = (
     None,
@@ -233,14 +233,6 @@ def load_native(directory: Path = _DIRECTORY) -> NativeKernel:
     if built_from.decode() != sources_digest(directory):
         raise KernelMissing(f"{path} was built from other sources than those beside it, run `make kernel`")
     return NativeKernel(library)
-
-
-def sources_digest(directory: Path = _DIRECTORY) -> str:
-    """Names the kernel's sources, as ``build_native.py`` does."""
-    digest = hashlib.sha256()
-    for file in sorted([*directory.glob("*.c"), *directory.glob("*.h")]):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def native_fleet(fleet: Fleet) -> _Fleet:

@@ -6,20 +6,12 @@ tells which one runs.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mica_router.hot import plain
 from mica_router.hot.plain import Outlet
-
-
-def sources_digest(directory: Path = Path(__file__).parent) -> str:
-    """Names the C part's sources, as ``build_native.py`` does."""
-    digest = hashlib.sha256()
-    for file in sorted([*directory.glob("*.c"), *directory.glob("*.h")]):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+from mica_runtime.native import sources_digest
 
 
 def _is_native() -> bool:
@@ -27,7 +19,7 @@ def _is_native() -> bool:
         from mica_router.hot import _native
     except ImportError:
         return False
-    return sources_digest() == _native.DIGEST
+    return sources_digest(Path(__file__).parent) == _native.DIGEST
 
 
 NATIVE: Final = _is_native()
@@ -37,4 +29,4 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from mica_router.hot._native import Histogram, Line, Passing, Reel
 
-__all__ = ["NATIVE", "Histogram", "Line", "Outlet", "Passing", "Reel", "plain", "sources_digest"]
+__all__ = ["NATIVE", "Histogram", "Line", "Outlet", "Passing", "Reel", "plain"]
