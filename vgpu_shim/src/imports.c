@@ -92,12 +92,10 @@ static enum kept keep(const struct mica_entry *entry)
 static CUresult remember(int gpu, CUdeviceptr pointer, uint64_t id)
 {
     const int place = mica_ledger_find_export(id);
-    const struct mica_entry entry = {.key = pointer,
-                                     .bytes = size_of(pointer),
-                                     .owner = (void *)(uintptr_t)id,
-                                     .gpu = gpu,
-                                     .kind = place < 0 ? OPENED_CHARGED : OPENED_FREE,
-                                     .handles = place < 0 ? UINT32_MAX : (unsigned)place};
+    struct mica_entry entry = {.key = pointer, .bytes = size_of(pointer), .gpu = gpu, .owner = (void *)(uintptr_t)id, .kind = OPENED_FREE};
+    entry.handles = place < 0 ? UINT32_MAX : (unsigned)place;
+    if (place < 0)
+        entry.kind = OPENED_CHARGED;
     for (int step = 0;; step++) {
         mica_acquire(&opened.lock);
         const enum kept kept = keep(&entry);
