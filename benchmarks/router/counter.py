@@ -38,7 +38,7 @@ def _open(flags: int, task: int = 0) -> int:
     if file < 0:
         raise CannotMeasure(
             f"instructions cannot be counted here: perf_event_open: {os.strerror(ctypes.get_errno())}; "
-            "it needs processor counters, and kernel.perf_event_paranoid of 2 or less or root"
+            "it needs processor counters, and root or kernel.perf_event_paranoid of 2 or less (1 where the kernel is counted too)"
         )
     return file
 

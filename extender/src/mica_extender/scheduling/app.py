@@ -126,17 +126,16 @@ class SchedulerApp:
                 return await act(body)
             finally:
                 self._metrics.took(verb, started)
-        except Declined as declined:
-            return self._failed(verb, declined.reason, str(declined), fail)
-        except wire.Malformed as error:
-            return self._failed(verb, Decline.MALFORMED, str(error), fail)
+        except (Declined, wire.Malformed) as error:
+            _log.warning("verb answered with an error", verb=verb, error=str(error))
+            reason = error.reason if isinstance(error, Declined) else Decline.MALFORMED
+            return self._failed(verb, reason, str(error), fail)
         except Exception as error:
             _log.exception("verb failed", verb=verb)
             words = f"internal error of the extender: {type(error).__name__}"
             return self._failed(verb, Decline.INTERNAL_ERROR, words, fail)
 
     def _failed(self, verb: str, reason: Decline, words: str, fail: Callable[[str], bytes]) -> bytes:
-        _log.warning("verb answered with an error", verb=verb, error=words)
         self._metrics.errors.labels(verb).inc()
         if verb == "bind":
             self._metrics.bind_declined(reason)
