@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
@@ -53,7 +53,9 @@ class Process:
     def thaw(self) -> None:
         """SIGCONT: everything that was due meanwhile runs now."""
         self.frozen = False
-        asyncio.get_running_loop()._ready.extend(self.parked)  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.make_ready(self.parked)
         self.parked.clear()
 
 
@@ -74,6 +76,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now
+
+    def make_ready(self, handles: Iterable[asyncio.Handle]) -> None:
+        """Let these run when their turn comes."""
+        self._ready.extend(handles)
 
     def _run_once(self) -> None:
         """One pass of asyncio's loop: one callback instead of all that are ready."""
