@@ -54,15 +54,17 @@ class Contender:
 
 
 def environment(requirements: Sequence[str]) -> Path:
-    """Folder of the programs of a virtual environment with these packages, made at first use."""
+    """Folder of the programs of a virtual environment with these packages, on the Python of all routers, made at first use."""
     cache = Path(os.environ.get("MICA_CACHE") or Path.home() / ".cache" / "mica")
-    home = cache / "bench" / sha256(" ".join(requirements).encode()).hexdigest()[:12]
+    home = cache / "bench" / sha256(" ".join((PYTHON, *requirements)).encode()).hexdigest()[:12]
     if not (home / "complete").exists():
         print(f"… installing {' '.join(requirements)}", file=sys.stderr, flush=True)
         shutil.rmtree(home, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        # Without pip of its own: distributions package that apart, and ours can install for another Python.
+        subprocess.run([PYTHON, "-m", "venv", "--without-pip", home], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "--disable-pip-version-check"]
         try:
-            subprocess.run([home / "bin" / "pip", "install", "-q", "--disable-pip-version-check", *requirements], check=True)
+            subprocess.run([*pip, "install", "-q", *requirements], check=True)
         except subprocess.CalledProcessError as error:
             raise CannotMeasure(f"{' '.join(requirements)} cannot be installed; leave it out with --peers") from error
         (home / "complete").touch()
@@ -127,11 +129,10 @@ def _litellm(site: Site) -> Command:
     ]
     config = site.folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": engine} for engine in engines]}))
-    programs = environment(LITELLM.requirements)
-    packages = next(programs.parent.glob("lib/python3*/site-packages"))
-    words = [PYTHON, programs / "litellm", "--config", config, "--host", "127.0.0.1", "--port", site.port, "--num_workers", 1]
+    program = environment(LITELLM.requirements) / "litellm"
+    words = [program, "--config", config, "--host", "127.0.0.1", "--port", site.port, "--num_workers", 1]
     quiet = {"LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    return Command(list(map(str, words)), {**environment_for(packages), **quiet})
+    return Command(list(map(str, words)), {**os.environ, **quiet})
 
 
 MICA: Final = Contender("Mica", _mica)

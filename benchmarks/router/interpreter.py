@@ -21,12 +21,9 @@ def _distribution_python() -> str:
 PYTHON: Final = _distribution_python()
 
 
-def environment_for(packages: Path | None = None) -> dict[str, str]:
-    """Environment in which `PYTHON` finds ``packages`` (a site-packages folder), or without one what this process can import."""
-    if packages is not None:
-        paths = [str(packages)]
-    elif sys.executable == PYTHON:
+def environment_for() -> dict[str, str]:
+    """Environment in which `PYTHON` finds what this process can import."""
+    if sys.executable == PYTHON:
         return dict(os.environ)
-    else:
-        paths = [path for path in sys.path if path and not path.startswith(f"{sys.base_prefix}/lib")]
+    paths = [path for path in sys.path if path and not path.startswith(f"{sys.base_prefix}/lib")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
