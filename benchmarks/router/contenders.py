@@ -62,7 +62,7 @@ def environment(requirements: Sequence[str]) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         # Without pip of its own: distributions package that apart, and ours can install for another Python.
         subprocess.run([PYTHON, "-m", "venv", "--without-pip", home], check=True)
-        pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "--disable-pip-version-check"]
         try:
             subprocess.run([*pip, "install", "-q", *requirements], check=True)
         except subprocess.CalledProcessError as error:

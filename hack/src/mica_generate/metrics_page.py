@@ -14,6 +14,7 @@ from mica_device_plugin.settings import Layout
 from mica_device_plugin.state import AgentState
 from mica_extender.metrics import Metrics
 from mica_extender.state.ledger import Ledger
+from mica_operator.metrics import Metrics as OperatorMetrics
 from mica_router.exposition import RouterCollector, Snapshot
 
 PAGE: Final = "docs/metrics.md"
@@ -73,4 +74,15 @@ def _node() -> CollectorRegistry:
     return registry
 
 
-_REGISTRIES: Final[Mapping[str, Callable[[], CollectorRegistry]]] = {"extender": _extender, "router": _router, "node": _node}
+def _operator() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    OperatorMetrics(registry)
+    return registry
+
+
+_REGISTRIES: Final[Mapping[str, Callable[[], CollectorRegistry]]] = {
+    "extender": _extender,
+    "router": _router,
+    "node": _node,
+    "operator": _operator,
+}

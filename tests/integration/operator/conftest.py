@@ -98,6 +98,10 @@ class Operator:
             text: str = answer.read().decode()
         return text
 
+    def total(self, beginning: str) -> float:
+        """Sum of all series whose names begin so."""
+        return sum(float(line.rpartition(" ")[2]) for line in self.metrics().splitlines() if line.startswith(beginning))
+
     def _ready(self) -> bool:
         assert self.child is not None
         assert self.child.poll() is None, self.log.read_text()[-2000:]
