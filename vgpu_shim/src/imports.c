@@ -77,14 +77,17 @@ static enum kept keep(const struct mica_entry *entry)
         place->mappings++;
         return KEPT;
     }
+    if (place && place->kind == OPENED_CHARGED) { /* closed by a way we do not see: the address is another's now */
+        mica_ledger_release(place->gpu, place->bytes);
+        place->kind = OPENED_FREE;
+    }
     if (entry->kind == OPENED_CHARGED && !mica_charge_try(entry->gpu, entry->bytes))
         return FULL;
     place = mica_table_claim(&opened, entry->key, &old);
     if (place)
         *place = *entry;
-    const struct mica_entry *gone = place ? &old : entry; /* old: closed by a way we do not see */
-    if (gone->key && gone->kind == OPENED_CHARGED)
-        mica_ledger_release(gone->gpu, gone->bytes);
+    else if (entry->kind == OPENED_CHARGED)
+        mica_ledger_release(entry->gpu, entry->bytes);
     return place ? KEPT : NOWHERE;
 }
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "crash.h"
+#include "memory.h"
 #include "util.h"
 #include "work.h"
 
@@ -355,6 +356,7 @@ static bool attached(void)
     } else if (!take_slot()) {
         return false;
     }
+    mica_activity_begin(); /* between the two steps nobody may read how much is charged */
     for (int g = 0; g < MICA_GPUS; g++) {
         const uint64_t bytes = own_used(g);
         atomic_fetch_add(&own_released[g], bytes);
@@ -363,6 +365,7 @@ static bool attached(void)
         atomic_store(&mine->context[g], atomic_load(&own_overhead[g][0]));
         atomic_store(&mine->module[g], atomic_load(&own_overhead[g][1]));
     }
+    mica_activity_end();
     return true;
 }
 

@@ -93,7 +93,8 @@ static bool set(int gpu, enum mica_part part, uint64_t wanted, bool may_refuse)
 /* What is charged for this process's allocations, or was at any moment since so much had been `released`: no more than this. */
 static uint64_t allocated(int gpu, uint64_t released)
 {
-    const int64_t own = (int64_t)(mica_ledger_charged(gpu) - released - charged(gpu)) - atomic_load(&outside[gpu]);
+    const int64_t elsewhere = atomic_load(&outside[gpu]); /* first: what is imported between the two is charged, and seems to be held here */
+    const int64_t own = (int64_t)(mica_ledger_charged(gpu) - released - charged(gpu)) - elsewhere;
     return own > 0 ? (uint64_t)own : 0;
 }
 

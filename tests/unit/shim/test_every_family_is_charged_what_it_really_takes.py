@@ -236,7 +236,7 @@ def test_what_is_refused_afterwards_stays_charged_until_the_driver_has_it_back(c
 
 @pytest.mark.parametrize(
     ("how", "charged"),
-    [("passing", 332), ("overlapping", 332), ("managed", 332), ("refresh", 300)],
+    [("passing", 332), ("overlapping", 332), ("importing", 332), ("managed", 332), ("refresh", 300)],
 )
 def test_what_comes_and_goes_in_other_threads_while_the_overhead_is_measured_is_not_taken_for_it(cards, how, charged):
     """Nor is a module refused for it, or the context's charge lowered. Made-up driver, and a thread always in the way."""

@@ -205,6 +205,13 @@ def test_whoever_opens_a_handle_that_another_thread_is_being_charged_for_gets_it
     assert json.loads(cards.run(program, str(cap), env=cards.env()).stdout) == found
 
 
+def test_memory_that_was_unmapped_unseen_is_charged_until_another_comes_to_its_address(cards):
+    """So the other one has its room. Closing it once is enough, and closing it again changes nothing. Made-up driver."""
+    program = cards.shim.compile("open_race.c", *cards.shim.inside, "-lpthread")
+    done = cards.run(program, "600", "reused", env=cards.env())
+    assert json.loads(done.stdout) == [0, 0, 0, 600, 0, 0]
+
+
 def test_what_another_container_exported_is_refused_where_it_does_not_fit(cards):
     giver = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="1GiB", MICA_SLICE="one"))
     taker = cards.start_python(OPEN, env=cards.env(limited=True, MICA_MEMORY="512MiB", MICA_SLICE="other"))

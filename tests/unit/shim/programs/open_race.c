@@ -1,9 +1,11 @@
 /* Two threads that open the memory of one handle, on a made-up driver, in a slice with room for it once: while one of them is being charged, and once
  * it is, the other comes, and goes on until it has its answer or waits for the first. Prints the answers and what is charged: after both, after
- * one has closed it, after the other has. usage: open_race CAP (0: there is not even room for one) */
+ * one has closed it, after the other has. usage: open_race CAP [reused] (0: there is not even room for one)
+ * reused: nobody else comes; the memory is unmapped by a way that is not seen, and that of another handle comes to its address. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../../../../vgpu_shim/src/imports.c"
 #include "../../../../vgpu_shim/src/table.c"
@@ -32,16 +34,16 @@ void mica_ledger_drop_export(int place, uint64_t handle) { (void)place, (void)ha
 void mica_ledger_release(int gpu, uint64_t bytes) { (void)gpu; atomic_fetch_sub(&charged, bytes); }
 void mica_charge_taken(int gpu, uint64_t bytes) { (void)gpu; atomic_fetch_add(&charged, bytes); }
 
-static CUresult open_it(void)
+static CUresult open_it(char name)
 {
-    const CUipcHandle handle = {{1}};
+    const CUipcHandle handle = {{name}};
     CUdeviceptr at;
     return cuIpcOpenMemHandle_v2(&at, handle, 1);
 }
 
 static void *come(void *unused)
 {
-    other_result = open_it();
+    other_result = open_it(1);
     atomic_store(&other_done, 1);
     return unused;
 }
@@ -102,8 +104,13 @@ int main(int argc, char **argv)
     mica_real.cuIpcOpenMemHandle_v2 = opens;
     mica_real.cuIpcCloseMemHandle = closes;
     mica_real.cuMemGetAddressRange_v2 = range;
-    const CUresult result = open_it();
-    pthread_join(other, NULL);
+    const bool reused = argc > 2 && strcmp(argv[2], "reused") == 0;
+    atomic_store(&other_started, reused);
+    const CUresult result = open_it(1);
+    if (reused)
+        other_result = open_it(2);
+    else
+        pthread_join(other, NULL);
     printf("[%d, %d, %d, %d", (int)result, (int)other_result, (int)denied, (int)charged);
     for (int i = 0; i < 2; i++) {
         cuIpcCloseMemHandle(AT);

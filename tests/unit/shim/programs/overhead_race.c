@@ -1,8 +1,9 @@
 /* A module is loaded, or the overhead is looked at again, while another thread takes and gives back memory at the worst moment, on a made-up driver.
  * The process holds 300 MiB for its context; the module takes 32 more. Prints whether the module may stay, and the MiB that are then charged for both.
- * usage: overhead_race passing|overlapping|managed|refresh LIMIT
+ * usage: overhead_race passing|overlapping|importing|managed|refresh LIMIT
  *   passing: taken and given back while NVML is asked, beside a call that is under way all the time
  *   overlapping: the same by two calls that are both under way all the time, and give back what one of them had before
+ *   importing: another process's memory, once it is seen how much of that there is, beside a call that is under way all the time
  *   managed: managed memory, which lives on the host, once it is seen how much there is
  *   refresh: the same while nothing is loaded, as soon as it is seen that there is none */
 #include <stdatomic.h>
@@ -87,6 +88,11 @@ bool mica_nvml_own_bytes(const char *uuid, uint64_t *bytes)
 
 static void looked_at(const volatile void *what)
 {
+    if (what == &outside[0] && armed && strcmp(how, "importing") == 0) {
+        armed = false;
+        mica_charge_taken(0, 512 * mib);
+        mica_overhead_outside(0, (int64_t)(512 * mib));
+    }
     if (what != &managed[0] || !armed || strcmp(how, "managed") != 0)
         return;
     armed = false;
@@ -108,7 +114,9 @@ static void prepare(void)
         take_managed(64 * mib);
     if (strcmp(how, "overlapping") == 0)
         take(1024 * mib);
-    if (strcmp(how, "passing") == 0 || strcmp(how, "overlapping") == 0)
+    if (strcmp(how, "importing") == 0)
+        take(512 * mib);
+    if (strcmp(how, "passing") == 0 || strcmp(how, "overlapping") == 0 || strcmp(how, "importing") == 0)
         mica_activity_begin();
 }
 
