@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +16,10 @@ from mica_api.request import ContainerRequest, PodRequest, encode_request
 from mica_extender.admission.app import AdmissionApp
 from mica_extender.admission.rules import Rules
 from mica_extender.metrics import Metrics
-from mica_extender.ports import BindingLost, BindingRefused, PodGone
+from mica_extender.ports import BindingApi, BindingLost, BindingRefused, PodGone
 from mica_extender.scheduling.app import SchedulerApp
 from mica_extender.scheduling.binder import Binder
+from mica_extender.scheduling.declined import Declined
 from mica_extender.scheduling.wire import BindQuestion
 from mica_extender.state.leadership import AlwaysLeading
 from mica_extender.state.records import PodRecord, decode_pod
@@ -69,6 +72,27 @@ def counted(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
+class Holding:
+    """An API that binds when it is let."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def bind(self, pod: PodRecord, *, node: str, annotations: Mapping[str, str]) -> None:
+        self.asked.set()
+        await self.go_on.wait()
+
+    async def read(self, pod: PodRecord) -> PodRecord:
+        raise AssertionError("it is bound")
+
+
+def binder_of(world: World, metrics: Metrics, api: BindingApi) -> Binder:
+    """A binder on this replica, which leads."""
+    leading = AlwaysLeading()
+    return Binder(ledger=world.ledger, pods=world.pods, api=api, leadership=leading, on_decline=metrics.bind_declined)
+
+
 REQUEST = encode_request(PodRequest((ContainerRequest("main", number=1),)))
 CONFLICT = BindingRefused("409", conflict=True)
 
@@ -92,21 +116,66 @@ async def test_a_declined_bind(
 ) -> None:
     metrics = Metrics(CollectorRegistry())
     world.see_pod(pod_body())
-    api = Answering(answer, *stored)
-    leading = AlwaysLeading()
-    binder = Binder(ledger=world.ledger, pods=world.pods, api=api, leadership=leading, on_decline=metrics.bind_declined)
-    assert await binder.bind(ask) != ""
+    assert await binder_of(world, metrics, Answering(answer, *stored)).bind(ask) != ""
     assert counted(metrics, "binds_declined") == {(reason,): 1}
+
+
+def called(name: str, **changes: Any) -> PodBody:
+    """An admitted pod with another spec."""
+    body = pod_body(name)
+    body["spec"] |= changes
+    return body
+
+
+@pytest.mark.parametrize(
+    ("reason", "pod"),
+    [
+        ("AnotherScheduler", called("a", schedulerName="default-scheduler")),
+        ("InvalidRequest", pod_body(annotations={"mica.dev/request": "{"})),
+        ("PodEnding", pod_body(phase="Failed")),
+    ],
+)
+async def test_a_bind_of_a_pod_that_cannot_be_bound(world: World, reason: str, pod: PodBody) -> None:
+    metrics = Metrics(CollectorRegistry())
+    world.see_pod(pod)
+    assert await binder_of(world, metrics, Answering(None)).bind(ASK) != ""
+    assert counted(metrics, "binds_declined") == {(reason,): 1}
+
+
+async def test_a_bind_to_another_node_than_the_one_that_is_under_way(world: World) -> None:
+    metrics = Metrics(CollectorRegistry())
+    world.see_pod(pod_body())
+    api = Holding()
+    binder = binder_of(world, metrics, api)
+    first = asyncio.create_task(binder.bind(ASK))
+    await api.asked.wait()
+    assert "being bound to n1" in await binder.bind(replace(ASK, node="n2"))
+    api.go_on.set()
+    assert await first == ""
+    assert counted(metrics, "binds_declined") == {("UnderWay",): 1}
+
+
+async def test_what_is_declined_is_gone_with_its_answer(world: World) -> None:
+    """Nothing is left for the garbage collector, which looks seldom."""
+    world.see_node(node_body("n1", memory_mib=1024))
+    world.see_pod(pod_body())
+    binder = binder_of(world, Metrics(CollectorRegistry()), Answering(None))
+    gc.collect()
+    gc.disable()
+    try:
+        assert "no room" in await binder.bind(ASK)
+        await asyncio.sleep(0)
+        left = [found for found in gc.get_objects() if isinstance(found, Declined)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 async def test_a_node_without_room(world: World) -> None:
     metrics = Metrics(CollectorRegistry())
     world.see_node(node_body("n1", memory_mib=1024))
     world.see_pod(pod_body())
-    api = Answering(None)
-    leading = AlwaysLeading()
-    binder = Binder(ledger=world.ledger, pods=world.pods, api=api, leadership=leading, on_decline=metrics.bind_declined)
-    assert "no room" in await binder.bind(ASK)
+    assert "no room" in await binder_of(world, metrics, Answering(None)).bind(ASK)
     assert counted(metrics, "binds_declined") == {("NoRoom",): 1}
 
 
@@ -156,3 +225,15 @@ async def test_a_refused_pod(stage: str, reason: str, spec: Mapping[str, Any], m
     _, response = await review_answer(app, stage, json.dumps(review).encode())
     assert not response["allowed"]
     assert counted(metrics, "admission_denied") == {(stage, reason): 1}, response
+
+
+async def test_a_pod_that_is_refused_because_of_a_fault_of_ours() -> None:
+    def fails() -> Rules:
+        raise ZeroDivisionError
+
+    metrics = Metrics(CollectorRegistry())
+    pod = {"metadata": {}, "spec": {"containers": [CONTAINER]}}
+    review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u", "object": pod}}
+    _, response = await review_answer(AdmissionApp(rules=fails, metrics=metrics), "mutate", json.dumps(review).encode())
+    assert not response["allowed"]
+    assert counted(metrics, "admission_denied") == {("mutate", "InternalError"): 1}

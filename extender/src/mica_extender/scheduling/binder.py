@@ -91,25 +91,25 @@ class Binder:
         self._room.set()
         self._wall = wall
         self._on_decline = on_decline
-        self._under_way: dict[str, tuple[str, asyncio.Task[Declined | None]]] = {}
+        self._under_way: dict[str, tuple[str, asyncio.Task[tuple[Decline, str] | None]]] = {}
 
     async def bind(self, question: BindQuestion) -> str:
         """Error text for the scheduler; empty when the pod is bound to the node with a decision of ours.
 
         A second call for the same pod joins the one under way. A bind that takes too long goes on after the answer.
         """
-        try:
-            await self._join(question)
-        except Declined as declined:
-            self._on_decline(declined.reason)
-            return str(declined)
-        return ""
+        declined = await self._join(question)
+        if declined is None:
+            return ""
+        reason, words = declined
+        self._on_decline(reason)
+        return words
 
-    async def _join(self, question: BindQuestion) -> None:
+    async def _join(self, question: BindQuestion) -> tuple[Decline, str] | None:
         under_way = self._under_way.get(question.uid)
         if under_way is not None and under_way[0] != question.node:
             words = f"pod {question.key} is being bound to {under_way[0]}; the outcome is not known yet"
-            raise Declined(Decline.UNDER_WAY, words)
+            return Decline.UNDER_WAY, words
         if under_way is None:
             task = asyncio.create_task(self._run(question))
             self._under_way[question.uid] = (question.node, task)
@@ -120,10 +120,8 @@ class Binder:
             task = under_way[1]
         done, _ = await asyncio.wait({task}, timeout=ANSWER_WITHIN_S)
         if not done:
-            raise Declined(Decline.UNDER_WAY, f"binding of pod {question.key} to {question.node} is still under way")
-        declined = task.result()
-        if declined is not None:
-            raise declined
+            return Decline.UNDER_WAY, f"binding of pod {question.key} to {question.node} is still under way"
+        return task.result()
 
     @property
     def busy(self) -> bool:
@@ -141,13 +139,15 @@ class Binder:
         if len(self._under_way) < AT_ONCE:
             self._room.set()
 
-    async def _run(self, question: BindQuestion) -> Declined | None:
-        """A result and not an exception of the task: several calls may wait for it, or none any more."""
+    async def _run(self, question: BindQuestion) -> tuple[Decline, str] | None:
+        """Why not. A result and not an exception: several calls may wait for it, or none any more, and one that is raised again
+        holds frames that hold it, a cycle with the pod's record in it for every pod that finds no room (`collection`).
+        """
         try:
             await self._bind(question)
         except Declined as declined:
             _log.info("pod not bound", pod=question.key, node=question.node, reason=str(declined))
-            return declined
+            return declined.reason, str(declined)
         return None
 
     async def _bind(self, question: BindQuestion) -> None:
