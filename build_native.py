@@ -69,7 +69,9 @@ def header_options(scratch: Path, machine: str, *, folder: Path | None = None, m
     folder = folder or Path(sysconfig.get_path("include"))
     multiarch = multiarch or sysconfig.get_config_var("MULTIARCH")
     if not (folder / "Python.h").exists():
-        raise OSError(f"{folder}/Python.h is missing: install python3-dev, or the like of where this Python is from")
+        raise OSError(
+            f"{folder}/Python.h is missing: install python3-dev (of this version), or the like of where this Python is from"
+        )
     if not multiarch or not (folder.parent / multiarch).is_dir():
         return ["-isystem", str(folder)]
     (scratch / f"{machine}-linux-gnu").symlink_to(folder.parent / multiarch)

@@ -50,23 +50,24 @@ def may_install() -> bool:
     return Path(sys.executable).resolve().parent == Path("/usr/bin") and bool(shutil.which("apt-get")) and os.geteuid() == 0
 
 
-def install(*packages: str) -> None:
-    """From Debian."""
-    print(f"… installing Debian packages: {' '.join(packages)}", file=sys.stderr, flush=True)
-    apt = ("apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120", "install", "--no-install-recommends", *packages)
-    if subprocess.run(apt, stdout=subprocess.DEVNULL, check=False).returncode != 0:
-        run("apt-get", "-q", "update", do="check the network and /etc/apt, then run again")
-        run(*apt, do="check the network and /etc/apt, then run again")
+def install(package: str) -> bool:
+    """From Debian; whether that succeeded."""
+    print(f"… installing Debian package {package}", file=sys.stderr, flush=True)
+    apt = ("apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120")
+    wanted = (*apt, "install", "--no-install-recommends", package)
+    return any(
+        all(subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode == 0 for words in steps)
+        for steps in ((wanted,), ((*apt, "update"), wanted))
+    )
 
 
 def complete_python() -> None:
-    """Install what Debian splits off Python. Without headers we go on: only ``make kernel`` needs them, and says so."""
-    lacks_venv = not has_venv()
-    if lacks_venv and not may_install():
-        fail(f"{sys.executable} has no venv module", "install it (Debian: apt-get install python3-venv), then run again")
-    packages = [*(["python3-venv"] if lacks_venv else []), *([] if has_headers() else ["python3-dev"])]
-    if packages and may_install():
-        install(*packages)
+    """Install what Debian splits off Python. Without headers we go on: what is compiled needs them, and says so then."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if not has_venv() and not (may_install() and install(f"{version}-venv")):
+        fail(f"{sys.executable} has no venv module", f"install it (Debian: apt-get install {version}-venv), then run again")
+    if not has_headers() and may_install():
+        install(f"{version}-dev")
 
 
 def main() -> None:

@@ -32,6 +32,8 @@ _F_OFD_GETLK: Final = 36
 _LOCKS: Final = Path("/proc/locks")
 _LOOKS: Final = 3
 _BLOCK_BYTES: Final = 512
+_OWN_BLOCKS: Final = 64 << 10
+"""Bytes of blocks that a file system may count for itself: ext4 does for the list of a file's extents."""
 
 
 class InvalidRegion(ValueError):
@@ -140,8 +142,8 @@ def cut(path: Path) -> int:
 
 def _surplus(found: os.stat_result) -> int:
     """Bytes beyond the region's end. A file may have blocks there without being longer; its last one is always a whole one."""
-    whole = -(-SIZE // found.st_blksize) * found.st_blksize
-    return max(found.st_size - SIZE, found.st_blocks * _BLOCK_BYTES - whole, 0)
+    reserved = found.st_blocks * _BLOCK_BYTES + -SIZE // found.st_blksize * found.st_blksize
+    return max(found.st_size - SIZE, reserved if reserved > _OWN_BLOCKS else 0, 0)
 
 
 def _lock_is_listed(inode: int) -> bool:
