@@ -28,6 +28,8 @@ from .small_engine import SmallEngine, serving
 
 pytestmark = pytest.mark.timeout(300)
 MODEL = "mica-demo"
+TOKENS = 1000
+"""Of a long stream: seconds, of which the first tenth is over when its engine is killed."""
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -182,15 +184,15 @@ def test_streams_outlive_an_engine_that_is_killed_or_end_with_an_error_event(
 ) -> None:
     engines = [engine(5), engine(5)]
     router = before(start_router, *(one.url for one in engines))
-    whole = ask(router, path, stream=True, max_tokens=200)
+    whole = ask(router, path, stream=True, max_tokens=TOKENS)
     with ThreadPoolExecutor(24) as pool:
         asked = [
             pool.submit(
-                ask, router, path, stream=True, max_tokens=200, **({"n": 1, "seed": 1} if number % 2 else {"logit_bias": {}})
+                ask, router, path, stream=True, max_tokens=TOKENS, **({"n": 1, "seed": 1} if number % 2 else {"logit_bias": {}})
             )
             for number in range(16)
         ]
-        others = [pool.submit(ask, router, path, stream=True, max_tokens=200, presence_penalty=0.5) for _ in range(8)]
+        others = [pool.submit(ask, router, path, stream=True, max_tokens=TOKENS, presence_penalty=0.5) for _ in range(8)]
         eventually(lambda: engines[0].generated() > 800, seconds=60)
         os.kill(engines[0].process.pid, signal.SIGKILL)
         answers, ineligible = [one.result() for one in asked], [one.result() for one in others]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mica_cli.standalone.convert import no_relay, routes_of, settings_of
+from mica_cli.standalone.convert import idle_keys, no_relay, routes_of, settings_of
 from mica_cli.standalone.demo import demo_routes
 from mica_cli.standalone.keys import BadKey, parse
 from mica_cli.standalone.start import private_file
@@ -181,6 +181,24 @@ def test_a_tier_that_serves_another_model_today_does_not_keep_the_router_from_st
     found = service({"decider": {"policy": policy}, "routing": {"rules": [rule]}}, without=[left_out])
     assert len(found.engines) == 1
     assert (found.routing.decider, found.routing.rules) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("more", "without", "words"),
+    [
+        ({}, [], None),
+        ({}, ["http://127.0.0.1:7001"], "decider.* divide requests between two tiers and are not in force"),
+        (
+            {"routing": {"rules": [{"name": "a", "conditions": {"max_tokens": {"lte": 64}}, "action": {"device": "CPU"}}]}},
+            ["http://127.0.0.1:7002"],
+            "decider.* and routing.rules divide requests between two tiers and are not in force",
+        ),
+        ({"services": {"cpu": []}}, ["http://127.0.0.1:7001"], None),
+    ],
+)
+def test_keys_that_do_nothing_today_are_named(more: dict[str, Any], without: list[str], words: str | None) -> None:
+    said = idle_keys(parse(BASE | more), without=without)
+    assert said is None if words is None else said is not None and said.startswith(words)
 
 
 def test_rules_that_the_router_would_not_take_are_refused_when_the_file_is_checked() -> None:

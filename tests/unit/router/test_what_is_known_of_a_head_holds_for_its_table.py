@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import time
 from hashlib import sha256
 
 import pytest
@@ -17,6 +19,11 @@ from mica_router.core.outgoing import forwarded_of
 from mica_router.core.request import Request, RequestLimits, RequestReader
 from mica_router.core.routes import RouteTable, Service, ServiceKey, build_table
 from mica_router.core.routing import Routing
+from mica_router.metrics import RouterMetrics
+from mica_router.relay.context import RelayContext
+from mica_router.relay.load import Load
+from mica_router.relay.pool import Pool
+from mica_router.relay.server import RelayServer
 
 KEY = "sk-0123456789012345678901"
 
@@ -63,6 +70,18 @@ def test_a_plan_is_kept_for_what_passes_unchanged_only() -> None:
         assert (renamed.plan, private.plan) == (None, None)
         assert json.loads(renamed.body)["model"] == "m"
         assert b"num_decode_tokens" not in private.body
+
+
+def test_a_table_that_was_replaced_is_gone_though_a_head_that_came_once_was_decided_by_it() -> None:
+    clock = time.monotonic
+    server = RelayServer(RelayContext(clock=clock, load=Load(clock), metrics=RouterMetrics(), pool=Pool(clock=clock)))
+    gc.collect()
+    before = sum(type(found) is RouteTable for found in gc.get_objects())
+    for number in range(20):
+        server.publish(now := table(KEY))
+        assert isinstance(dispatch(read(body_of(), more=f"X-Turn: {number}\r\n"), now), Features)
+    gc.collect()
+    assert sum(type(found) is RouteTable for found in gc.get_objects()) <= before + 1
 
 
 fields = st.fixed_dictionaries(

@@ -6,7 +6,7 @@ Where each key of the file goes is listed in `docs/stand-alone.md`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from mica_cli.standalone.checks import address
@@ -22,7 +22,7 @@ def routes_of(config: Config, *, kinds: Mapping[str, str], without: Collection[s
     params, seconds = config.models.params, config.system.request_timeout
     engines = [engine for engine in _engines(config, kinds) if engine["url"] not in without]
     # With engines of one tier (the others may serve another model today) there is nothing to divide.
-    divided = len({engine["tier"] for engine in engines}) == len(TIERS)
+    divided = _divided(engines)
     model: dict[str, Any] = {
         "name": _NOT_IN_NAMES.sub("-", config.models.default.lower())[:63].strip("-") or "model",
         "model": config.models.default,
@@ -38,6 +38,19 @@ def routes_of(config: Config, *, kinds: Mapping[str, str], without: Collection[s
         model |= {"decider": _decider(config.decider), "cpu": _cpu(config.decider)}
         model["routing"]["rules"] = [rule.model_dump(mode="json") for rule in config.routing.rules]
     return {"models": [model]}
+
+
+def idle_keys(config: Config, *, without: Collection[str]) -> str | None:
+    """In words, which keys are not in force because of the engines that are left out; None where all are."""
+    kept = [engine for engine in _engines(config, {}) if engine["url"] not in without]
+    if _divided(kept) or not _divided(_engines(config, {})):
+        return None
+    keys = "decider.* and routing.rules" if config.routing.rules else "decider.*"
+    return f"{keys} divide requests between two tiers and are not in force: every engine of one of them was left out"
+
+
+def _divided(engines: Sequence[Mapping[str, Any]]) -> bool:
+    return len({engine["tier"] for engine in engines}) == len(TIERS)
 
 
 def _cpu(decider: Decider) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mica_cli.router import left_out, router_environment
 from mica_cli.standalone.checks import Answer, compare, performance_ratio, reach
 from mica_cli.standalone.commands import fail
 from mica_cli.standalone.config import Config
-from mica_cli.standalone.convert import no_relay, routes_of, settings_of
+from mica_cli.standalone.convert import idle_keys, no_relay, routes_of, settings_of
 
 ROUTER: Final = (sys.executable, "-m", "mica_router")
 
@@ -31,6 +31,8 @@ def run_configured(config: Config, *, host: str | None, port: int | None, admin_
     without = [answer.url for answer in answers if answer.serves_others]
     if reason := no_relay(config, kinds=kinds, without=without):
         fail(reason)
+    if idle := idle_keys(config, without=without):
+        typer.echo(idle)
     routes = routes_of(config, kinds=kinds, without=without)
     environment = router_environment(
         os.environ | settings_of(config, ratio=ratio),

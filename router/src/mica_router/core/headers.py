@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final
+
+from mica_router.core.engines import Endpoint
 
 Header = tuple[bytes, bytes]
 
@@ -15,6 +17,7 @@ _HOP_BY_HOP: Final = frozenset(
 _OWN_REQUEST: Final = _HOP_BY_HOP | {b"transfer-encoding", b"content-length", b"host", b"expect", b"trailer"}
 # A sender may nominate headers for removal, but never those that frame the message.
 _FRAMING: Final = frozenset({b"transfer-encoding", b"content-length"})
+_MAX_HOST_LINES: Final = 4096
 
 
 def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
@@ -50,6 +53,23 @@ def render_request_opening(*, method: bytes, target: bytes, authority: str, forw
     """
     start = b"%s %s HTTP/1.%d\r\nHost: %s\r\n" % (method, target, 0 if http10 else 1, authority.encode("ascii"))
     return b"%s%s%s" % (start, b"Connection: close\r\n" if http10 else b"", forwarded)
+
+
+def render_request_start(method: bytes, target: bytes) -> bytes:
+    """The part of an opening before what tells engines apart (`host_line`) and the end-to-end headers."""
+    return b"%s %s HTTP/1.1\r\nHost: " % (method, target)
+
+
+class _HostLines(dict[Endpoint, bytes]):
+    def __missing__(self, endpoint: Endpoint) -> bytes:
+        if len(self) >= _MAX_HOST_LINES:
+            self.clear()
+        found = self[endpoint] = endpoint.authority.encode("ascii") + b"\r\n"
+        return found
+
+
+# The rest of an engine's Host line: the dictionary's own method, because every request needs one.
+host_line: Final[Callable[[Endpoint], bytes]] = _HostLines().__getitem__
 
 
 def with_length(opening: bytes, length: int, *, always: bool) -> bytes:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from mica_router.core.request import Request
 
-_MAX_HEADS: Final = 2048
-_MAX_BYTES: Final = 4096
-"""Of one head: 8 MiB in all, and what cannot repeat (long cookies, signed URLs) is not worth it."""
+_MAX_HEADS: Final = 1024
+_MAX_BYTES: Final = 2048
+"""Of one head: what cannot repeat (long cookies, signed URLs) is not worth it. With what is known of them 10 MiB at most."""
 
 
 class KnownHead(NamedTuple):
@@ -42,5 +42,9 @@ class KnownHeads:
         if len(head) > _MAX_BYTES:
             return
         if len(self._heads) >= _MAX_HEADS:
-            self._heads.clear()
+            self.forget()
         self._heads[head] = known
+
+    def forget(self) -> None:
+        """All of them: what is noted about a head that does not come again holds a whole table of routes."""
+        self._heads.clear()

@@ -65,6 +65,7 @@ class Phase(Enum):
 _BODY_TOKENS: Final = (b"content-length", b"transfer-encoding")
 _KNOWN: Final = KnownHeads()
 _find_known: Final = _KNOWN.find
+forget_heads: Final = _KNOWN.forget
 _IDLE: Final = Phase.IDLE
 # What a named tuple's own constructor comes to, at half of its cost.
 _new: Final = tuple.__new__

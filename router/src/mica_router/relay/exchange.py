@@ -23,7 +23,7 @@ from mica_router.core.continuation import (
 )
 from mica_router.core.engines import Engine
 from mica_router.core.errors import ApiError
-from mica_router.core.headers import render_request_opening, with_length
+from mica_router.core.headers import host_line, render_request_opening, with_length
 from mica_router.core.response import ResponseHead
 from mica_router.relay.attempt import Attempt, Parcel
 from mica_router.relay.ending import CLIENT_GONE
@@ -115,17 +115,16 @@ class Exchange(Steady):
         attempt.start()
 
     def _make(self, engine: Engine, *, target: bytes, body: bytes) -> Attempt:
-        lane, endpoint, http10 = self._lane, engine.endpoint, self._request.http10
-        if target is lane.target and not http10:
-            opening = lane.opening(endpoint)
+        lane, http10 = self._lane, self._request.http10
+        if lane.framed and target is lane.target and not http10:
+            host = host_line(engine.endpoint)
+            head = b"%b%b%b%bContent-Length: %d\r\n\r\n" % (lane.start, host, lane.lines, self._trace, len(body))
         else:
-            opening = render_request_opening(
-                method=lane.method, target=target, authority=endpoint.authority, forwarded=lane.lines, http10=http10
+            forwarded, authority = lane.lines + self._trace, engine.endpoint.authority
+            begun = render_request_opening(
+                method=lane.method, target=target, authority=authority, forwarded=forwarded, http10=http10
             )
-        if lane.framed:
-            head = b"%b%bContent-Length: %d\r\n\r\n" % (opening, self._trace, len(body))
-        else:
-            head = with_length(opening + self._trace, len(body), always=False)
+            head = with_length(begun, len(body), always=lane.framed)
         parcel = _new(Parcel, (head, body, lane.method == b"HEAD"))
         return Attempt(self._context, self, engine, parcel=parcel, deadlines=self._deadlines)
 

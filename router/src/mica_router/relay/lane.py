@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mica_router.core.engines import Endpoint
 from mica_router.core.features import Features
-from mica_router.core.headers import carries_length, render_request_opening
+from mica_router.core.headers import carries_length, render_request_start
 from mica_router.core.outgoing import forwarded_of, is_traced
 from mica_router.core.request import Request
 from mica_router.core.target import is_repeatable
@@ -14,8 +13,9 @@ from mica_router.relay.context import RelayContext
 
 
 class Lane:
-    """`lines`: what engines get of the client's headers. `untraced`: a trace context is to be added. `total`: seconds of the
-    deadline of the whole exchange, infinite where there is none. `framed`: engines are told a length of 0 as well.
+    """`start` and `lines`: what engines get of the client's head, before and behind their own name. `untraced`: a trace context
+    is to be added. `total`: seconds of the deadline of the whole exchange, infinite where there is none. `framed`: engines are
+    told a length of 0 as well.
     """
 
     __slots__ = (
@@ -26,8 +26,8 @@ class Lane:
         "lines",
         "method",
         "model",
-        "openings",
         "repeatable",
+        "start",
         "target",
         "total",
         "untraced",
@@ -47,16 +47,7 @@ class Lane:
         self.method = request.method
         self.framed = carries_length(request.method)
         self.target = features.target
-        self.openings: dict[Endpoint, bytes] = {}
-
-    def opening(self, endpoint: Endpoint) -> bytes:
-        """The head for an engine, up to what differs from request to request: trace context and length."""
-        found = self.openings.get(endpoint)
-        if found is None:
-            found = self.openings[endpoint] = render_request_opening(
-                method=self.method, target=self.target, authority=endpoint.authority, forwarded=self.lines
-            )
-        return found
+        self.start = render_request_start(request.method, features.target)
 
 
 def lane_of(context: RelayContext, request: Request, features: Features) -> Lane:

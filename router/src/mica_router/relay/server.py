@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from contextlib import suppress
 
+from mica_router.core.request import forget_heads
 from mica_router.core.routes import RouteTable
 from mica_router.relay.connection import ClientConnection
 from mica_router.relay.context import RelayContext
@@ -44,6 +45,7 @@ class RelayServer:
         """Use this table from the next request on."""
         context = self._context
         context.table = table
+        forget_heads()
         context.pool.keep_only(table.endpoints())
         context.load.keep_only(table)
         context.metrics.keep_only(table.public_names())
