@@ -33,6 +33,8 @@ class Heard:
     done: bool = False
     cut: int = 0
     """Characters heard when the engine was killed."""
+    events: int = 0
+    """Those with a choice."""
 
 
 def request(path: str, number: int) -> dict[str, Any]:
@@ -71,6 +73,7 @@ async def listen(url: str, path: str, body: dict[str, Any], progress: Progress, 
                 continue
             heard.ids.add(event["id"])
             heard.usage += [event["usage"]] if event.get("usage") else []
+            heard.events += bool(event["choices"])
             before = len(heard.text)
             for choice in event["choices"]:
                 heard.text += choice.get("text") or choice.get("delta", {}).get("content") or ""
@@ -131,6 +134,11 @@ async def test_text_is_equal_to_the_character(
     bodies = [request(path, number) for number in range(STREAMS)]
     bodies = with_stops(bodies, await undisturbed(second, path, bodies))
     whole = await undisturbed(second, path, bodies)
+    said = "".join(one.text for one in whole)
+    assert "\ufffd" in said, "no text with bytes that are no characters: this would show less than it says"
+    assert any(ord(character) > 127 for character in said.replace("\ufffd", ""))
+    tokens = sum(one.usage[-1]["completion_tokens"] for one in whole)
+    assert interval == 1 or sum(one.events for one in whole) * 2 < tokens, "events do not hold several tokens"
     await undisturbed(first, path, bodies)  # an engine that is asked for the first time is slow, and would be killed in silence
     broken = await disturbed(router, path, bodies, first, goal=sum(len(one.text) for one in whole) // 4)
     resumed = counted(router, "mica_router_resumes_total")
@@ -180,4 +188,5 @@ async def test_in_bf16_text_is_a_prefix_and_a_continuation(
     equal = sum(one.text == other.text for one, other in zip(whole, broken, strict=True))
     alike = sum(one.text == other.text for one, other in zip(whole, again[::-1], strict=True))
     refused = sum(bool(got.error) for got in broken)
+    assert refused <= STREAMS // 8
     print(f"bf16 {path}: {resumed} cut, {equal} of {STREAMS} equal, {refused} refused; two undisturbed runs: {alike} equal")
