@@ -110,3 +110,22 @@ async def test_a_part_that_returns_is_an_error() -> None:
 
     with pytest.raises(PartEnded, match="returns"):
         await run_parts(returns())
+
+
+@pytest.mark.looptime
+async def test_a_part_that_goes_on_when_it_should_end_keeps_the_process_for_two_seconds_at_most() -> None:
+    """By the loop's clock, which is made up."""
+
+    async def clings() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(60)
+
+    async def fails() -> None:
+        raise ZeroDivisionError
+
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(ZeroDivisionError):
+        await run_parts(clings(), fails())
+    assert 0 < asyncio.get_running_loop().time() - began <= 2
