@@ -1,7 +1,8 @@
 """Which Python runs the routers that are written in it. Engines and load are not what is measured: they run on ours.
 
-Ours is meant for images that are based on a distribution, whose Python was optimized with a profile. One that was compiled without it (pyenv's is) costs
-the router about a seventh of its speed, and the peers in Rust and C were compiled with all optimizations too.
+Ours is meant for images that are based on a distribution, whose Python was optimized with a profile. One that was compiled
+without it (pyenv's is) costs the router about a seventh of its speed, and the peers in Rust and C were compiled with all
+optimizations too.
 """
 
 from __future__ import annotations
