@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,10 +17,15 @@ from mica_router.core.routes import RouteTable
 from mica_router.core.routing import Routing
 from mica_router.core.tier_chooser import TierChooser
 
+_PATH_HELP: Final = "begin it with '/', as in /v1/chat/completions."
+
 
 def body_of_query(query: Mapping[str, str]) -> bytes:
-    """A JSON body of query parameters: numbers, true, false and JSON as such, anything else as a string."""
-    return msgspec.json.encode({name: _value(text) for name, text in query.items() if name != "path"})
+    """A JSON body of query parameters: numbers, true, false and JSON as such, anything else as a string, and so is the model."""
+    fields = {name: _value(text) for name, text in query.items() if name != "path"}
+    if "model" in fields and not isinstance(fields["model"], str):
+        fields["model"] = query["model"]  # models may be named 123, or true
+    return msgspec.json.encode(fields)
 
 
 def _value(text: str) -> Any:
@@ -34,6 +39,8 @@ def explain_request(
     path: str, body: bytes, headers: Mapping[str, str], *, table: RouteTable, chooser: TierChooser, load: LoadView
 ) -> tuple[int, dict[str, Any]]:
     """Status and account. Keys are not asked for: who may use the admin port may know."""
+    if not path.startswith("/"):
+        return 400, {"refused": "path_invalid", "message": f"The path '{path[:200]}' is none: {_PATH_HELP}"}
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     request = Request(
         method=b"POST",
