@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,6 +87,30 @@ def test_two_choices_never_take_the_worst_of_all() -> None:
 def test_every_router_sends_a_session_to_the_same_engine(session: bytes, order: list[Engine], counts: dict[int, int]) -> None:
     features = asked("session", session=session)
     assert picked(features, View(counts), order) == picked(features, View())
+
+
+@pytest.mark.parametrize("policy", ["session", "prefix"])
+@given(data=st.data(), key=st.binary(min_size=1, max_size=40), level=st.integers(0, 60))
+def test_routers_with_the_same_ready_engines_agree_while_none_is_over_its_bound(
+    policy: Policy, data: st.DataObject, key: bytes, level: int
+) -> None:
+    ready = data.draw(st.sets(st.sampled_from(ENGINES), min_size=1))
+    features = asked(policy, session=key, body=b'{"model":"chat","prompt":"' + key + b'"}')
+
+    def seen_by_one_router() -> Engine:
+        # A fifth above the least loaded one is below every bound, which is a quarter above the mean.
+        counts = {engine.endpoint.port: level + data.draw(st.integers(0, level // 5)) for engine in ready}
+        return picked(features, View(counts), data.draw(st.permutations(sorted(ready, key=lambda engine: engine.endpoint))))
+
+    assert seen_by_one_router() == seen_by_one_router()
+
+
+@given(st.binary(max_size=40), st.permutations(ENGINES), st.dictionaries(st.integers(1, 5), st.integers(0, 60)))
+def test_routers_that_see_the_same_load_agree_on_a_prefix_whatever_is_full(
+    prompt: bytes, order: list[Engine], counts: dict[int, int]
+) -> None:
+    features = asked("prefix", body=b'{"prompt":"' + prompt)
+    assert picked(features, View(counts), order) == picked(features, View(counts))
 
 
 @given(st.binary(min_size=1, max_size=40), st.sampled_from(ENGINES))
