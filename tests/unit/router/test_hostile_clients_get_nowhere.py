@@ -28,7 +28,7 @@ ANSWERS = [
 ]
 
 
-STRANGE = [bytes([byte]) for byte in b"\r\n\0 :;,0aZ\xff"]
+STRANGE = [*(bytes([byte]) for byte in b"\r\n\0 :;,0aZ\xff"), b"\r\n", b"\r\n ", b"\n\n", b"\0\0"]
 
 
 def mutate(seed: bytes, random: Random) -> bytes:
