@@ -62,6 +62,17 @@ def test_files_of_the_third_generation_are_read_as_they_are():
     assert config.routing.rules[0].conditions == {"max_tokens": {"lte": 64}}
 
 
+@pytest.mark.parametrize("empty", ["[]", "null", ""])
+@pytest.mark.parametrize("tier", ["gpu", "cpu"])
+def test_files_of_the_third_generation_may_have_one_tier_only(tier, empty):
+    engines, other = "[{host: 10.0.0.1, port: 8001}, {host: 10.0.0.2, port: 8001}]", {"gpu": "cpu", "cpu": "gpu"}[tier]
+    text = f"services:\n  {tier}: {empty}\n  {other}: {engines}\nmodels: {{default: m}}\nheartbeat: {{fail_threshold: 3}}\n"
+    config = parse(yaml.safe_load(text))
+    assert getattr(config.services, tier) == ()
+    assert [engine.host for engine in getattr(config.services, other)] == ["10.0.0.1", "10.0.0.2"]
+    assert parse(yaml.safe_load(f"{text}routing: {{rules: []}}")) == config
+
+
 VALUES = {"services.gpu": "[{host: a, port: 1}]", "services.cpu": "[]", "services.host": "10.1.1.1", "models.default": "m"} | {
     "services.conductor.host": "::1",
     "models.params.max_tokens": "9",
