@@ -34,6 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "to the end of the context": {"max_tokens": None, "stream_options": {"include_usage": True}},
 }
 
+ADAPTED: dict[str, dict[str, Any]] = {name: OPTIONS[name] for name in ("plain", "usage", "bad words")}
+
 
 @pytest.mark.parametrize("merge", [(1,), (4,), (1, 3, 2)], ids=["one id", "four ids", "mixed"])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
@@ -81,6 +83,35 @@ async def test_several_deaths_in_a_row_do_not_show_either(data: st.DataObject) -
     # An engine that died before its first event has numbered an answer that nobody saw.
     assert len(heard.identities) == 1
     assert replace(heard, identities=whole.identities) == whole
+
+
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+async def test_an_adapters_stream_goes_on_as_that_adapters(data: st.DataObject) -> None:
+    """An adapter has weights of its own: asked for by another name, an engine would tell another text."""
+    path = data.draw(st.sampled_from([CHAT, COMPLETIONS]))
+    rig = Rig(path, request(path) | {"model": "sql", "ignore_eos": True} | data.draw(st.sampled_from(list(ADAPTED.values()))))
+    base = Rig(path, rig.body | {"model": "toy"})
+    rig.first.state.adapters = rig.second.state.adapters = ("sql", "poems")
+    merge = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
+    rig.first.state.merge = rig.second.state.merge = merge
+    frames = await rig.undisturbed()
+    whole = rig.told(payload_of(frames))
+    assert whole.text != base.told(payload_of(await base.undisturbed())).text
+    asked: list[dict[str, Any]] = []
+    answer = rig.call
+
+    async def noting(path: str, body: bytes) -> Reply:
+        asked.append(json.loads(body))
+        return await answer(path, body)
+
+    rig.call = noting  # type: ignore[method-assign]
+    recording = rig.recording()
+    cut = data.draw(st.integers(1, len(frames) - 4))
+    for frame in frames[:cut]:
+        recording.heard(frame)
+    assert rig.told(payload_of(frames[:cut]) + await rig.go_on(recording)) == whole
+    assert {body["model"] for body in asked + rig.asked} == {"sql"}
 
 
 @given(data=st.data())

@@ -13,11 +13,12 @@ import pytest
 
 from mica_router.core.engines import Kind
 from mica_router.core.resume.book import Book
+from mica_router.core.routes import build_table
 
 from .conftest import Bench, RawClient, eventually, post, within
 from .engines.llamacpp_dialect import llamacpp_engine
 from .engines.rig import CHAT, COMPLETIONS, PROMPTS, Told, told
-from .engines.toy_engine import Fault, FaultKind, ToyEngine
+from .engines.toy_engine import EngineState, Fault, FaultKind, ToyEngine
 from .engines.vllm_dialect import vllm_engine
 from .test_only_greedy_text_streams_are_resumed import REFUSED
 
@@ -38,6 +39,12 @@ async def replicas(bench: Bench) -> AsyncIterator[Callable[..., Any]]:
         return engines
 
     yield start
+
+
+def serve_adapters(bench: Bench, *adapters: str) -> None:
+    """The engines that are served have these adapters loaded."""
+    (route,) = bench.context.table.listed
+    bench.server.publish(build_table([replace(route.service, adapters=adapters)]))
 
 
 def request(path: str, **options: Any) -> dict[str, Any]:
@@ -175,6 +182,40 @@ async def test_an_engine_of_another_kind_is_never_gone_on_with(bench: Bench, rep
     assert payload.endswith(b"data: [DONE]\n\n")
     assert b'"error"' in payload
     assert bench.context.metrics.resume_refusals == {("toy", "engine_kind"): 1}
+
+
+@pytest.mark.parametrize("name", ["sql", "team-a/toy/sql"])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_an_adapters_stream_goes_on_where_the_adapter_is(
+    bench: Bench, replicas: Callable[..., Any], path: str, name: str
+) -> None:
+    """One of the engines has lost its adapters, as after a restart: it refuses the name, and another one goes on."""
+    engines = await replicas(3, adapters=("sql",))
+    serve_adapters(bench, "sql")
+    client = await bench.client()
+    body = request(path, ignore_eos=True, model=name, **USAGE)
+    whole = await run(client, path, body)
+    assert whole.text != (await run(client, path, body | {"model": "toy"})).text
+    for engine in engines:
+        engine.requests.clear()
+    for after in range(1, 61, 12):
+        victim, forgetful = engines[after % 3], engines[(after + 1) % 3]
+
+        async def forget_meanwhile(forgetful: ToyEngine = forgetful) -> None:
+            forgetful.state.adapters = ()
+            await asyncio.sleep(0)
+
+        victim.state.pace = forget_meanwhile
+        victim.state.faults.append(Fault("reset", after=after))
+        while victim.state.faults:
+            assert same_but_for_the_id(await run(client, path, body), whole)
+        victim.state.pace = EngineState().pace
+        forgetful.state.adapters = ("sql",)
+        recover(bench)
+    assert {json.loads(asked.body)["model"] for engine in engines for asked in engine.requests} == {"sql"}
+    metrics = bench.context.metrics
+    assert (metrics.resumes[name], metrics.resume_refusals) == (5, {})
+    assert metrics.upstream_errors[(name, "status_404")] > 0
 
 
 async def test_a_client_that_leaves_while_a_stream_is_resumed_leaves_nothing_behind(
