@@ -10,9 +10,9 @@ import pytest
 from mica_router.core.continuation import Handling
 from mica_router.core.engines import Engine
 from mica_router.core.features import Features
-from mica_router.core.routing import EngineDeadlines, Routing
+from mica_router.core.routing import DEFAULT_ROUTING, EngineDeadlines, Routing
 
-from .conftest import CHAT, Bench, EngineRequest, Script, answer_ok, eventually, hang, post, settle, within
+from .conftest import CHAT, OK_RESPONSE, Bench, EngineRequest, Script, answer_ok, eventually, hang, post, settle, within
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -177,6 +177,33 @@ async def test_a_hedged_request_takes_the_first_answer_and_cancels_the_other(ben
     for request in slow.requests:
         await within(request.gone.wait())
     assert bench.context.metrics.decisions[("chat", "gpu", "hedge")] == len(slow.requests)
+
+
+@pytest.mark.parametrize(
+    ("routing", "attempts"), [(DEFAULT_ROUTING, 1), (Routing(hedge_after=0.5), 2)], ids=["default", "hedged"]
+)
+async def test_a_slow_request_has_one_attempt_unless_hedging_is_asked_for(bench: Bench, routing: Routing, attempts: int) -> None:
+    answer = asyncio.Event()
+
+    async def slow(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        await answer.wait()
+        writer.write(OK_RESPONSE)
+
+    engines = [await bench.engine() for _ in range(3)]
+    for engine in engines:
+        engine.script = slow
+    bench.route(*engines, routing=routing)
+    client = await bench.client()
+    client.send(post(CHAT))
+    await eventually(lambda: any(engine.requests for engine in engines))
+    for seconds in (0.6, 0.6, 5, 60, 290, 240):  # up to the deadline of the first byte, which would be another story
+        bench.pass_time(seconds)
+        await eventually(lambda: sum(len(engine.requests) for engine in engines) >= attempts)
+        await settle()
+    answer.set()
+    assert (await client.response()).status == 200
+    assert sorted(len(engine.requests) for engine in engines) == [0] * (3 - attempts) + [1] * attempts
+    assert sum(bench.context.metrics.decisions.values()) == attempts
 
 
 async def test_a_stream_is_never_hedged(bench: Bench) -> None:
