@@ -12,7 +12,7 @@ import pytest
 from mica_router.core.engines import Kind
 from mica_router.core.resume.book import Book
 
-from .conftest import Bench, EngineRequest, Script, hang, post, settle, within
+from .conftest import Bench, EngineRequest, Script, eventually, hang, post, settle, within
 from .test_streams_survive_their_engine import read_stream
 
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
@@ -75,13 +75,20 @@ def asked(path: str) -> dict[str, Any]:
     return {"model": "chat", "stream": True, "temperature": 0} | question
 
 
+def told_by(path: str, event: bytes) -> dict[str, Any]:
+    """An error as the endpoint's clients see it: those of `/v1/messages` pass over every event that has no name."""
+    *name, data = event.split(b"\n")
+    told: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+    assert (name, told.get("type")) == (([b"event: error"], "error") if path == MESSAGES else ([], None))
+    return told
+
+
 def assert_told(path: str, payload: bytes, code: str) -> int:
     """Whole events of the answer, then the error, then nothing. Returns how many events of the answer there were."""
     *heard, error, done = payload.removesuffix(b"\n\n").split(b"\n\n")
     assert done == b"data: [DONE]"
     assert [event + b"\n\n" for event in heard] == events_of(path)[: len(heard)]
-    (data,) = [line for line in error.split(b"\n") if line.startswith(b"data: ")]
-    told = json.loads(data.removeprefix(b"data: "))
+    told = told_by(path, error)
     assert told["error"]["code"] == code
     assert told["error"]["message"]
     assert told["error"]["type"] == "server_error"
@@ -130,3 +137,26 @@ async def test_an_engine_that_falls_silent_is_told_of_at_the_idle_deadline(bench
     assert events_of(path)[1] not in rest
     assert b'"code":"engine_lost"' in rest and b"data: [DONE]\n\n" in rest
     await within(engine.requests[0].gone.wait())
+
+
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
+async def test_who_was_kept_waiting_by_comments_is_told_what_the_engine_refuses(bench: Bench, path: str) -> None:
+    async def refuse(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        said = b'{"type": "error",\n "error": {"message": "too long"}}'
+        writer.write(b"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+
+    engine = await bench.engine()
+    engine.script = refuse
+    bench.route()
+    client = await bench.client()
+    client.send(post(json.dumps(asked(path)).encode(), path=path))
+    await eventually(lambda: bench.context.load.waiting.lines != {})
+    bench.pass_time(10.5)
+    await within(client.reader.readuntil(b": waiting for an engine\n\n\r\n"))
+    bench.route(engine)
+    rest = (await within(client.reader.readuntil(b"0\r\n\r\n"))).partition(b"\r\n")[2]
+    error, _, done = rest.partition(b"\n\n")
+    assert done == b"data: [DONE]\n\n\r\n0\r\n\r\n"
+    *name, data = error.split(b"\n")
+    assert name == ([b"event: error"] if path == MESSAGES else [])
+    assert json.loads(data.removeprefix(b"data: "))["error"] == {"message": "too long"}

@@ -291,15 +291,18 @@ def engine_protocol_error(model: str) -> ApiError:
     )
 
 
-def _content(error: ApiError) -> bytes:
-    return msgspec.json.encode(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    )
+def _content(error: ApiError, **more: str) -> bytes:
+    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({**more, "error": told})
 
 
-def render_event(error: ApiError) -> bytes:
-    """The error as one server-sent event, which OpenAI's clients raise."""
-    return b"data: %b\n\n" % _content(error)
+NAMED_EVENT: Final = b"event: error\n"
+"""Begins an error event for clients of `/v1/messages`, who pass over events without a name they know."""
+
+
+def render_event(error: ApiError, *, named: bool = False) -> bytes:
+    """The error as one server-sent event, which OpenAI's clients raise; those of `/v1/messages` raise one that is `named`."""
+    return b"%bdata: %b\n\n" % (NAMED_EVENT, _content(error, type="error")) if named else b"data: %b\n\n" % _content(error)
 
 
 def render_error(error: ApiError, *, close: bool, head_only: bool = False) -> bytes:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from mica_router.core.continuation import TranslatedHead, Translator
+from mica_router.core.errors import NAMED_EVENT
 from mica_router.core.events import END_OF_CHUNKS, Dechunker, chunk
 from mica_router.core.headers import render_own_head
 from mica_router.core.response import ResponseReader
@@ -75,11 +76,15 @@ class Translated:
 
 
 class LateAnswer:
-    """A whole answer that arrives after the client was given the head of a stream: told as one event, then the end."""
+    """A whole answer that arrives after the client was given the head of a stream: told as one event, then the end.
 
-    def __init__(self, *, chunked: bool, frames: bool) -> None:
+    `named`: an error is told as an event of that name.
+    """
+
+    def __init__(self, *, chunked: bool, frames: bool, named: bool) -> None:
         self._dechunker = Dechunker() if chunked else None
         self._frames = frames
+        self._named = named
         self._payload = bytearray()
 
     def feed(self, data: bytes, reader: ResponseReader) -> bytes:
@@ -97,7 +102,8 @@ class LateAnswer:
         status = reader.head.status if reader.head is not None else 502
         if status >= 400 and b'"error"' not in content:
             content = b'{"error":%b}' % content
-        events = b"data: %b\n\n%b" % (content, DONE_EVENT)
+        name = NAMED_EVENT if self._named and status >= 400 else b""
+        events = b"%bdata: %b\n\n%b" % (name, content, DONE_EVENT)
         return chunk(events) + END_OF_CHUNKS if self._frames else events
 
 

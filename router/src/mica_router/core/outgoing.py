@@ -14,7 +14,8 @@ from mica_router.core.request import Request
 # A bit of either id: none of them may be zero.
 _NOT_ZERO: Final = 1 << 7 | 1 << 191
 
-_GENERATING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+MESSAGES: Final = "/v1/messages"
+_GENERATING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", MESSAGES})
 """Their answers may be streams, which go on at another engine or end with an error event, and are put together of streams."""
 
 _NOTHING: Final[frozenset[bytes]] = frozenset()

@@ -43,12 +43,16 @@ class ResponseSink(Protocol):
 
 
 class Delivery:
-    """`opened`: the client has the head of an answer. `events`: its body is a stream of events, which more events may follow."""
+    """`opened`: the client has the head of an answer. `events`: its body is a stream of events, which more events may follow.
 
-    __slots__ = ("_client", "_flow", "_frames", "_head", "events", "keep_alive", "opened")
+    `named_errors`: errors in it have to be events of that name.
+    """
 
-    def __init__(self, client: ResponseSink, request: Request, *, keep_alive: bool) -> None:
+    __slots__ = ("_client", "_flow", "_frames", "_head", "_named", "events", "keep_alive", "opened")
+
+    def __init__(self, client: ResponseSink, request: Request, *, keep_alive: bool, named_errors: bool = False) -> None:
         self._client = client
+        self._named = named_errors
         self._head = b""
         self._frames = not request.http10
         self._flow: Flow = UNCHANGED
@@ -81,7 +85,7 @@ class Delivery:
             return Translated(translator, chunked=head.chunked, opened=True, frames=self._frames, close=False)
         if head.events and head.status == 200:
             return WholeEvents(chunked=head.chunked, frames=self._frames)
-        return LateAnswer(chunked=head.chunked, frames=self._frames)
+        return LateAnswer(chunked=head.chunked, frames=self._frames, named=self._named)
 
     def _open_translated(self, head: ResponseHead, translator: Translator) -> None:
         flow = Translated(translator, chunked=head.chunked, opened=False, frames=self._frames, close=not self.keep_alive)
@@ -134,8 +138,8 @@ class Delivery:
         return self.events and not (isinstance(flow, WholeEvents) and flow.torn)
 
     def tell(self, error: ApiError) -> None:
-        """End a stream with an error event, as OpenAI's clients understand it."""
-        self.end_with(render_event(error) + DONE_EVENT)
+        """End a stream with an error event, as the endpoint's clients understand it."""
+        self.end_with(render_event(error, named=self._named) + DONE_EVENT)
 
     def _framed(self, payload: bytes) -> bytes:
         return chunk(payload) if self._frames else payload

@@ -9,7 +9,7 @@ from mica_router.core import errors
 from mica_router.core.continuation import PLAIN, Handling
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
-from mica_router.core.outgoing import trace_line
+from mica_router.core.outgoing import MESSAGES, trace_line
 from mica_router.core.request import Request
 from mica_router.hot import Passing
 from mica_router.metrics import Series
@@ -71,7 +71,7 @@ class Ending(Passing):
         self._searching: Search | None = None
         self._trace = trace_line() if lane.untraced else b""
         self._deadlines = lane.deadlines
-        self._delivery = Delivery(client, request, keep_alive=not context.draining)
+        self._delivery = Delivery(client, request, keep_alive=not context.draining, named_errors=features.path == MESSAGES)
         self._handling: Handling = PLAIN
         self._mending: Mending | None = None
         self._attempt: Attempt | None = None
