@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "crash.h"
-#include "memory.h"
 #include "util.h"
 #include "work.h"
 
@@ -30,6 +29,7 @@ static struct mica_region_slot *mine;
 static uint32_t own_generation;
 /* What the slot says, out of reach of others; the first as what was charged and what of that was released. */
 static _Atomic uint64_t own_charged[MICA_GPUS], own_released[MICA_GPUS], own_overhead[MICA_GPUS][2];
+_Atomic uint64_t mica_activity;
 static mica_lock reap_lock;
 
 static off_t slot_byte(unsigned slot)

@@ -56,4 +56,16 @@ void mica_ledger_reap(void);
 /* A forked child has no slot until it attaches again. */
 void mica_ledger_forked(void);
 
+/* Allocating and freeing calls of this process, with what is charged for them: low half those under way, upper half those that ended. Whoever
+ * compares what the driver took with what is charged looks only while none is under way. */
+extern _Atomic uint64_t mica_activity;
+static inline void mica_activity_begin(void)
+{
+    atomic_fetch_add_explicit(&mica_activity, 1, memory_order_acquire);
+}
+static inline void mica_activity_end(void)
+{
+    atomic_fetch_add_explicit(&mica_activity, (UINT64_C(1) << 32) - 1, memory_order_release);
+}
+
 #endif

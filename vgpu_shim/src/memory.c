@@ -6,7 +6,6 @@
 
 static struct mica_table allocations;
 static _Atomic uint64_t rounding[MICA_GPUS]; /* bytes to which the driver was seen to round sizes up; 0: not seen */
-_Atomic uint64_t mica_activity;
 
 static bool charge(int gpu, uint64_t bytes, bool enforce)
 {

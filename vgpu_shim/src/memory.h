@@ -2,6 +2,7 @@
 #ifndef MICA_MEMORY_H
 #define MICA_MEMORY_H
 
+#include "ledger.h"
 #include "slice.h"
 #include "table.h"
 
@@ -33,18 +34,6 @@ CUcontext mica_memory_context(void);
 bool mica_memory_remember(CUdeviceptr pointer, uint64_t bytes, int gpu, void *owner, enum mica_kind kind);
 /* Another process may have this allocation open; `place` is the export's in the region. */
 void mica_memory_exported(CUdeviceptr base, unsigned place);
-
-/* Allocating and freeing calls of this process, with what is charged for them: low half those under way, upper half those that ended. Whoever
- * compares what the driver took with what is charged looks only while none is under way. */
-extern _Atomic uint64_t mica_activity;
-static inline void mica_activity_begin(void)
-{
-    atomic_fetch_add_explicit(&mica_activity, 1, memory_order_acquire);
-}
-static inline void mica_activity_end(void)
-{
-    atomic_fetch_add_explicit(&mica_activity, (UINT64_C(1) << 32) - 1, memory_order_release);
-}
 
 /* Before a context is destroyed: mark its allocations, which can still be freed. After: it is gone and they with it, or they are its own again. */
 const void *mica_memory_mark(CUcontext context);
