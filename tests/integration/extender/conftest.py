@@ -129,7 +129,7 @@ class Installation:
 
     def admin(self, path: str, *, ok: bool = False) -> Any:
         """Body of the admin port; with ``ok`` only whether it answers 200."""
-        words = ["curl", "-s", "-m", "2", "-w", "\n%{http_code}", f"http://127.0.0.1:{self.admin_port}{path}"]
+        words = ["curl", "-s", "-m", "20", "-w", "\n%{http_code}", f"http://127.0.0.1:{self.admin_port}{path}"]
         body, _, code = subprocess.run(words, capture_output=True, text=True, check=False).stdout.rpartition("\n")
         return code == "200" if ok else body
 

@@ -24,12 +24,13 @@ def _patch(services: Any, name: str, spec: dict[str, Any]) -> None:
 
 
 def test_a_cpu_tier_comes_serves_alone_and_goes(services: Any, wait_for: WaitFor) -> None:
+    slices = "endpointslices", "-l"
     services.create("tiny", replicas=0, cpu={"cores": 1, "memory": "1Gi"})
     assert "1 CPU engine answers" in services.wait_ready("tiny", "True", "CPUOnly")["message"]
-    (slice_,) = wait_for(lambda: services.get("endpointslices", "-l", "mica.dev/tier=cpu")["items"])
+    (slice_,) = wait_for(lambda: [one for one in services.get(*slices, "mica.dev/tier=cpu")["items"] if one["endpoints"]])
     assert slice_["metadata"]["labels"]["mica.dev/inference-service"] == "tiny"
     assert slice_["endpoints"][0]["targetRef"]["name"].startswith("tiny-cpu-")
-    (gpu,) = services.get("endpointslices", "-l", "mica.dev/tier=gpu")["items"]
+    (gpu,) = wait_for(lambda: services.get(*slices, "mica.dev/tier=gpu")["items"])
     assert not gpu["endpoints"], "pods of the CPU tier are no replicas of the GPU tier"
     _patch(services, "tiny", {"cpu": None, "replicas": 1})
     services.wait_ready("tiny", "True", "Serving")

@@ -9,7 +9,7 @@ WaitFor = Callable[..., Any]
 
 def test_eight_lines_become_a_ready_service_with_a_url(services: Any, wait_for: WaitFor) -> None:
     services.create("tiny")
-    services.wait_ready("tiny")
+    services.wait_ready("tiny", "True", "Serving")
     stored = services.get("minf", "tiny")
     router = services.box.get("service", "mica-router", "-n", "mica-system")["spec"]["clusterIP"]
     assert stored["status"]["url"] == f"http://{router}/v1"
@@ -26,8 +26,8 @@ def test_eight_lines_become_a_ready_service_with_a_url(services: Any, wait_for: 
     assert [p["name"] for p in slice_["ports"]] == ["http"]
     shown = services.box.kubectl("-n", services.namespace, "get", "minf", "tiny", "--no-headers").split()
     assert shown[:6] == ["tiny", "True", "Serving", "1", "1", f"http://{router}/v1"]
-    events = services.get("events", "--field-selector=involvedObject.kind=InferenceService")["items"]
-    assert "Serving" in {e["reason"] for e in events}
+    told = "events", "--field-selector=involvedObject.kind=InferenceService"
+    wait_for(lambda: "Serving" in {e["reason"] for e in services.get(*told)["items"]})
 
 
 def test_a_shortage_is_named_and_ends_when_there_is_room(services: Any, wait_for: WaitFor) -> None:

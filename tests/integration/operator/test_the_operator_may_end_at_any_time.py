@@ -15,7 +15,7 @@ def _revisions(services: Any) -> dict[str, str]:
 def _settled_revisions(services: Any) -> dict[str, str] | None:
     """Revisions, or None while controllers still write: the Deployment's says that it is done some time after its pods are."""
     before = _revisions(services)
-    time.sleep(2)
+    time.sleep(4)
     return before if _revisions(services) == before else None
 
 

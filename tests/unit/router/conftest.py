@@ -20,7 +20,7 @@ from mica_router.relay.load import Load
 from mica_router.relay.pool import Pool
 from mica_router.relay.server import RelayServer
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 T = TypeVar("T")

@@ -58,7 +58,7 @@ async def test_a_worker_that_could_not_be_started_is_started_later(tmp_path: Pat
 async def test_a_worker_that_says_nothing_is_ended_and_replaced(tmp_path: Path) -> None:
     program, starts = tmp_path / "worker", tmp_path / "starts"
     write_worker(program, starts=starts)
-    supervisor = Supervisor(settings(tmp_path), command=[str(program)], silence=0.05)
+    supervisor = Supervisor(settings(tmp_path), command=[str(program)], silence=0.5)
     async with running(supervisor):
         await eventually(lambda: lines(starts) >= 2)
 

@@ -231,7 +231,7 @@ class Cards:
 
     def run(self, *command: str | Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         """Run a program to its end."""
-        return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=50, check=False)
+        return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=200, check=False)
 
     def start(self, *command: str | Path, env: dict[str, str]) -> subprocess.Popen[str]:
         """Start a program; it is killed after the test."""

@@ -54,10 +54,10 @@ def test_a_context_costs_its_overhead_once_per_process(cards):
 
 
 def test_two_processes_share_the_card_in_equal_slices(cards):
-    other = cards.start(cards.shim.probe, "--spin", "4", "--kernel-us", "7000", env=cards.env())
-    found = cards.probe("--spin", "2", "--kernel-us", "1000", env=cards.env())
+    other = cards.start(cards.shim.probe, "--spin", "4", "--kernel-us", "7000", env=cards.member(0, join=2))
+    found = cards.probe("--spin", "2", "--kernel-us", "1000", env=cards.member(1, join=2))
     assert 0.40 < found["busy_share"] < 0.60
-    assert other.poll() is None
+    assert other.wait(50) == 0
 
 
 def test_work_of_a_killed_process_stops_counting(cards):
