@@ -185,6 +185,7 @@ def test_streams_outlive_an_engine_that_is_killed_or_end_with_an_error_event(
     engines = [engine(5), engine(5)]
     router = before(start_router, *(one.url for one in engines))
     whole = ask(router, path, stream=True, max_tokens=TOKENS)
+    before_them = engines[0].generated()
     with ThreadPoolExecutor(24) as pool:
         asked = [
             pool.submit(
@@ -193,7 +194,7 @@ def test_streams_outlive_an_engine_that_is_killed_or_end_with_an_error_event(
             for number in range(16)
         ]
         others = [pool.submit(ask, router, path, stream=True, max_tokens=TOKENS, presence_penalty=0.5) for _ in range(8)]
-        eventually(lambda: engines[0].generated() > 800, seconds=60)
+        eventually(lambda: engines[0].generated() > before_them + 800, seconds=60)
         os.kill(engines[0].process.pid, signal.SIGKILL)
         answers, ineligible = [one.result() for one in asked], [one.result() for one in others]
     assert [answer.text for answer in answers] == [whole.text] * 16
