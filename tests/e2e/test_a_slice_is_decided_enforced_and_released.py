@@ -32,7 +32,7 @@ def test_a_pod_gets_the_slice_it_asked_for_and_no_more(mica: Platform) -> None:
     assert (seen["devices"], seen["total"]) == (1, 3 * GIB)
     assert filled["accepted"] == 3 * GIB
     assert filled["error"] == 2, "CUDA_ERROR_OUT_OF_MEMORY"
-    assert 0.05 <= spun["busy_share"] <= 0.25
+    assert 0.15 <= spun["busy_share"] <= 0.25
     mica.delete("pod", "exact")
 
 

@@ -51,7 +51,7 @@ SEEN_BY = {
     "region-of-any-size": f"{LIMITS}::test_a_region_of_the_wrong_size_is_no_gpu",
     "size-is-what-was-asked-for": f"{MEMORY}::test_what_the_driver_rounds_up_counts",
     "sum-overflows": f"{PAST}::test_a_sum_that_overflows_is_refused",
-    "the-dead-keep-their-memory": f"{MEMORY}::test_memory_of_a_killed_process_becomes_available",
+    "the-dead-keep-their-memory": f"{MEMORY}::test_memory_of_a_killed_process_is_available_within_a_second",
     "the-helper-stays-in-a-dying-context": f"{BATCHES}::test_a_context_is_not_ended_before_the_helper_is_out_of_it",
     "total-is-lowered-first": CRASHES,
     "unknown-frees-are-swallowed": f"{MEMORY}::test_frees_of_unknown_pointers_reach_the_driver",

@@ -104,10 +104,10 @@ def test_an_unknown_key_is_ignored_and_told_once(cards):
 
 def test_report_mode_lets_through_and_says_so(cards):
     cards.limits(memory=GIB, cores=1, mode="report")
-    done = cards.run(cards.shim.probe, "--alloc", str(2 * GIB), "--spin", "1", env=cards.env(managed=True))
+    done = cards.run(cards.shim.probe, "--alloc", str(2 * GIB), "--spin", "2", env=cards.env(managed=True))
     found = json.loads(done.stdout)
     assert found["alloc_error"] == 0
-    assert found["busy_share"] > 0.1
+    assert found["busy_share"] > 0.5
     assert "passes the limit" in done.stderr
 
 
@@ -160,7 +160,7 @@ def ask(program, size):
 
 
 def eventually(program, size, wanted):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 1
     while (seen := ask(program, size)) != wanted and time.monotonic() < deadline:
         pass
     return seen

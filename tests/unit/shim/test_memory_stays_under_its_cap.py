@@ -236,8 +236,8 @@ for line in sys.stdin: answer(info()[1])
     closer = cards.start_python(code, env=env)
     closer.stdout.readline()
     assert cards.probe("--alloc", str(MIB), env=env)["free_after"] > GIB - 4 * MIB  # finds the closer dead, it seems
-    deadline, free = time.monotonic() + 20, None
-    while free != [GIB] and time.monotonic() < deadline:
+    deadline = time.monotonic() + 0.8
+    while time.monotonic() < deadline:
         closer.stdin.write("?\n")
         closer.stdin.flush()
         free = json.loads(closer.stdout.readline())
@@ -287,7 +287,7 @@ def test_threads_and_processes_that_race_get_the_cap_to_the_byte(cards, processe
     assert cards.truth()["memory_used"] == 900 * MIB
 
 
-def test_memory_of_a_killed_process_becomes_available(cards):
+def test_memory_of_a_killed_process_is_available_within_a_second(cards):
     env = cards.env(limited=True, MICA_MEMORY="1GiB")
     watcher = cards.start_python("init(); answer()\nfor line in sys.stdin: answer(info()[1])", env=env)
     watcher.stdout.readline()
@@ -296,7 +296,7 @@ def test_memory_of_a_killed_process_becomes_available(cards):
     assert cards.probe("--alloc", str(2 * MIB), env=env)["alloc_error"] == 2
     victim.kill()
     victim.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 1
     seen = ""
     while time.monotonic() < deadline and seen != f"[{GIB}]":
         watcher.stdin.write("?\n")

@@ -91,22 +91,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._random is not None and len(self._ready) > 1:
             self._ready.rotate(-self._random.randrange(len(self._ready)))
         handle = self._ready.popleft()
-        if handle._cancelled:  # type: ignore[attr-defined]
+        if handle.cancelled():
             return
-        context: Context = handle._context  # type: ignore[attr-defined]
+        context: Context = handle._context
         owner = context.get(OWNER)
         if owner is not None and owner.frozen:
             owner.parked.append(handle)
             return
-        handle._run()  # type: ignore[attr-defined]
+        handle._run()
         if owner is not None:
             owner.steps += 1
             if self.on_step is not None:
                 self.on_step(owner)
 
     def _jump(self) -> None:
-        while self._scheduled and self._scheduled[0]._cancelled:  # type: ignore[attr-defined]
-            heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]
+        while self._scheduled and self._scheduled[0].cancelled():
+            heapq.heappop(self._scheduled)._scheduled = False
         assert self._scheduled or self._stopping, "everything waits and no timer is set"
         if self._scheduled:
             self.now = max(self.now, self._scheduled[0].when())
@@ -114,7 +114,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _collect_due(self) -> None:
         while self._scheduled and self._scheduled[0].when() <= self.now:
             handle = heapq.heappop(self._scheduled)
-            handle._scheduled = False  # type: ignore[attr-defined]
+            handle._scheduled = False
             self._ready.append(handle)
 
 
