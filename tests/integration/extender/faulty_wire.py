@@ -1,7 +1,8 @@
 """A proxy between the extender and the real API server that loses, delays and refuses, and the judge of what was stored.
 
-The extender speaks plain HTTP to it and it speaks TLS to the API server, with the caller's own credentials. What is drawn comes
-from one seed; what was done to which kind of request is counted.
+The extender speaks plain HTTP to it and it speaks TLS to the API server, with the caller's own credentials. When a fault strikes
+is drawn from one seed; which one strikes is dealt, so that as few faults as there are kinds show them all. What was done to which
+kind of request is counted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,6 +39,7 @@ class FaultyWire:
         self._upstream = upstream.rstrip("/")
         self._tls = ssl.create_default_context(cadata=authority)
         self._random = random.Random(seed)
+        self._decks: dict[str, list[str]] = {}
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -77,7 +79,7 @@ class FaultyWire:
         body = await request.read()
         kind = request.path.rpartition("/")[2] if request.method == "POST" else request.method
         chance = self.faults * (2 if kind == "binding" else 1)
-        fault = self._random.choice(REQUEST_FAULTS) if self._random.random() < chance else ""
+        fault = self._deal(kind, REQUEST_FAULTS) if self._random.random() < chance else ""
         if kind == "GET" and fault == "409":
             fault = "429"
         self.hits[kind, fault] += 1
@@ -93,6 +95,13 @@ class FaultyWire:
         if fault == "500 after":
             return web.json_response({"kind": "Status", "code": 500, "message": "by the wire, after it was done"}, status=500)
         return web.Response(body=answer, status=status, content_type="application/json")
+
+    def _deal(self, kind: str, faults: Sequence[str]) -> str:
+        """The next fault for this kind of request: every one once, in a drawn order, and again."""
+        deck = self._decks.setdefault(kind, [])
+        if not deck:
+            deck.extend(self._random.sample(faults, len(faults)))
+        return deck.pop()
 
     async def _forward(self, request: web.Request, body: bytes) -> tuple[int, bytes]:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _DROPPED}
@@ -111,7 +120,7 @@ class FaultyWire:
             async for chunk in response.content.iter_any():
                 if request.transport is None or request.transport.is_closing():
                     break
-                fault = self._random.choice(WATCH_FAULTS) if self._random.random() < self.faults / 3 else ""
+                fault = self._deal("watch", WATCH_FAULTS) if self._random.random() < self.faults / 3 else ""
                 self.hits["watch", fault] += 1
                 if self.cut or fault == "cut off":
                     return _hang_up(request, answer)
