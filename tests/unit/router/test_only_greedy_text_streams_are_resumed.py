@@ -112,6 +112,17 @@ def test_a_greedy_text_stream_is_recorded_and_asks_for_ids(path: str, change: di
     assert json.loads(handling.body) == json.loads(body) | {"return_token_ids": True}
 
 
+@pytest.mark.parametrize(("path", "change"), [(path, change) for path, change, _ in REFUSED] + ELIGIBLE)
+def test_a_field_without_effect_that_few_clients_send_changes_no_verdict(path: str, change: dict[str, Any]) -> None:
+    """The usual fields are read by a reader of their own, which is quicker: what it says is what the one of all fields says."""
+    usual, more = judge(path, body_of(path, change)), judge(path, body_of(path, change | {"cache_prompt": True}))
+    if isinstance(usual, Resumable):
+        assert isinstance(more, Resumable)
+        assert (usual.max_tokens, usual.stops, usual.include_usage) == (more.max_tokens, more.stops, more.include_usage)
+    else:
+        assert more == usual
+
+
 def test_every_reason_of_the_request_is_shown_above() -> None:
     from_the_request = list(Refused)[: list(Refused).index(Refused.ENGINE_KIND)]
     assert {reason for _, _, reason in REFUSED} == set(from_the_request)

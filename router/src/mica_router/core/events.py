@@ -53,6 +53,8 @@ class WholeEvents:
     that is too long to wait for was given out: then nothing may follow but its rest.
     """
 
+    __slots__ = ("_chunked", "_dechunker", "_frames", "_rest", "torn")
+
     def __init__(self, *, chunked: bool, frames: bool) -> None:
         self._chunked = chunked
         self._frames = frames

@@ -28,8 +28,8 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     continuous_usage_stats: bool | None = None
 
 
-class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Every field that is understood. Those that may be passed on to a continuation are in `CARRIED`."""
+class Usual(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The fields of which nearly every request is made. None of them stands in the way but by the values in `_usual_refusal`."""
 
     # In the order in which most clients write them: the decoder looks for a name where it found the last one, and on from there.
     model: str
@@ -40,7 +40,6 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
-    best_of: int | None = None
     max_completion_tokens: int | None = None
     min_tokens: int | None = None
     stop: str | list[str] | None = None
@@ -50,6 +49,16 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     bad_words: list[str] | None = None
     return_token_ids: bool | msgspec.UnsetType | None = _ABSENT
 
+    # Without effect on a continuation at temperature 0.
+    top_p: float | None = None
+    seed: int | None = None
+    user: object = None
+
+
+class Fields(Usual, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Every field that is understood. Those that may be passed on to a continuation are in `CARRIED`."""
+
+    best_of: int | None = None
     prompt_embeds: _Raw = _ABSENT
     mm_processor_kwargs: _Raw = _ABSENT
     media_io_kwargs: _Raw = _ABSENT
@@ -93,11 +102,8 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     vllm_xargs: object = None
 
     # Without effect on a continuation: nothing at temperature 0, or used up when the prompt was made.
-    top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
-    seed: int | None = None
-    user: object = None
     metadata: object = None
     store: object = None
     service_tier: object = None
@@ -124,6 +130,7 @@ CARRIED: Final = (
     *("model", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "bad_words", "repetition_penalty"),
     *("logit_bias", "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "priority", "cache_salt"),
 )
+_USUAL: Final = msgspec.json.Decoder(Usual)
 _DECODER: Final = msgspec.json.Decoder(Fields)
 
 
@@ -145,7 +152,7 @@ class Resumable(msgspec.Struct, frozen=True, kw_only=True):
     """A request whose stream can go on elsewhere. `max_tokens` is None where the context is the bound."""
 
     endpoint: Endpoint
-    fields: Fields
+    fields: Usual
     max_tokens: int | None
 
     @property
@@ -178,8 +185,12 @@ def judge(path: str, body: bytes) -> Resumable | Refused:
     if endpoint is None:
         return Refused.NOT_TEXT
     try:
-        fields = _DECODER.decode(body)
-        refused = _refusal(fields) or _content_refusal(endpoint, fields)
+        fields = _read(body)
+        refused = _usual_refusal(fields)
+        if refused is None and isinstance(fields, Fields):
+            refused = _refusal(fields)
+        if refused is None:
+            refused = _content_refusal(endpoint, fields)
     except msgspec.ValidationError as error:
         return Refused.UNKNOWN_FIELD if "unknown field" in str(error) else Refused.MALFORMED
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -189,13 +200,26 @@ def judge(path: str, body: bytes) -> Resumable | Refused:
     return Resumable(endpoint=endpoint, fields=fields, max_tokens=_max_tokens(endpoint, fields))
 
 
-def _refusal(fields: Fields) -> Refused | None:
-    """The first reason in the request's options. Comparisons alone, in order: every stream is asked."""
+def _read(body: bytes) -> Usual:
+    """`Fields` where there are any but the usual ones. Raises msgspec's errors."""
+    try:
+        return _USUAL.decode(body)
+    except msgspec.ValidationError:
+        return _DECODER.decode(body)
+
+
+def _usual_refusal(fields: Usual) -> Refused | None:
+    """The first reason in the usual options. Comparisons alone, in order: every stream is asked."""
     if not fields.stream:
         return Refused.NOT_STREAMED
     if fields.temperature != 0:
         return Refused.SAMPLED
-    if fields.n not in (None, 1) or fields.best_of not in (None, 1):
+    return None if fields.n is None or fields.n == 1 else Refused.SEVERAL_CHOICES
+
+
+def _refusal(fields: Fields) -> Refused | None:
+    """The first reason in other options."""
+    if fields.best_of not in (None, 1):
         return Refused.SEVERAL_CHOICES
     if fields.presence_penalty or fields.frequency_penalty:
         return Refused.PENALTY
@@ -205,7 +229,7 @@ def _refusal(fields: Fields) -> Refused | None:
         return Refused.ECHO
     if fields.suffix:
         return Refused.NOT_TEXT
-    return _refusal_of_output(fields)
+    return _refusal_of_output(fields) or _refusal_of_embeddings(fields)
 
 
 def _refusal_of_output(fields: Fields) -> Refused | None:
@@ -241,12 +265,16 @@ def _keeps_state(asked: Fields) -> bool:
     return not extras or bool(asked.watermarking)
 
 
-def _content_refusal(endpoint: Endpoint, fields: Fields) -> Refused | None:
-    """Whether the prompt is one text. Raises msgspec's errors."""
+def _refusal_of_embeddings(fields: Fields) -> Refused | None:
     if not fields.prompt_embeds is fields.mm_processor_kwargs is fields.media_io_kwargs is _ABSENT:
         embedded = (fields.prompt_embeds, fields.mm_processor_kwargs, fields.media_io_kwargs)
         if any(isinstance(value, msgspec.Raw) and bytes(value) != b"null" for value in embedded):
             return Refused.NOT_TEXT
+    return None
+
+
+def _content_refusal(endpoint: Endpoint, fields: Usual) -> Refused | None:
+    """Whether the prompt is one text. Raises msgspec's errors."""
     content = fields.messages if endpoint == "chat" else fields.prompt
     if not isinstance(content, msgspec.Raw):
         return Refused.MALFORMED
@@ -265,7 +293,7 @@ def _only_text(messages: bytes) -> bool:
     return all(isinstance(part, str) or part.type == "text" for content in lists for part in content)
 
 
-def _max_tokens(endpoint: Endpoint, fields: Fields) -> int | None:
+def _max_tokens(endpoint: Endpoint, fields: Usual) -> int | None:
     if endpoint == "chat" and fields.max_completion_tokens is not None:
         return fields.max_completion_tokens
     if fields.max_tokens is msgspec.UNSET:
