@@ -104,6 +104,58 @@ def test_a_drain_waits_for_what_is_under_way_and_tells_its_demand(start_router: 
         assert router.log.read_text().count('"drained"') == 1
 
 
+def clients_of(worker: int, port: int) -> int:
+    """How many connections to this port the worker has accepted."""
+    rows = [line.split() for line in Path(f"/proc/{worker}/net/tcp").read_text().splitlines()[1:]]
+    accepted = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and int(row[1].partition(":")[2], 16) == port}
+    return sum(str(entry.readlink()) in accepted for entry in Path(f"/proc/{worker}/fd").iterdir())
+
+
+def test_an_engine_gets_no_more_than_its_bound_from_all_workers_together(start_router: StartRouter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        engine.settimeout(30)
+        bounded = f'{{url: "http://127.0.0.1:{engine.getsockname()[1]}", maxInFlight: 2}}'
+        routes = f"models:\n  - {{name: chat, engines: [{bounded}]}}\n"
+        router = start_router(routes, MICA_WORKERS="2", MICA_PROBE_INTERVAL="0", MICA_MAX_BODY_BYTES="1048576")
+        eventually(lambda: len(children(router.process.pid)) == 2)
+        workers = children(router.process.pid)
+        clients = []
+
+        def both_have_clients() -> bool:
+            clients.append(socket.create_connection(("127.0.0.1", router.port)))
+            return len(clients) >= 12 and all(clients_of(worker, router.port) > 2 for worker in workers)
+
+        eventually(both_have_clients)
+        count = len(clients)
+        body = b'{"model":"chat"}'
+        for client in clients:
+            client.settimeout(30)
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        at_work: list[socket.socket] = []
+        for left in range(count, 0, -1):
+            while len(at_work) < min(2, left):
+                at_work.append(accept_request(engine))
+            waiting = {"in_flight": min(2, left), "queued": max(0, left - 2)}
+            eventually(lambda waiting=waiting: demand(router) == waiting)
+            done = at_work.pop(0)
+            done.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            done.close()
+        assert [client.recv(65536)[-2:] for client in clients] == [b"ok"] * count
+        for client in clients:
+            client.close()
+
+
+def accept_request(engine: socket.socket) -> socket.socket:
+    accepted, _ = engine.accept()
+    assert accepted.recv(65536)
+    return accepted
+
+
+def demand(router: RouterProcess) -> dict[str, float]:
+    told = json.loads(router.admin("/demand"))["models"]["chat"]
+    return {name: told[name] for name in ("in_flight", "queued")}
+
+
 def test_keys_of_requests_are_never_logged(start_router: StartRouter, openai_engine: str) -> None:
     router = start_router(routes_to(openai_engine), MICA_ACCESS_LOG_SAMPLE="1", MICA_LOG_LEVEL="debug")
     request = urllib.request.Request(
