@@ -60,7 +60,7 @@ class AttemptOwner(Protocol):
 
 
 class Attempt:
-    """Counts as in flight at its engine from its making until `end`."""
+    """Counts as in flight at its engine from its making until `end`. `placed`: it is counted there already."""
 
     __slots__ = (
         "_connecting",
@@ -80,7 +80,14 @@ class Attempt:
     )
 
     def __init__(
-        self, context: RelayContext, owner: AttemptOwner, engine: Engine, *, parcel: Parcel, deadlines: Deadlines
+        self,
+        context: RelayContext,
+        owner: AttemptOwner,
+        engine: Engine,
+        *,
+        parcel: Parcel,
+        deadlines: Deadlines,
+        placed: bool = False,
     ) -> None:
         self._context = context
         self._owner: AttemptOwner | None = owner
@@ -95,7 +102,8 @@ class Attempt:
         self.answered = False
         self.started = self.sent = context.clock()
         self.deadline = math.inf
-        context.load.occupy(engine.endpoint)
+        if not placed:
+            context.load.occupy(engine.endpoint)
 
     def start(self) -> None:
         """Send, on a connection that is there or on a fresh one."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mica_router.core import errors
 from mica_router.core.continuation import PLAIN, Handling
+from mica_router.core.engines import Endpoint
 from mica_router.core.errors import ApiError
 from mica_router.core.features import Features
 from mica_router.core.outgoing import MESSAGES, trace_line
@@ -53,6 +54,7 @@ class Ending(Passing):
         "_stalled",
         "_started",
         "_status",
+        "_taken",
         "_tally",
         "_total",
         "_trace",
@@ -78,6 +80,7 @@ class Ending(Passing):
         self._hedge: Attempt | None = None
         self._series: Series | None = None
         self._status = 0
+        self._taken: Endpoint | None = None
         self._stalled = False
         self._in_engine = False
         self._heard_at = 0.0
@@ -152,6 +155,8 @@ class Ending(Passing):
             attempt.end()
         if self._hedge is not None:
             self._hedge.end()
+        if self._taken is not None:
+            context.load.vacate(self._taken)
         self._handling.close()
         if self._in_engine:
             self._tally.in_flight -= 1

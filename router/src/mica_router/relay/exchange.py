@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 from mica_router.core import errors
-from mica_router.core.choice import Hold, Pick, Refusal, Relay
+from mica_router.core.choice import Hold, Pick, Relay
 from mica_router.core.continuation import (
     PLAIN,
     SWITCHED_OFF,
@@ -29,7 +29,7 @@ from mica_router.relay.attempt import Attempt, Parcel
 from mica_router.relay.ending import CLIENT_GONE
 from mica_router.relay.holding import Place
 from mica_router.relay.mending import Mending
-from mica_router.relay.search import SERVER_ERRORS, choose_first
+from mica_router.relay.search import SERVER_ERRORS, Found, choose_first, with_room
 from mica_router.relay.steady import Steady
 from mica_runtime.logging import get_logger
 
@@ -55,9 +55,15 @@ class Exchange(Steady):
         if self._key in self._context.load.waiting.lines:
             self._hold(Hold("queue"))
             return
-        self._follow(choose_first(self._context, self._features))
+        context, features = self._context, self._features
+        found = choose_first(context, features)
+        if isinstance(found, Pick) and not found.engine.max_in_flight:
+            self._go(found)
+        else:
+            self._follow(with_room(context.load, found, lambda: choose_first(context, features)))
 
-    def _follow(self, found: Pick | Relay | Hold | Refusal) -> None:
+    def _follow(self, found: Found) -> None:
+        """Where it goes to an engine that is bounded, its place is taken (`with_room`)."""
         if isinstance(found, Pick):
             self._go(found)
         elif isinstance(found, Hold):
@@ -79,7 +85,7 @@ class Exchange(Steady):
     def _look_again(self) -> bool:
         """Called by the line this waits in. False: there still is no engine."""
         try:
-            found = self._search.choose()
+            found = with_room(self._context.load, self._search.choose(), self._search.choose)
             if isinstance(found, Hold):
                 return False
             self._stop_waiting()
@@ -94,6 +100,7 @@ class Exchange(Steady):
     def _go(self, pick: Pick, leg: int = 0) -> None:
         """`leg`: the first tokens, which are all that this engine is asked for; 0: the whole answer."""
         context, features, engine = self._context, self._features, pick.engine
+        self._taken = engine.endpoint if engine.max_in_flight else None
         metrics = context.metrics
         metrics.decided(self._model, engine.tier, pick.reason)
         self._series = metrics.series(self._model, engine.tier)
@@ -126,7 +133,8 @@ class Exchange(Steady):
             )
             head = with_length(begun, len(body), always=lane.framed)
         parcel = _new(Parcel, (head, body, lane.method == b"HEAD"))
-        return Attempt(self._context, self, engine, parcel=parcel, deadlines=self._deadlines)
+        taken, self._taken = self._taken, None
+        return Attempt(self._context, self, engine, parcel=parcel, deadlines=self._deadlines, placed=taken is not None)
 
     def attempt_sent(self, attempt: Attempt) -> None:
         """The engine has the request."""
@@ -188,8 +196,12 @@ class Exchange(Steady):
 
     def _ask_for_all(self, attempt: Attempt) -> None:
         """The engine will not make a first leg: it may be asked for more tokens than its context has left, or tell no ids."""
+        engine = attempt.engine
+        if engine.max_in_flight:
+            # Before the place that it had is given back, so that nobody takes it.
+            self._context.load.occupy(engine.endpoint)
         attempt.end()
-        self._go(Pick(attempt.engine, "relay_refused"))
+        self._go(Pick(engine, "relay_refused"))
 
     def _mark(self) -> int:
         """The same for requests of the same bytes, as a client's retries are. 0 once the bytes are forgotten."""
@@ -303,7 +315,7 @@ class Exchange(Steady):
         self._attempt = None
         if search.others and (refused or search.may_repeat()):
             self._context.metrics.retried(self._model, reason)
-            self._follow(search.choose())
+            self._follow(with_room(self._context.load, search.choose(), search.choose))
         else:
             self._fail(self._no_answer(reason))
 

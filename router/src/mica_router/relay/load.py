@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 
 from mica_router.core.choice import EngineGauges
-from mica_router.core.engines import Endpoint
+from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.routes import RouteTable, ServiceKey
 from mica_router.metrics import ModelDemand
 from mica_router.ports import Clock, Counted, Counts
@@ -115,6 +115,16 @@ class Load:
     def occupy(self, endpoint: Endpoint) -> None:
         """A request is on its way to this engine."""
         self._counts.add(endpoint, 1)
+
+    def take(self, engine: Engine) -> bool:
+        """`occupy`, where its bound leaves room. Counted first: of two workers that look at the same moment, none may find the
+        same last place free.
+        """
+        self._counts.add(engine.endpoint, 1)
+        if self._counts.get(engine.endpoint) <= engine.max_in_flight:
+            return True
+        self._counts.add(engine.endpoint, -1)
+        return False
 
     def vacate(self, endpoint: Endpoint) -> None:
         """It is no longer there."""

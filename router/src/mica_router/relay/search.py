@@ -12,7 +12,11 @@ from mica_router.core.features import Features
 from mica_router.core.routes import Service
 from mica_router.core.target import is_repeatable
 from mica_router.relay.context import RelayContext
+from mica_router.relay.load import Load
 
+Found = Pick | Relay | Hold | Refusal
+_TRIES: Final = 4
+_CROWDED: Final = Hold("saturated")
 # The engine says that it did not take the request.
 _NOT_TAKEN: Final = frozenset({429, 503})
 _SERVER_ERRORS: Final = frozenset({500, 502, 504})
@@ -20,12 +24,25 @@ _SERVER_ERRORS: Final = frozenset({500, 502, 504})
 SERVER_ERRORS: Final = _SERVER_ERRORS | {503}
 
 
-def choose_first(context: RelayContext, features: Features) -> Pick | Relay | Hold | Refusal:
+def choose_first(context: RelayContext, features: Features) -> Found:
     """Ask the chooser for any engine of the service as the table knows it now."""
     route = context.table.by_key.get(features.route.service.key)
     if route is None:
         return Refusal("gone", errors.no_ready_engine(features.route.public_name, retry_after=context.retry_after))
     return context.chooser.choose(features, candidates=route.service.engines, load=context.load)
+
+
+def with_room(load: Load, found: Found, choose: Callable[[], Found]) -> Found:
+    """What was found, with a place taken at its engine if that engine has so many and no more (`max_in_flight`).
+
+    Where other workers were quicker, `choose` looks again: it sees their requests now, and another engine may have room.
+    """
+    for _ in range(_TRIES):
+        pick = found.pick if isinstance(found, Relay) else found
+        if not isinstance(pick, Pick) or not pick.engine.max_in_flight or load.take(pick.engine):
+            return found
+        found = choose()
+    return _CROWDED
 
 
 class Search:
@@ -39,7 +56,7 @@ class Search:
         self._retries = features.route.service.routing.retries
         self.repeatable = is_repeatable(features.method, features.path)
 
-    def choose(self) -> Pick | Relay | Hold | Refusal:
+    def choose(self) -> Found:
         """Ask the chooser for one of those that were not tried."""
         context, features = self._context, self._features
         if not self.tried:

@@ -29,7 +29,9 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Usual(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The fields of which nearly every request is made. None of them stands in the way but by the values in `_usual_refusal`."""
+    """The fields of which nearly every request is made. What may stand in the way is in `_usual_refusal`
+    and, of prompts, in `_content_refusal`.
+    """
 
     # In the order in which most clients write them: the decoder looks for a name where it found the last one, and on from there.
     model: str
