@@ -32,8 +32,8 @@ def node(
     return NodeState(name, max_slices, cards, policy, (gpu_policy,))
 
 
-def shape(*containers: ContainerRequest, **selection: object) -> Shape:
-    return Shape(PodRequest(containers), Selection(**selection))  # type: ignore[arg-type]
+def shape(*containers: ContainerRequest, node_policy: NodePolicy | None = None, gpu_policy: tuple[CardPolicy, ...] = ()) -> Shape:
+    return Shape(PodRequest(containers), Selection(node_policy=node_policy, gpu_policy=gpu_policy))
 
 
 def want(number: int = 1, cores: int = 0, mib: int = 0, percent: int = 0, name: str = "main") -> ContainerRequest:

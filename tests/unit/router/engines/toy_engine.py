@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -255,8 +256,8 @@ class ToyEngine(ScriptedEngine):
             self.counters.active -= 1
 
 
-class Dialect:
-    """How an engine speaks. `post` answers what generates nothing, or None; `generate` writes the rest."""
+class Dialect(ABC):
+    """How an engine speaks."""
 
     def __init__(self, state: EngineState) -> None:
         self.state = state
@@ -267,14 +268,17 @@ class Dialect:
         self.answers += 1
         return self.answers
 
+    @abstractmethod
     def get(self, path: str) -> bytes:
-        raise NotImplementedError
+        """The answer to a read."""
 
+    @abstractmethod
     def post(self, path: str, body: dict[str, Any]) -> bytes | None:
-        raise NotImplementedError
+        """The answer to what generates nothing; None where `generate` writes it."""
 
+    @abstractmethod
     async def generate(self, path: str, body: dict[str, Any], answer: Answer) -> None:
-        raise NotImplementedError
+        """Write the answer."""
 
 
 def joined(steps: list[Step]) -> tuple[str, list[int], Step]:
