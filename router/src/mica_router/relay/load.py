@@ -14,6 +14,7 @@ from mica_router.core.engines import Endpoint, Engine
 from mica_router.core.routes import RouteTable, ServiceKey
 from mica_router.metrics import ModelDemand
 from mica_router.ports import Clock, Counted, Counts
+from mica_router.relay.counting import take_place
 from mica_router.relay.health import Health, HealthRules
 from mica_router.relay.waiting import WaitingRoom
 
@@ -117,14 +118,8 @@ class Load:
         self._counts.add(endpoint, 1)
 
     def take(self, engine: Engine) -> bool:
-        """`occupy`, where its bound leaves room. Counted first: of two workers that look at the same moment, none may find the
-        same last place free.
-        """
-        self._counts.add(engine.endpoint, 1)
-        if self._counts.get(engine.endpoint) <= engine.max_in_flight:
-            return True
-        self._counts.add(engine.endpoint, -1)
-        return False
+        """`occupy`, where its bound leaves room."""
+        return take_place(self._counts, engine.endpoint, most=engine.max_in_flight)
 
     def vacate(self, endpoint: Endpoint) -> None:
         """It is no longer there."""

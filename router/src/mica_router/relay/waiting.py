@@ -13,6 +13,7 @@ from typing import Protocol
 
 from mica_router.core.routes import ServiceKey
 from mica_router.ports import Counts
+from mica_router.relay.counting import take_place
 
 _FIRST_STEP = 4
 _LOOKED_AT = 16
@@ -53,10 +54,7 @@ class WaitingRoom:
 
     def join(self, key: ServiceKey, waiter: Waiter, *, room: int) -> bool:
         """To the end of the line, unless more than `room` would then wait at all workers together."""
-        # Counted first: of two workers that look at the same moment, none may find the same last place free.
-        self._counts.add(key, 1)
-        if self._counts.get(key) > room:
-            self._counts.add(key, -1)
+        if not take_place(self._counts, key, most=room):
             return False
         self.lines.setdefault(key, OrderedDict())[waiter] = None
         return True
