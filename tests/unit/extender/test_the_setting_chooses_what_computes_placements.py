@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ def test_the_kernel_is_taken_where_it_is_there() -> None:
 
 
 def test_numpy_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MICA_")]:
+        monkeypatch.delenv(name)  # as MICA_KUBE_ASSETS, which is for the tests and no setting
     monkeypatch.setenv("MICA_PLACEMENT_KERNEL", "numpy")
     assert choose_kernel(ExtenderSettings.from_environment().placement_kernel).name == "numpy"
 
